@@ -1,0 +1,93 @@
+# The one entry to everything. Each target installs what it needs and says so.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+BIN := $(CURDIR)/node_modules/.bin
+export PATH := $(BIN):$(CURDIR)/test/tools/node_modules/.bin:$(PATH)
+
+# make test CLUSTER=0 leaves out the tests that need a Kubernetes API server.
+CLUSTER ?= 1
+ONLY ?=
+OUT ?=
+SEED ?=
+
+.PHONY: help install tools cluster-tools quickstart check types lint format tidy gen gen-check test unit conformance sim \
+  cluster bench agent cluster-up cluster-down ci clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: node_modules/.installed ## Install the npm packages (Node 24 among them)
+
+node_modules/.installed: package-lock.json package.json $(wildcard */package.json)
+	@echo "Installing npm packages (about 20 s on an empty cache)"
+	@npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+tools: test/tools/node_modules/.installed ## Install the linter and buf
+
+test/tools/node_modules/.installed: test/tools/package.json
+	@echo "Installing oxlint, tsgolint and buf"
+	@npm i --prefix test/tools --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+cluster-tools: ## Build or find kube-apiserver, etcd, controller manager, scheduler, kubectl, kwok (8 to 13 min once)
+	@node test/cluster/tools.mjs
+
+quickstart: install cluster-tools agent ## Hub, cluster, agent, tenant and two applications, from nothing; ONCE=1 ends after success
+	@node test/quickstart/quickstart.mjs
+
+agent: install ## Bundle the agent into one file, agent/dist/agent.mjs
+	@node agent/bundle.mjs
+
+check: types lint format gen-check tidy ## Types, lint, format, generated code, tidy rules
+
+types: install
+	@tsc -p .
+
+lint: install tools
+	@oxlint --type-aware --deny-warnings
+
+format: install
+	@prettier --check --log-level warn .
+
+tidy: install
+	@vitest run --project unit test/tidy
+
+gen: install tools ## Generate code and reference pages from the protos, the option table and the catalogues
+	@buf lint proto
+	@buf generate proto --template proto/buf.gen.yaml
+	@node test/tools/reference.mjs
+
+gen-check: gen
+	@git diff --exit-code --stat -- proto/gen docs/reference || \
+	  { echo "Generated files are not current: commit what 'make gen' wrote"; exit 1; }
+
+test: install agent $(if $(filter 1,$(CLUSTER)),cluster-tools) ## All tests; CLUSTER=0 leaves out those that need Kubernetes
+	@node test/run.mjs $(if $(filter 1,$(CLUSTER)),unit conformance sim cluster,unit conformance sim)
+
+unit: install agent ## Unit and tidy tests
+	@node test/run.mjs unit
+
+conformance: install ## Store and client suites on every engine, kill -9 rounds
+	@node test/run.mjs conformance
+
+sim: install ## The simulation; SEED=n replays one seed
+	@MOORAGE_SIM_SEED="$(SEED)" node test/run.mjs sim
+
+cluster: install agent cluster-tools ## Tests against a real API server
+	@node test/run.mjs cluster
+
+bench: install agent cluster-tools ## Goals as ratios and figures; ONLY=G1,G2 OUT=file.json
+	@ONLY="$(ONLY)" OUT="$(OUT)" node test/load/bench.mjs
+
+cluster-up: install cluster-tools ## A Kubernetes API to play with; prints the KUBECONFIG line
+	@node test/cluster/up.mjs up
+
+cluster-down: install ## End what cluster-up started
+	@node test/cluster/up.mjs down
+
+ci: check test ## What CI runs
+
+clean: ## Remove build output and local state
+	@rm -rf agent/dist .moorage

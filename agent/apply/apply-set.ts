@@ -1,0 +1,95 @@
+import type { AgentSession, ServiceAccountSession } from "../kube/client.ts";
+import type { Discovery } from "../kube/discovery.ts";
+import type { KubeObject } from "../kube/object.ts";
+import type { InventoryEntry, LiveView, ObjectOutcome, PruneHold, PruneOutcome, Wait } from "./types.ts";
+
+/**
+ * One run of the engine over one application: input and result. {@link ./run.ts} implements it. A run
+ * returns what happened as data, never sleeps on health and never retries: a caller subscribes to
+ * `waitingFor` and runs again.
+ */
+
+/** Who applies. A tenant's members can only be written under a ServiceAccount. */
+export type Applier =
+  | { scope: "Tenant"; session: ServiceAccountSession }
+  | { scope: "DataPlane"; session: ServiceAccountSession | AgentSession };
+
+/** Labels and names that mark members as one application's. */
+export interface SetIdentity {
+  /** The mirror object that is the ApplySet parent. */
+  parent: { name: string; namespace: string; kind: string; group: string };
+  /** `moorage.<application uid>`. */
+  fieldManager: string;
+  /** Values of `moorage.dev/{application,tenant,data-plane}`; hashed here when > 63 characters. */
+  application: string;
+  tenant?: string;
+  dataPlane: string;
+}
+
+/** Policies of one application. */
+export interface ApplyPolicy {
+  /** Default `MustMatch`. */
+  adoption?: "MustMatch" | "AdoptIfNoInventory" | "AdoptAll";
+  /** Default `Correct`. `Warn` reports drift and changes nothing; `Off` does not look. */
+  drift?: "Correct" | "Warn" | "Off";
+  /** On a refused change of an immutable field. Default `Fail`; Jobs are recreated in any case. */
+  immutable?: "Fail" | "Recreate";
+  /** Delete what left the desired set. Default true. */
+  prune?: boolean;
+  /** Set while anything suspends changes: nothing is pruned. */
+  suspended?: boolean;
+  /** A removal order covers everything: an empty desired set is meant, and the guard rails stand aside. */
+  removal?: boolean;
+  /** PVC, PV and CRD may go too. Default false. */
+  deleteData?: boolean;
+  /** Digests of prune plans that were approved. */
+  approvedPlans?: readonly string[];
+  /** Namespaces that the application may write; undefined for data-plane scope. */
+  namespaces?: readonly string[];
+  /** Stop between objects when it aborts (a newer generation). */
+  signal?: AbortSignal;
+}
+
+/** Input of a run. */
+export interface ApplySetInput {
+  applier: Applier;
+  discovery: Discovery;
+  live: LiveView;
+  identity: SetIdentity;
+  /** Rendered manifests, in any order; normalised here. */
+  desired: readonly KubeObject[];
+  /** Default namespace of namespaced manifests that name none. */
+  defaultNamespace?: string;
+  inventory: readonly InventoryEntry[];
+  /** Stores the whole inventory; rejects when it lost its compare-and-set. */
+  writeInventory(entries: readonly InventoryEntry[]): Promise<void>;
+  policy?: ApplyPolicy;
+  /** Wall time, milliseconds. */
+  now(): number;
+  /** Parallel calls; default 16. */
+  concurrency?: number;
+}
+
+/** Result of a run. */
+export interface ApplyResult {
+  /** Every desired object, in plan order. */
+  objects: readonly ObjectOutcome[];
+  /** What the run waits for; empty when settled. */
+  waitingFor: readonly Wait[];
+  pruned: readonly PruneOutcome[];
+  pruneHeld?: PruneHold;
+  /** The inventory as last written (equal to the input's when nothing changed). */
+  inventory: readonly InventoryEntry[];
+  /** Every desired object is in the cluster at this revision. */
+  applied: boolean;
+  /** Worst health over the desired objects. */
+  health: import("../health/health.ts").Health;
+  /** Drifted objects: repaired under `Correct`, only reported under `Warn`. */
+  drifted: readonly ObjectOutcome["id"][];
+  /** A shortest delay that a server asked for. */
+  retryAfterMs?: number;
+  /** The desired set cannot be planned: nothing was called. */
+  invalid?: { reason: string; message: string };
+  /** API writes made for members. */
+  writes: number;
+}

@@ -1,0 +1,64 @@
+/**
+ * What a reconcile came to, and how that shows. One switch in loop.ts acts on it; one function here
+ * maps it to conditions. Knows no kind.
+ */
+
+/** The four ends of a reconcile. */
+export type Outcome =
+  /** Settled; the next event or full compare brings it back. */
+  | { kind: "done" }
+  /** Look again after `afterMs`: a deadline, a poll, a recheck. Resets the back-off. */
+  | { kind: "again"; afterMs: number; reason?: string; message?: string }
+  /** Transient failure: back off. `minDelayMs` is a server's Retry-After. */
+  | { kind: "retry"; reason: string; message: string; minDelayMs?: number }
+  /** Never better by waiting: only a new generation or the curing event brings it back. */
+  | { kind: "terminal"; reason: string; message: string };
+
+/** Labels for metrics, set to 0 at start. */
+export const OUTCOME_KINDS = ["done", "again", "retry", "terminal"] as const;
+
+/** The part of a condition that an outcome decides; times and generation are the setter's. */
+export interface ConditionUpdate {
+  type: "Ready" | "Reconciling" | "Stalled";
+  /** `Absent`: abnormal-true conditions are present only while true. */
+  status: "True" | "False" | "Unknown" | "Absent";
+  reason: string;
+  message: string;
+}
+
+/**
+ * Ready, Reconciling and Stalled for `outcome`. Ready=False/Progressing while Reconciling; Ready=False
+ * with Stalled on a terminal failure; never both Reconciling and Stalled (kstatus reads ours too).
+ */
+export function conditionsOf(outcome: Outcome): ConditionUpdate[] {
+  switch (outcome.kind) {
+    case "done":
+      return [
+        { type: "Ready", status: "True", reason: "Succeeded", message: "" },
+        absent("Reconciling"),
+        absent("Stalled"),
+      ];
+    case "again":
+      return progressing(outcome.reason ?? "Progressing", outcome.message ?? "");
+    case "retry":
+      return progressing(outcome.reason, outcome.message);
+    case "terminal":
+      return [
+        { type: "Ready", status: "False", reason: outcome.reason, message: outcome.message },
+        absent("Reconciling"),
+        { type: "Stalled", status: "True", reason: outcome.reason, message: outcome.message },
+      ];
+  }
+}
+
+function progressing(reason: string, message: string): ConditionUpdate[] {
+  return [
+    { type: "Ready", status: "False", reason: "Progressing", message },
+    { type: "Reconciling", status: "True", reason, message },
+    absent("Stalled"),
+  ];
+}
+
+function absent(type: ConditionUpdate["type"]): ConditionUpdate {
+  return { type, status: "Absent", reason: "", message: "" };
+}
