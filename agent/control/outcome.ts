@@ -5,9 +5,9 @@
 
 /** The four ends of a reconcile. */
 export type Outcome =
-  /** Settled; the next event or full compare brings it back. */
-  | { kind: "done" }
-  /** Look again after `afterMs`: a deadline, a poll, a recheck. Resets the back-off. */
+  /** Settled: Ready. The next event brings it back, or the full compare after `recheckAfterMs`. */
+  | { kind: "done"; recheckAfterMs?: number }
+  /** Under way: look again after `afterMs` (a deadline, a poll) if no event comes first. */
   | { kind: "again"; afterMs: number; reason?: string; message?: string }
   /** Transient failure: back off. `minDelayMs` is a server's Retry-After. */
   | { kind: "retry"; reason: string; message: string; minDelayMs?: number }

@@ -1,3 +1,5 @@
+import { isRawNumber } from "./json.ts";
+
 /**
  * Kubernetes objects as raw JSON. No typed model stands between a bundle and the wire: a client that
  * drops a field it does not know makes server-side apply delete that field.
@@ -111,7 +113,7 @@ export function compareResourceVersions(a: string, b: string): number {
 /** `value` as a map, or undefined. Arrays and raw numbers are not maps. */
 export function asMap(value: unknown): Record<string, unknown> | undefined {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
-  return JSON.isRawJSON(value) ? undefined : (value as Record<string, unknown>);
+  return isRawNumber(value) ? undefined : (value as Record<string, unknown>);
 }
 
 /** The value under `keys`, one map key each; undefined where the path ends early. */
