@@ -5,7 +5,7 @@ import { RemovalGuard, freeRemovals, removalDigest, windowMs } from "./removal-g
 
 const none = new Uint8Array();
 const thing = (uid: string, over: Partial<Guarded> = {}): Guarded => ({ uid, name: `tenants/${uid}`, parentUid: undefined, removal: undefined, ...over });
-const many = (n: number, removed: number, authorization = none): Guarded[] =>
+const many = (n: number, removed: number, authorization: Uint8Array = none): Guarded[] =>
   Array.from({ length: n }, (_, i) => thing(`u${i}`, i < removed ? { removal: { authorization } } : {}));
 const at = (monotonicMs: number, maxRemovals = 0) => ({ monotonicMs, maxRemovals });
 

@@ -14,6 +14,8 @@ export interface KubeErrorInit {
   /** `Status.reason`, e.g. `NotFound`; `Timeout` or `ConnectionLost` when no answer came. */
   reason: string;
   causes?: readonly StatusCause[];
+  /** `Status.details.kind`: what the answer is about, e.g. `namespaces`. */
+  about?: string;
   /** From `Retry-After` or `Status.details.retryAfterSeconds`. */
   retryAfterMs?: number;
   /** For the log. */
@@ -29,6 +31,7 @@ export class KubeError extends Error {
   readonly status: number;
   readonly reason: string;
   readonly causes: readonly StatusCause[];
+  readonly about: string;
   readonly retryAfterMs: number | undefined;
 
   constructor(message: string, init: KubeErrorInit) {
@@ -36,6 +39,7 @@ export class KubeError extends Error {
     this.status = init.status;
     this.reason = init.reason;
     this.causes = init.causes ?? [];
+    this.about = init.about ?? "";
     this.retryAfterMs = init.retryAfterMs;
   }
 
@@ -62,8 +66,8 @@ export function isExpired(thrown: unknown): boolean {
 
 /**
  * A KubeError from a `Status` body (meta/v1). `what` opens the message, e.g. `Cannot apply v1
- * ConfigMap shop/web`. Bodies that are no Status (a proxy's page) give reason `Unknown` and are cut
- * at 256 characters.
+ * ConfigMap shop/web`. Bodies that are no Status (a proxy's page) give reason `Unknown` (a 404
+ * of that sort, "no such path", gives `KindNotInstalled`) and are cut at 256 characters.
  */
 export function errorFromStatus(
   what: string,
@@ -83,8 +87,9 @@ export function errorFromStatus(
   const message = body?.["kind"] === "Status" ? text(body["message"]) : text(answer.body).slice(0, 256);
   return new KubeError(`${what}: ${message === "" ? `status ${answer.status}` : message}`, {
     status: answer.status,
-    reason: text(body?.["reason"]) || "Unknown",
+    reason: text(body?.["reason"]) || (answer.status === 404 && body === undefined ? "KindNotInstalled" : "Unknown"),
     causes,
+    about: text(details?.["kind"]),
     ...(Number.isFinite(seconds) && seconds > 0 ? { retryAfterMs: seconds * 1000 } : {}),
   });
 }
