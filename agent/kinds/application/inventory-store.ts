@@ -1,0 +1,178 @@
+/**
+ * Inventories as custom resources: what an application has in the cluster, written ahead.
+ *
+ * - An entry stays in the shard it was first written to and new ones fill the first shard with room,
+ *   so that no write moves an entry and a crash between two shards loses none.
+ * - Every write is a compare-and-set on `resourceVersion` and carries the Lease's term: the write of a
+ *   stale agent fails, and with it the apply that would have followed.
+ * - No ownerReference: a shard outlives its application until every member is gone or abandoned.
+ */
+import type { InventoryEntry } from "../../apply/types.ts";
+import { idKey } from "../../apply/types.ts";
+import type { AgentSession } from "../../kube/client.ts";
+import { isNotFound } from "../../kube/errors.ts";
+import type { KubeObject } from "../../kube/object.ts";
+import { dig } from "../../kube/object.ts";
+
+/** Entries a shard; about 200 B each, far below etcd's 1.5 MiB an object. */
+export const SHARD_ENTRIES = 1_500;
+
+const apiVersion = "moorage.dev/v1alpha1";
+const kind = "Inventory";
+
+/** The application that an inventory belongs to. */
+export interface InventoryOwner {
+  uid: string;
+  /** metadata.name of its custom resource; shards are named after it. */
+  objectName: string;
+  /** Resource name, for people. */
+  name: string;
+}
+
+interface Shard {
+  object: KubeObject;
+  keys: readonly string[];
+}
+
+/** Reads all inventories once, then keeps them in memory: this agent is their only writer. */
+export class InventoryStore {
+  readonly #session: AgentSession;
+  readonly #namespace: string;
+  readonly #term: () => number;
+  readonly #shards = new Map<string, Shard[]>();
+  readonly #entries = new Map<string, readonly InventoryEntry[]>();
+
+  constructor(deps: { session: AgentSession; namespace: string; term: () => number }) {
+    this.#session = deps.session;
+    this.#namespace = deps.namespace;
+    this.#term = deps.term;
+  }
+
+  /** Lists every shard. Call once before the first reconcile, and again when the Lease was regained. */
+  async load(): Promise<void> {
+    this.#shards.clear();
+    this.#entries.clear();
+    let token: string | undefined;
+    do {
+      const page = await this.#session.list(
+        { apiVersion, kind },
+        { namespace: this.#namespace, limit: 100, ...(token === undefined ? {} : { continue: token }) },
+      );
+      for (const object of page.items) this.#take(object);
+      token = page.continue;
+    } while (token !== undefined);
+  }
+
+  /** The inventory of an application; empty when it has none. */
+  entries(uid: string): readonly InventoryEntry[] {
+    return this.#entries.get(uid) ?? [];
+  }
+
+  /** uids of all applications with an inventory: those without a resource are orphans, to be reported and kept. */
+  owners(): readonly string[] {
+    return [...this.#entries.keys()];
+  }
+
+  /** The highest term in any shard, for the choice of a new one. */
+  highestTerm(): number {
+    let highest = 0;
+    for (const shards of this.#shards.values()) {
+      for (const s of shards) highest = Math.max(highest, Number(dig(s.object, "spec", "term") ?? 0));
+    }
+    return highest;
+  }
+
+  /** Stores the whole inventory of `owner`. Rejects with KubeError 409 when another agent wrote it. */
+  async write(owner: InventoryOwner, entries: readonly InventoryEntry[]): Promise<void> {
+    const shards = this.#shards.get(owner.uid) ?? [];
+    const wanted = assign(
+      shards.map((s) => s.keys),
+      entries,
+    );
+    for (let i = 0; i < wanted.length; i++) {
+      const next = wanted[i] as readonly InventoryEntry[];
+      const old = shards[i];
+      if (old !== undefined && JSON.stringify(dig(old.object, "spec", "entries")) === JSON.stringify(next) && this.#sameTerm(old)) {
+        continue;
+      }
+      shards[i] = await this.#put(owner, { index: i, entries: next, old });
+      this.#shards.set(owner.uid, shards);
+    }
+    this.#entries.set(owner.uid, entries);
+  }
+
+  /** Removes an empty inventory: every member is gone or abandoned. */
+  async drop(uid: string): Promise<void> {
+    for (const shard of this.#shards.get(uid) ?? []) {
+      const { name, uid: objectUid } = shard.object.metadata;
+      try {
+        await this.#session.delete(
+          { apiVersion, kind, namespace: this.#namespace, name },
+          objectUid === undefined ? {} : { uid: objectUid },
+        );
+      } catch (error) {
+        if (!isNotFound(error)) throw error;
+      }
+    }
+    this.#shards.delete(uid);
+    this.#entries.delete(uid);
+  }
+
+  #sameTerm(shard: Shard): boolean {
+    return Number(dig(shard.object, "spec", "term")) === this.#term();
+  }
+
+  async #put(owner: InventoryOwner, shard: { index: number; entries: readonly InventoryEntry[]; old: Shard | undefined }): Promise<Shard> {
+    const object: KubeObject = {
+      apiVersion,
+      kind,
+      metadata: {
+        ...(shard.old === undefined
+          ? { name: shard.index === 0 ? owner.objectName : `${owner.objectName}.${shard.index}`, namespace: this.#namespace }
+          : { ...shard.old.object.metadata }),
+      },
+      spec: {
+        applicationUid: owner.uid,
+        applicationName: owner.name,
+        shard: shard.index,
+        term: this.#term(),
+        entries: shard.entries,
+      },
+    } as KubeObject;
+    delete object.metadata.managedFields;
+    const answer = shard.old === undefined ? await this.#session.create(object) : await this.#session.update(object);
+    return { object: answer.object, keys: shard.entries.map(idKey) };
+  }
+
+  #take(object: KubeObject): void {
+    const uid = dig(object, "spec", "applicationUid");
+    const index = Number(dig(object, "spec", "shard") ?? 0);
+    const entries = (dig(object, "spec", "entries") ?? []) as InventoryEntry[];
+    if (typeof uid !== "string") return;
+    const shards = this.#shards.get(uid) ?? [];
+    shards[index] = { object, keys: entries.map(idKey) };
+    this.#shards.set(uid, shards);
+    this.#entries.set(uid, [...(this.#entries.get(uid) ?? []), ...entries]);
+  }
+}
+
+/** Entries by shard: each stays where its key is, new ones fill the first shard with room. Pure. */
+export function assign(shards: readonly (readonly string[])[], entries: readonly InventoryEntry[]): InventoryEntry[][] {
+  const home = new Map<string, number>();
+  shards.forEach((keys, i) => keys.forEach((k) => home.set(k, i)));
+  const out: InventoryEntry[][] = shards.map(() => []);
+  const fresh: InventoryEntry[] = [];
+  for (const e of entries) {
+    const at = home.get(idKey(e));
+    if (at === undefined) fresh.push(e);
+    else (out[at] as InventoryEntry[]).push(e);
+  }
+  let at = 0;
+  for (const e of fresh) {
+    while ((out[at]?.length ?? 0) >= SHARD_ENTRIES) at++;
+    if (out[at] === undefined) out[at] = [];
+    (out[at] as InventoryEntry[]).push(e);
+  }
+  if (out.length === 0) out.push([]);
+  return out;
+}
