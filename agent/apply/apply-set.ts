@@ -1,6 +1,8 @@
 import type { AgentSession, ServiceAccountSession } from "../kube/client.ts";
+import type { Health } from "../health/health.ts";
 import type { Discovery } from "../kube/discovery.ts";
 import type { KubeObject } from "../kube/object.ts";
+import type { ReduceContext } from "./live.ts";
 import type { InventoryEntry, LiveView, ObjectOutcome, PruneHold, PruneOutcome, Wait } from "./types.ts";
 
 /**
@@ -64,8 +66,8 @@ export interface ApplySetInput {
   /** Stores the whole inventory; rejects when it lost its compare-and-set. */
   writeInventory(entries: readonly InventoryEntry[]): Promise<void>;
   policy?: ApplyPolicy;
-  /** Wall time, milliseconds. */
-  now(): number;
+  /** The same as the one that fills `live`. */
+  reduce: ReduceContext;
   /** Parallel calls; default 16. */
   concurrency?: number;
 }
@@ -83,7 +85,7 @@ export interface ApplyResult {
   /** Every desired object is in the cluster at this revision. */
   applied: boolean;
   /** Worst health over the desired objects. */
-  health: import("../health/health.ts").Health;
+  health: Health;
   /** Drifted objects: repaired under `Correct`, only reported under `Warn`. */
   drifted: readonly ObjectOutcome["id"][];
   /** A shortest delay that a server asked for. */

@@ -54,13 +54,16 @@ export interface LiveState {
   health: Health;
 }
 
-/** Lookup of live objects: a reflector's cache, or GETs. Undefined means "not there". */
+/** Lookup of live objects: a reflector's cache, with GETs behind it. */
 export interface LiveView {
-  get(id: ObjectId, version: string): LiveState | undefined | Promise<LiveState | undefined>;
+  /** What the cache holds; undefined: not there, or not labelled as ours. Never a call. */
+  get(id: ObjectId): LiveState | undefined;
+  /** A fresh read; undefined: not there. Asked once, before the first contact with a new name. */
+  fetch(id: ObjectId, version: string): Promise<LiveState | undefined>;
   /** Told of each write's answer, so that a cache behind the watch does not mislead the next run. */
-  observe?(live: LiveState): void;
+  observe(live: LiveState): void;
   /** Told that a delete has been answered with "gone". */
-  forget?(id: ObjectId, uid: string): void;
+  forget(id: ObjectId, uid: string): void;
 }
 
 /** What one desired object's turn came to. */

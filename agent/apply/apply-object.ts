@@ -1,0 +1,243 @@
+import type { KubeSession } from "../kube/client.ts";
+import { isKubeError } from "../kube/errors.ts";
+import { refOf } from "../kube/object.ts";
+import type { ApplyPolicy } from "./apply-set.ts";
+import { APPLY_ANNOTATION, IMMUTABLE_ANNOTATION, SUSPEND_ANNOTATION } from "./labels.ts";
+import { reduceMember, type ReduceContext } from "./live.ts";
+import { migrate } from "./migrate.ts";
+import type { NormalObject } from "./normalise.ts";
+import { outcomeOf, type FailureContext } from "./outcome.ts";
+import { describeId, type InventoryEntry, type LiveState, type LiveView, type ObjectAction, type ObjectOutcome } from "./types.ts";
+
+/** What one object's turn needs; the same for all objects of a run. */
+export interface ApplyContext {
+  session: KubeSession;
+  live: LiveView;
+  reduce: ReduceContext;
+  fieldManager: string;
+  /** Our `part-of` value. */
+  partOf: string;
+  policy: ApplyPolicy;
+  /** No inventory existed before this run (for `AdoptIfNoInventory`). */
+  firstInstall: boolean;
+  crdInSet(o: NormalObject): boolean;
+  /** Counts a write. */
+  wrote(): void;
+}
+
+/** One object's turn. */
+export interface ApplyTurn {
+  target: NormalObject;
+  entry: InventoryEntry | undefined;
+  phase: number;
+}
+
+/**
+ * Brings one object to its desired state: no call when both hashes agree, one PATCH when not. Never
+ * waits, never retries but for one forced repeat after a conflict with people or controllers.
+ */
+export async function applyObject(turn: ApplyTurn, context: ApplyContext): Promise<ObjectOutcome> {
+  const { target, entry } = turn;
+  let live = context.live.get(target.id);
+  // A name we never touched: somebody else's object would not be in a cache of labelled ones.
+  if (live === undefined && (entry === undefined || entry.uid === "")) {
+    try {
+      live = await context.live.fetch(target.id, target.version);
+    } catch (thrown) {
+      // A reader without that right learns from the apply itself.
+      if (!isKubeError(thrown, 403) && !isKubeError(thrown, 404)) return failure(turn, context, thrown);
+    }
+  }
+  const early = beforeCall(turn, live, context);
+  if (early !== undefined) return early;
+  return write(turn, live, context);
+}
+
+/** All answers that need no call. */
+function beforeCall(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): ObjectOutcome | undefined {
+  const { target, entry } = turn;
+  const annotations = target.object.metadata.annotations ?? {};
+  if (annotations[SUSPEND_ANNOTATION] === "true" || live?.annotations[SUSPEND_ANNOTATION] === "true") {
+    return result(turn, { action: "Skipped", reason: "Suspended", message: `${describeId(target.id)} is suspended`, live });
+  }
+  if (live === undefined) return undefined;
+  if (live.deleting) return terminating(turn, live);
+  if (live.partOf !== context.partOf) {
+    const refused = adoption(turn, live, context);
+    if (refused !== undefined) return refused;
+  }
+  if (annotations[APPLY_ANNOTATION] === "IfNotPresent") {
+    return result(turn, { action: "Skipped", reason: "Present", message: "", live, entry: { ...entryOf(turn, live, ""), desiredHash: target.hash } });
+  }
+  if (entry !== undefined && entry.desiredHash === target.hash && entry.uid === live.uid && entry.state !== "Pending") {
+    const same = live.ownHashes[context.fieldManager] === entry.appliedHash && live.partOf === context.partOf;
+    const additions = live.formerManagers.length > 0 && annotations[APPLY_ANNOTATION] !== "Merge";
+    if (same && !additions) return result(turn, { action: "Unchanged", reason: "Unchanged", message: "", live });
+    const drift = context.policy.drift ?? "Correct";
+    if (drift !== "Correct") {
+      return result(turn, { action: "Unchanged", reason: drift === "Warn" ? "Drifted" : "DriftIgnored", message: "", live, drift: drift === "Warn" });
+    }
+  }
+  return undefined;
+}
+
+function terminating(turn: ApplyTurn, live: LiveState): ObjectOutcome {
+  const waits = live.finalizers.length === 0 ? "" : `; finalizers: ${live.finalizers.join(", ")}`;
+  return result(turn, { action: "Waiting", reason: "Terminating", message: `${describeId(live.id)} is being deleted${waits}`, live });
+}
+
+/** Whether an object that is not labelled as ours may become so (cli-utils pkg/inventory/policy.go). */
+function adoption(turn: ApplyTurn, live: LiveState, context: ApplyContext): ObjectOutcome | undefined {
+  // Ours by uid: somebody took the label away, which is drift, unless another set put its own there.
+  if (live.partOf === undefined && turn.entry !== undefined && turn.entry.uid === live.uid) return undefined;
+  const policy = context.policy.adoption ?? "MustMatch";
+  if (policy === "AdoptAll") return undefined;
+  if (live.partOf === undefined && policy === "AdoptIfNoInventory" && context.firstInstall) return undefined;
+  const whose = live.partOf === undefined ? "exists and is not managed by this application" : `belongs to application "${live.application ?? live.partOf}"`;
+  return result(turn, { action: "Conflict", reason: live.partOf === undefined ? "NotManaged" : "OwnedByAnother", message: `${describeId(live.id)} ${whose}`, live });
+}
+
+async function write(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+  const { target, entry } = turn;
+  const ref = refOf(target.object);
+  const others = Object.keys(live?.ownHashes ?? {}).filter((manager) => manager !== context.fieldManager);
+  // A `moorage.` manager on an object whose part-of is ours is this application's former self.
+  const formerSelf = others.length > 0 && live?.partOf === context.partOf && live.ownHashes[context.fieldManager] === undefined;
+  try {
+    const merge = target.object.metadata.annotations?.[APPLY_ANNOTATION] === "Merge";
+    if (live !== undefined && ((live.formerManagers.length > 0 && !merge) || formerSelf)) {
+      context.wrote();
+      await migrate(context.session, ref, { manager: context.fieldManager, formerSelf });
+    }
+    const force = live !== undefined && (others.length === 0 || formerSelf);
+    context.wrote();
+    const answer = await context.session.apply(target.object, { fieldManager: context.fieldManager, force });
+    return settle(turn, live, context, answer);
+  } catch (thrown) {
+    const first = outcomeOf(thrown, failureContext(turn, context));
+    if (first.forceable === true) return force(turn, live, context);
+    if (first.immutable === true && mayRecreate(turn, context)) return recreate(turn, live, entry, context);
+    return failed(turn, first);
+  }
+}
+
+async function force(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+  try {
+    context.wrote();
+    const answer = await context.session.apply(turn.target.object, { fieldManager: context.fieldManager, force: true });
+    return settle(turn, live, context, answer);
+  } catch (thrown) {
+    return failure(turn, context, thrown);
+  }
+}
+
+/** Kinds that are never deleted to change a field. */
+const NEVER_RECREATED = new Set(["Namespace", "CustomResourceDefinition", "PersistentVolume", "PersistentVolumeClaim"]);
+
+function mayRecreate(turn: ApplyTurn, context: ApplyContext): boolean {
+  const { id, object } = turn.target;
+  if (NEVER_RECREATED.has(id.kind)) return false;
+  if (id.kind === "Job" && id.group === "batch") return true;
+  return object.metadata.annotations?.[IMMUTABLE_ANNOTATION] === "Recreate" || context.policy.immutable === "Recreate";
+}
+
+/** DELETE by uid now; the PATCH follows in the run that the object's absence starts. */
+async function recreate(turn: ApplyTurn, live: LiveState | undefined, entry: InventoryEntry | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+  const uid = live?.uid ?? entry?.uid ?? "";
+  const { target } = turn;
+  if (uid === "") return result(turn, { action: "Retry", reason: "Recreating", message: `The uid of ${describeId(target.id)} is not known yet`, live });
+  try {
+    context.wrote();
+    const answer = await context.session.delete(refOf(target.object), { uid });
+    if (answer.object === undefined) {
+      context.live.forget(target.id, uid);
+      context.wrote();
+      return settle(turn, undefined, context, await context.session.apply(target.object, { fieldManager: context.fieldManager, force: false }));
+    }
+    const state = reduceMember(answer.object, context.reduce);
+    context.live.observe(state);
+    return terminating(turn, state);
+  } catch (thrown) {
+    return failure(turn, context, thrown);
+  }
+}
+
+function settle(
+  turn: ApplyTurn,
+  before: LiveState | undefined,
+  context: ApplyContext,
+  answer: { object: Parameters<typeof reduceMember>[0]; created: boolean; warnings: readonly string[] },
+): ObjectOutcome {
+  const live = reduceMember(answer.object, context.reduce);
+  context.live.observe(live);
+  // The server accepts an apply onto an object that is being deleted, and the write goes with it.
+  if (live.deleting) return { ...terminating(turn, live), warnings: answer.warnings };
+  const own = live.ownHashes[context.fieldManager] ?? "";
+  const entry = entryOf(turn, live, own);
+  const old = turn.entry;
+  const drift = !answer.created && old !== undefined && old.state !== "Pending" && old.desiredHash === turn.target.hash && old.uid === live.uid;
+  const lost = answer.created && old !== undefined && old.uid !== "" && old.desiredHash === turn.target.hash;
+  const changed = own !== (before?.ownHashes[context.fieldManager] ?? old?.appliedHash ?? "") || (before?.formerManagers.length ?? 0) > 0;
+  const action: ObjectAction = answer.created ? "Created" : changed ? "Configured" : "Confirmed";
+  return { ...result(turn, { action, reason: action, message: "", live, entry, drift: drift || lost }), warnings: answer.warnings };
+}
+
+function entryOf(turn: ApplyTurn, live: LiveState, own: string): InventoryEntry {
+  const { target } = turn;
+  return { ...target.id, version: target.version, uid: live.uid, desiredHash: target.hash, appliedHash: own, phase: turn.phase, state: "Applied" };
+}
+
+function failureContext(turn: ApplyTurn, context: ApplyContext): FailureContext {
+  const object = turn.target.object;
+  return {
+    crdInSet: context.crdInSet(turn.target),
+    // Our payload holds the field, or a part of it: then it is we who want it changed.
+    changes: (field) => {
+      let at: unknown = object;
+      for (const name of field.split(/[.[]/)) {
+        if (typeof at !== "object" || at === null) return false;
+        if (Array.isArray(at)) return true;
+        const map = at as Record<string, unknown>;
+        if (!Object.hasOwn(map, name)) return false;
+        at = map[name];
+      }
+      return true;
+    },
+  };
+}
+
+function failure(turn: ApplyTurn, context: ApplyContext, thrown: unknown): ObjectOutcome {
+  return failed(turn, outcomeOf(thrown, failureContext(turn, context)));
+}
+
+function failed(turn: ApplyTurn, f: ReturnType<typeof outcomeOf>): ObjectOutcome {
+  return {
+    id: turn.target.id,
+    action: f.action,
+    reason: f.reason,
+    message: f.message,
+    fields: f.fields,
+    ambiguous: f.ambiguous,
+    warnings: [],
+    drift: false,
+    ...(f.retryAfterMs === undefined ? {} : { retryAfterMs: f.retryAfterMs }),
+  };
+}
+
+function result(
+  turn: ApplyTurn,
+  r: { action: ObjectAction; reason: string; message: string; live: LiveState | undefined; entry?: InventoryEntry; drift?: boolean },
+): ObjectOutcome {
+  return {
+    id: turn.target.id,
+    action: r.action,
+    reason: r.reason,
+    message: r.message,
+    fields: [],
+    ambiguous: false,
+    warnings: [],
+    drift: r.drift ?? false,
+    ...(r.entry === undefined ? {} : { entry: r.entry }),
+    ...(r.live === undefined ? {} : { live: r.live }),
+  };
+}

@@ -1,0 +1,109 @@
+import type { KubeSession } from "../kube/client.ts";
+import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
+import { apiVersionOf, type ObjectRef } from "../kube/object.ts";
+import { APPLICATION_LABEL, DATA_PLANE_LABEL, MANAGED_BY_LABEL, PART_OF_LABEL, TENANT_LABEL } from "./labels.ts";
+import { reduceMember, type ReduceContext } from "./live.ts";
+import type { PrunePlan } from "./prune-plan.ts";
+import { describeId, type InventoryEntry, type LiveView, type PruneOutcome } from "./types.ts";
+
+/** What carrying out a prune needs. */
+export interface PruneContext {
+  session: KubeSession;
+  live: LiveView;
+  reduce: ReduceContext;
+  fieldManager: string;
+  wrote(): void;
+  /** Runs `work` over `items` in parallel, keeping order in the answer. */
+  pool<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]>;
+}
+
+/**
+ * Carries out `plan`: one DELETE per object with its uid as precondition, in groups of equal order.
+ * CRDs wait for the custom resources of the same plan, namespaces for everything else: what is still
+ * terminating before them keeps them for the next run.
+ */
+export async function prune(plan: PrunePlan, context: PruneContext): Promise<PruneOutcome[]> {
+  const out: PruneOutcome[] = [...plan.settled];
+  out.push(...(await context.pool(plan.abandons, (a) => abandon(a.entry, a.reason, context))));
+  const last = (kind: string) => kind === "Namespace" || kind === "CustomResourceDefinition";
+  const groups = [
+    plan.deletes.filter((d) => !last(d.entry.kind)),
+    plan.deletes.filter((d) => d.entry.kind === "CustomResourceDefinition"),
+    plan.deletes.filter((d) => d.entry.kind === "Namespace"),
+  ];
+  let blocked = false;
+  for (const group of groups) {
+    if (blocked) {
+      for (const d of group) out.push({ id: d.entry, action: "Deleting", reason: "WaitingForOthers", message: `${describeId(d.entry)} goes after the objects before it` });
+      continue;
+    }
+    const answers = await context.pool(group, (d) => remove(d.entry, d.uid, context));
+    out.push(...answers);
+    blocked = answers.some((a) => a.action === "Deleting" || a.action === "Failed");
+  }
+  return out.map((o) => ({ ...o, id: { group: o.id.group, kind: o.id.kind, namespace: o.id.namespace, name: o.id.name } }));
+}
+
+async function remove(entry: InventoryEntry, uid: string, context: PruneContext): Promise<PruneOutcome> {
+  try {
+    context.wrote();
+    const answer = await context.session.delete(refOfEntry(entry), { uid, propagationPolicy: "Background" });
+    if (answer.object === undefined) {
+      context.live.forget(entry, uid);
+      return { id: entry, action: "Deleted", reason: "Deleted", message: "" };
+    }
+    const live = reduceMember(answer.object, context.reduce);
+    context.live.observe(live);
+    const waits = live.finalizers.length === 0 ? "" : `; finalizers: ${live.finalizers.join(", ")}`;
+    return { id: entry, action: "Deleting", reason: "Terminating", message: `${describeId(entry)} is being deleted${waits}` };
+  } catch (thrown) {
+    if (isNotFound(thrown)) {
+      context.live.forget(entry, uid);
+      return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
+    }
+    if (isKubeError(thrown, 409)) {
+      return { id: entry, action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
+    }
+    return failedOutcome(entry, thrown);
+  }
+}
+
+/** Takes our labels and our field manager off, so that the object lives on as nobody's. */
+async function abandon(entry: InventoryEntry, reason: string, context: PruneContext): Promise<PruneOutcome> {
+  const ref = refOfEntry(entry);
+  try {
+    const live = await context.session.get(ref);
+    if (entry.uid !== "" && live.metadata.uid !== entry.uid) {
+      return { id: entry, action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
+    }
+    const labels: Record<string, null> = {};
+    for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL]) labels[key] = null;
+    const kept = (live.metadata.managedFields ?? []).filter((e) => e.manager !== context.fieldManager);
+    context.wrote();
+    await context.session.mergePatch(
+      ref,
+      // An empty list would mean "no change": one empty entry resets managedFields.
+      { metadata: { labels, managedFields: kept.length === 0 ? [{}] : kept, resourceVersion: live.metadata.resourceVersion } },
+      { fieldManager: `${context.fieldManager}.abandon` },
+    );
+    context.live.forget(entry, "");
+    return { id: entry, action: "Abandoned", reason, message: "" };
+  } catch (thrown) {
+    if (isNotFound(thrown)) return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
+    return failedOutcome(entry, thrown);
+  }
+}
+
+function failedOutcome(entry: InventoryEntry, thrown: unknown): PruneOutcome {
+  if (!(thrown instanceof KubeError)) throw thrown;
+  return { id: entry, action: "Failed", reason: thrown.reason, message: thrown.message };
+}
+
+function refOfEntry(entry: InventoryEntry): ObjectRef {
+  return {
+    apiVersion: apiVersionOf(entry.group, entry.version),
+    kind: entry.kind,
+    name: entry.name,
+    ...(entry.namespace === "" ? {} : { namespace: entry.namespace }),
+  };
+}

@@ -1,0 +1,235 @@
+import { aggregate } from "../health/aggregate.ts";
+import { gates } from "../health/builtin.ts";
+import type { Health } from "../health/health.ts";
+import { isNotFound, KubeError } from "../kube/errors.ts";
+import { apiVersionOf, dig } from "../kube/object.ts";
+import { applyObject, type ApplyContext } from "./apply-object.ts";
+import type { ApplyResult, ApplySetInput } from "./apply-set.ts";
+import { inventoryChanged, mergeRun, writeAhead } from "./inventory.ts";
+import { applySetId, memberLabels } from "./labels.ts";
+import { normalise, type NormalObject } from "./normalise.ts";
+import { plan, type Plan } from "./plan.ts";
+import { pool } from "./pool.ts";
+import { prune } from "./prune.ts";
+import { planPrune, undesired } from "./prune-plan.ts";
+import { describeId, idKey, type InventoryEntry, type LiveState, type ObjectAction, type ObjectId, type ObjectOutcome, type PruneHold, type PruneOutcome, type Wait } from "./types.ts";
+
+/** Calls under way at a time when the caller names no number. */
+const DEFAULT_CONCURRENCY = 16;
+
+/**
+ * One run over one application: write the inventory ahead, apply phase by phase, prune, write the
+ * inventory. Returns what happened; failures of single objects are data. It throws only when it could
+ * not go on at all: discovery or the inventory write failed (KubeError or the callback's own error).
+ */
+export async function applySet(input: ApplySetInput): Promise<ApplyResult> {
+  const types = await resolveTypes(input);
+  const objects = normalise(input.desired, {
+    scopeOf: (apiVersion, kind) => types.get(`${apiVersion}/${kind}`),
+    labels: memberLabels(input.identity),
+    ...(input.defaultNamespace === undefined ? {} : { defaultNamespace: input.defaultNamespace }),
+    ...(input.policy?.namespaces === undefined ? {} : { namespaces: input.policy.namespaces }),
+  });
+  if ("errors" in objects) return refused(input, "InvalidManifests", objects.errors.join("; "));
+  const planned = plan(objects);
+  if ("error" in planned) return refused(input, "InvalidOrder", planned.error);
+  return run(input, planned);
+}
+
+async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {
+  let inventory: readonly InventoryEntry[] = input.inventory;
+  const ahead = writeAhead(inventory, planned);
+  if (ahead !== undefined) {
+    await input.writeInventory(ahead);
+    inventory = ahead;
+  }
+  const counter = { writes: 0 };
+  const context = contextOf(input, planned, counter);
+  const objects = await applyPhases(input, { planned, inventory, context });
+  const applied = objects.every((o) => APPLIED.has(o.action) || o.reason === "Present");
+  const removed = await pruneStep(input, { planned, inventory, objects, applied, context });
+  const after = mergeRun(inventory, { objects, pruned: removed.pruned });
+  if (inventoryChanged(inventory, after)) await input.writeInventory(after);
+  return {
+    objects,
+    ...conclude(input, objects, removed.pruned),
+    pruned: removed.pruned,
+    ...(removed.held === undefined ? {} : { pruneHeld: removed.held }),
+    inventory: after,
+    applied,
+    writes: counter.writes,
+  };
+}
+
+/** Actions after which the object is there as desired. */
+const APPLIED: ReadonlySet<ObjectAction> = new Set(["Unchanged", "Created", "Configured", "Confirmed"]);
+
+async function resolveTypes(input: ApplySetInput): Promise<Map<string, "Namespaced" | "Cluster">> {
+  const types = new Map<string, "Namespaced" | "Cluster">();
+  const wanted = new Map(input.desired.map((o) => [`${o.apiVersion}/${o.kind}`, { apiVersion: o.apiVersion, kind: o.kind }]));
+  for (const [key, kind] of wanted) {
+    try {
+      const type = input.discovery.cached(kind) ?? (await input.discovery.resolve(kind));
+      types.set(key, type.namespaced ? "Namespaced" : "Cluster");
+    } catch (thrown) {
+      if (!isNotFound(thrown)) throw thrown;
+    }
+  }
+  for (const o of input.desired) {
+    if (o.kind !== "CustomResourceDefinition") continue;
+    const scope = dig(o, "spec", "scope") === "Cluster" ? "Cluster" : "Namespaced";
+    const versions = dig(o, "spec", "versions");
+    for (const v of Array.isArray(versions) ? (versions as unknown[]) : []) {
+      const key = `${apiVersionOf(String(dig(o, "spec", "group")), String(dig(v, "name")))}/${String(dig(o, "spec", "names", "kind"))}`;
+      if (!types.has(key)) types.set(key, scope);
+    }
+  }
+  return types;
+}
+
+function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: number }): ApplyContext {
+  const crds = new Set<string>();
+  for (const o of planned.phases.flat()) {
+    if (o.id.kind === "CustomResourceDefinition") crds.add(`${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`);
+  }
+  return {
+    session: input.applier.session,
+    live: input.live,
+    reduce: input.reduce,
+    fieldManager: input.identity.fieldManager,
+    partOf: applySetId(input.identity.parent),
+    policy: input.policy ?? {},
+    firstInstall: input.inventory.length === 0,
+    crdInSet: (o) => crds.has(`${o.id.group}/${o.id.kind}`),
+    wrote: () => {
+      counter.writes++;
+    },
+  };
+}
+
+interface RunState {
+  planned: Plan;
+  inventory: readonly InventoryEntry[];
+  context: ApplyContext;
+}
+
+async function applyPhases(input: ApplySetInput, state: RunState): Promise<ObjectOutcome[]> {
+  const entries = new Map(state.inventory.map((e) => [idKey(e), e]));
+  const done = new Map<string, ObjectOutcome>();
+  const out: ObjectOutcome[] = [];
+  for (const [phase, members] of state.planned.phases.entries()) {
+    const outcomes = await pool(members, input.concurrency ?? DEFAULT_CONCURRENCY, async (target) => {
+      if (input.policy?.signal?.aborted === true) return idle(target, { action: "Skipped", reason: "Superseded", message: "A newer generation cancelled the run" });
+      const blocked = blockedBy(target, state, { done, live: input.live });
+      return blocked ?? applyObject({ target, entry: entries.get(idKey(target.id)), phase }, state.context);
+    });
+    for (const outcome of outcomes) {
+      done.set(idKey(outcome.id), outcome);
+      out.push(outcome);
+    }
+  }
+  return out;
+}
+
+/** A failed dependency skips its dependants alone; one that is not Current makes them wait. */
+function blockedBy(target: NormalObject, state: RunState, now: { done: ReadonlyMap<string, ObjectOutcome>; live: ApplySetInput["live"] }): ObjectOutcome | undefined {
+  for (const id of state.planned.hard.get(idKey(target.id)) ?? []) {
+    const outcome = now.done.get(idKey(id));
+    if (outcome === undefined) continue;
+    const name = describeId(id);
+    if (outcome.action === "Waiting") return idle(target, { action: "Waiting", reason: "DependencyNotReady", message: `Dependency ${name} is waiting` });
+    if (!APPLIED.has(outcome.action) && outcome.reason !== "Present") {
+      return idle(target, { action: "Skipped", reason: "DependencyFailed", message: `Dependency ${name} failed: ${outcome.message}` });
+    }
+    const live = now.live.get(id) ?? outcome.live;
+    if (live?.health.status !== "Current") {
+      return idle(target, { action: "Waiting", reason: "DependencyNotReady", message: `Dependency ${name} is ${live?.health.status ?? "NotFound"}` });
+    }
+  }
+  return undefined;
+}
+
+function idle(target: NormalObject, r: { action: ObjectAction; reason: string; message: string }): ObjectOutcome {
+  return { id: target.id, ...r, fields: [], ambiguous: false, warnings: [], drift: false };
+}
+
+async function pruneStep(
+  input: ApplySetInput,
+  state: RunState & { objects: readonly ObjectOutcome[]; applied: boolean },
+): Promise<{ pruned: PruneOutcome[]; held?: PruneHold }> {
+  const policy = input.policy ?? {};
+  const suspended = policy.suspended === true || state.objects.some((o) => o.reason === "Suspended");
+  if (!state.applied || suspended || policy.prune === false || policy.signal?.aborted === true) return { pruned: [] };
+  const desired = new Set(state.objects.map((o) => idKey(o.id)));
+  const candidates = undesired(state.inventory, desired);
+  if (candidates.length === 0) return { pruned: [] };
+  const width = input.concurrency ?? DEFAULT_CONCURRENCY;
+  const failed: PruneOutcome[] = [];
+  const live = new Map<string, LiveState | undefined>();
+  await pool(candidates, width, async (entry) => {
+    try {
+      // Not in the cache can also mean "lost its label" or "not synced": only a read may say "gone".
+      live.set(idKey(entry), input.live.get(entry) ?? (await input.live.fetch(entry, entry.version)));
+    } catch (thrown) {
+      if (!(thrown instanceof KubeError)) throw thrown;
+      failed.push({ id: identityOf(entry), action: "Failed", reason: thrown.reason, message: thrown.message });
+    }
+  });
+  const unread = new Set(failed.map((f) => idKey(f.id)));
+  const decision = planPrune({
+    inventory: state.inventory.filter((e) => !unread.has(idKey(e))),
+    desired,
+    appliedUids: new Set(state.objects.map((o) => o.live?.uid ?? "").filter((uid) => uid !== "")),
+    live,
+    partOf: state.context.partOf,
+    deleteData: policy.deleteData === true,
+    removal: policy.removal === true,
+    approvedPlans: policy.approvedPlans ?? [],
+    usedNamespaces: new Set(state.objects.map((o) => o.id.namespace)),
+  });
+  const pruned = await prune(decision, {
+    session: input.applier.session,
+    live: input.live,
+    reduce: input.reduce,
+    fieldManager: input.identity.fieldManager,
+    wrote: state.context.wrote,
+    pool: (items, work) => pool(items, width, work),
+  });
+  return { pruned: [...pruned, ...failed], ...(decision.held === undefined ? {} : { held: decision.held }) };
+}
+
+function identityOf(e: InventoryEntry): ObjectId {
+  return { group: e.group, kind: e.kind, namespace: e.namespace, name: e.name };
+}
+
+/** Waits, health, drift and retry hint, from the outcomes and what the cache says by now. */
+function conclude(input: ApplySetInput, objects: readonly ObjectOutcome[], pruned: readonly PruneOutcome[]) {
+  const waits: Wait[] = [];
+  const healths: Health[] = [];
+  let retryAfterMs: number | undefined;
+  for (const o of objects) {
+    if (o.retryAfterMs !== undefined) retryAfterMs = Math.min(retryAfterMs ?? Infinity, o.retryAfterMs);
+    const health = (input.live.get(o.id) ?? o.live)?.health;
+    if (o.action === "Waiting") waits.push({ id: o.id, reason: waitReason(o.reason), message: o.message });
+    if (!gates(o.id)) continue;
+    const shown: Health = health ?? { status: "NotFound", reason: "NotFound", message: "", confidence: "high" };
+    healths.push({ ...shown, message: shown.status === "Current" ? shown.message : `${describeId(o.id)}: ${shown.message || shown.reason}` });
+    if (APPLIED.has(o.action) && shown.status !== "Current") waits.push({ id: o.id, reason: "Health", message: shown.message });
+  }
+  for (const p of pruned) if (p.action === "Deleting") waits.push({ id: p.id, reason: "Deleting", message: p.message });
+  return {
+    waitingFor: waits,
+    health: aggregate(healths),
+    drifted: objects.filter((o) => o.drift).map((o) => o.id),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  };
+}
+
+function waitReason(reason: string): Wait["reason"] {
+  return reason === "Terminating" || reason === "NamespaceTerminating" || reason === "KindNotInstalled" ? reason : "Dependency";
+}
+
+function refused(input: ApplySetInput, reason: string, message: string): ApplyResult {
+  const health: Health = { status: "Unknown", reason, message, confidence: "high" };
+  return { objects: [], waitingFor: [], pruned: [], inventory: input.inventory, applied: false, health, drifted: [], invalid: { reason, message }, writes: 0 };
+}
