@@ -1,0 +1,232 @@
+import "reflect-metadata";
+import { createHash, webcrypto } from "node:crypto";
+import * as x509 from "@peculiar/x509";
+import type { Clock } from "./clock.ts";
+import { Code, MoorageError } from "./errors.ts";
+import { limits } from "./limits.ts";
+import type { Rng } from "./rng.ts";
+
+/**
+ * Certificates of the hub's own authority and of agents: P-256 keys, SHA-256, PEM at the edges.
+ * Time and serial numbers come from the caller; keys come from WebCrypto.
+ */
+
+const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
+
+x509.cryptoProvider.set(webcrypto as never);
+
+/** A certificate and its key in PEM (key: PKCS #8). */
+export interface CertifiedKey {
+  certPem: string;
+  keyPem: string;
+}
+
+/** Where time and serial numbers come from. */
+export interface IssueContext {
+  clock: Clock;
+  rng: Rng;
+}
+
+/** What the rest of the system reads of a certificate. */
+export interface CertificateInfo {
+  /** Serial number in lower-case hex. */
+  serial: string;
+  /** Subject as an RFC 4514 string. */
+  subject: string;
+  /** URI subject alternative names, each whole. */
+  uris: string[];
+  dnsNames: string[];
+  /** Milliseconds since the Unix epoch. */
+  notBeforeMs: number;
+  notAfterMs: number;
+  /** SHA-256 of the SubjectPublicKeyInfo in lower-case hex. */
+  keyThumbprint: string;
+  isCa: boolean;
+}
+
+/** A new key pair in PEM (PKCS #8 and SPKI). */
+export async function generateKeyPem(): Promise<{ keyPem: string; publicKeyPem: string }> {
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
+  return {
+    keyPem: x509.PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY"),
+    publicKeyPem: x509.PemConverter.encode(await webcrypto.subtle.exportKey("spki", keys.publicKey), "PUBLIC KEY"),
+  };
+}
+
+async function importKeys(keyPem: string) {
+  const der = x509.PemConverter.decodeFirst(keyPem);
+  const privateKey = await webcrypto.subtle.importKey("pkcs8", der, ALGORITHM, true, ["sign"]);
+  const { kty, crv, x, y } = await webcrypto.subtle.exportKey("jwk", privateKey);
+  const publicJwk = { kty, crv, x, y } as webcrypto.JsonWebKey;
+  const publicKey = await webcrypto.subtle.importKey("jwk", publicJwk, ALGORITHM, true, ["verify"]);
+  return { privateKey, publicKey };
+}
+
+function serialNumber(rng: Rng): string {
+  const bytes = rng.bytes(16);
+  // Positive and without a leading zero byte, as RFC 5280 section 4.1.2.2 wants.
+  bytes[0] = ((bytes[0] as number) & 0x3f) | 0x40;
+  return Buffer.from(bytes).toString("hex");
+}
+
+function validity(ctx: IssueContext, ttlMs: number) {
+  const nowMs = ctx.clock.now();
+  return { notBefore: new Date(nowMs - limits.certificateBackdateMs), notAfter: new Date(nowMs + ttlMs) };
+}
+
+/** A self-signed certificate authority that may sign leaves only. */
+export async function createCa(options: { name: string; ttlMs: number }, ctx: IssueContext): Promise<CertifiedKey> {
+  const { keyPem } = await generateKeyPem();
+  const keys = await importKeys(keyPem);
+  const cert = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: serialNumber(ctx.rng),
+    name: [{ CN: [options.name] }],
+    ...validity(ctx, options.ttlMs),
+    signingAlgorithm: ALGORITHM,
+    keys: keys as never,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey as never),
+    ],
+  });
+  return { certPem: cert.toString("pem"), keyPem };
+}
+
+interface Leaf {
+  ca: CertifiedKey;
+  commonName: string;
+  publicKey: x509.PublicKeyType;
+  ttlMs: number;
+  usage: x509.ExtendedKeyUsage;
+  names: { type: "dns" | "ip" | "url"; value: string }[];
+}
+
+async function issue(leaf: Leaf, ctx: IssueContext): Promise<string> {
+  const ca = new x509.X509Certificate(leaf.ca.certPem);
+  const { privateKey } = await importKeys(leaf.ca.keyPem);
+  const cert = await x509.X509CertificateGenerator.create({
+    serialNumber: serialNumber(ctx.rng),
+    subject: [{ CN: [leaf.commonName] }],
+    issuer: ca.subjectName,
+    ...validity(ctx, leaf.ttlMs),
+    signingAlgorithm: ALGORITHM,
+    publicKey: leaf.publicKey,
+    signingKey: privateKey as never,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension([leaf.usage], false),
+      new x509.SubjectAlternativeNameExtension(leaf.names),
+      await x509.AuthorityKeyIdentifierExtension.create(ca.publicKey as never),
+    ],
+  });
+  return cert.toString("pem");
+}
+
+/** A server certificate with a fresh key for `dnsNames` and `ipAddresses`. */
+export async function issueServerCertificate(
+  options: { ca: CertifiedKey; dnsNames: string[]; ipAddresses?: string[]; ttlMs: number },
+  ctx: IssueContext,
+): Promise<CertifiedKey> {
+  const { keyPem } = await generateKeyPem();
+  const names = [
+    ...options.dnsNames.map((value) => ({ type: "dns" as const, value })),
+    ...(options.ipAddresses ?? []).map((value) => ({ type: "ip" as const, value })),
+  ];
+  const { publicKey } = await importKeys(keyPem);
+  const commonName = names[0]?.value ?? "server";
+  const usage = x509.ExtendedKeyUsage.serverAuth;
+  const leaf: Leaf = { ...options, commonName, publicKey: publicKey as never, usage, names };
+  return { certPem: await issue(leaf, ctx), keyPem };
+}
+
+/** A certificate signing request for `keyPem`, in DER; its names are empty since none would be used. */
+export async function createCsr(keyPem: string): Promise<Uint8Array> {
+  const keys = await importKeys(keyPem);
+  const csr = await x509.Pkcs10CertificateRequestGenerator.create({ keys: keys as never, signingAlgorithm: ALGORITHM });
+  return new Uint8Array(csr.rawData);
+}
+
+/**
+ * A client certificate whose one URI name is `uri`. Only the public key of the request is used, and
+ * only when the request proves possession of it; INVALID_ARGUMENT otherwise.
+ */
+export async function issueClientCertificate(
+  options: { ca: CertifiedKey; csrDer: Uint8Array; uri: string; ttlMs: number },
+  ctx: IssueContext,
+): Promise<string> {
+  const publicKey = await verifiedKey(options.csrDer);
+  const usage = x509.ExtendedKeyUsage.clientAuth;
+  const names = [{ type: "url" as const, value: options.uri }];
+  // The name is in the URI alone; a common name holds 64 characters at most.
+  return issue({ ...options, commonName: "moorage-agent", publicKey, usage, names }, ctx);
+}
+
+async function verifiedKey(csrDer: Uint8Array): Promise<x509.PublicKey> {
+  const refuse = (why: string, cause?: unknown) =>
+    new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept the certificate request: ${why}`, {
+      reason: "INVALID_CSR",
+      cause,
+    });
+  let csr: x509.Pkcs10CertificateRequest;
+  let proven: boolean;
+  try {
+    csr = new x509.Pkcs10CertificateRequest(csrDer.slice());
+    proven = await csr.verify();
+  } catch (thrown) {
+    throw refuse("it does not parse", thrown);
+  }
+  if (!proven) throw refuse("its signature does not match its key");
+  const algorithm = csr.publicKey.algorithm as { name: string; namedCurve?: string };
+  if (algorithm.name !== "ECDSA" || algorithm.namedCurve !== "P-256") throw refuse("its key is not on P-256");
+  return csr.publicKey;
+}
+
+/** Reads a certificate in PEM or DER; throws INVALID_ARGUMENT on anything else. */
+export function parseCertificate(certificate: string | Uint8Array): CertificateInfo {
+  let cert: x509.X509Certificate;
+  try {
+    cert = load(certificate);
+  } catch (thrown) {
+    throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot read the certificate: it is malformed", { cause: thrown });
+  }
+  const names = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.items ?? [];
+  return {
+    serial: cert.serialNumber,
+    subject: cert.subject,
+    uris: names.filter((n) => n.type === "url").map((n) => n.value),
+    dnsNames: names.filter((n) => n.type === "dns").map((n) => n.value),
+    notBeforeMs: cert.notBefore.getTime(),
+    notAfterMs: cert.notAfter.getTime(),
+    keyThumbprint: createHash("sha256").update(new Uint8Array(cert.publicKey.rawData)).digest("hex"),
+    isCa: cert.getExtension(x509.BasicConstraintsExtension)?.ca ?? false,
+  };
+}
+
+function load(certificate: string | Uint8Array): x509.X509Certificate {
+  return new x509.X509Certificate(typeof certificate === "string" ? certificate : certificate.slice());
+}
+
+/** The certificates of a PEM bundle, each in PEM. */
+export function splitBundle(bundlePem: string): string[] {
+  return x509.PemConverter.decode(bundlePem).map((der) => x509.PemConverter.encode(der, "CERTIFICATE"));
+}
+
+/** True when a CA of the bundle signed the certificate and both are valid now. */
+export async function verifyAgainstBundle(
+  certificate: string | Uint8Array,
+  on: { bundlePem: string; clock: Clock },
+): Promise<boolean> {
+  const cert = load(certificate);
+  const date = new Date(on.clock.now());
+  const current = (c: x509.X509Certificate) => c.notBefore <= date && date <= c.notAfter;
+  if (!current(cert)) return false;
+  for (const pem of splitBundle(on.bundlePem)) {
+    const ca = new x509.X509Certificate(pem);
+    if (!current(ca) || !(ca.getExtension(x509.BasicConstraintsExtension)?.ca ?? false)) continue;
+    if (cert.issuer !== ca.subject) continue;
+    if (await cert.verify({ publicKey: ca.publicKey, signatureOnly: true })) return true;
+  }
+  return false;
+}
