@@ -1,0 +1,77 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { MoorageError } from "./errors.ts";
+import { limits } from "./limits.ts";
+import { checkJson, parseJsonBounded, parseYaml, parseYamlAll, stringifyYaml } from "./yaml.ts";
+
+/** The reason an action was refused with. */
+function reasonOf(action: () => unknown): string {
+  try {
+    action();
+  } catch (error) {
+    if (error instanceof MoorageError) return error.reason;
+    throw error;
+  }
+  return "accepted";
+}
+
+const at = { name: "t.yaml" };
+
+test("documents come out as plain JSON and empty ones are left out", () => {
+  expect(parseYamlAll("a: 1\n---\n---\n- x\n- null\n", at)).toEqual([{ a: 1 }, ["x", null]]);
+});
+
+test("an error names document, line and rule", () => {
+  expect(() => parseYamlAll("a: 1\n---\nb: 1\nb: 2\n", at)).toThrow(/"t.yaml": document 2, line 4/);
+});
+
+test("billion laughs are refused fast", () => {
+  const levels = ["a: &a [x,x,x,x,x,x,x,x,x]"];
+  for (let i = 1; i < 9; i++) {
+    const [from, to] = [String.fromCharCode(96 + i), String.fromCharCode(97 + i)];
+    levels.push(`${to}: &${to} [${Array(9).fill(`*${from}`).join(",")}]`);
+  }
+  expect(reasonOf(() => parseYamlAll(levels.join("\n"), at))).toBe("TOO_MANY_ALIASES");
+});
+
+test.each([
+  ["__proto__: {a: 1}", "FORBIDDEN_KEY"],
+  ["x: {constructor: 1}", "FORBIDDEN_KEY"],
+  ['"prototype": 1', "FORBIDDEN_KEY"],
+  ["a: 1\na: 2", "DUPLICATE_KEY"],
+  ["a: .inf", "NOT_JSON"],
+  ["? [a]\n: 1", "NOT_JSON"],
+  ["a: [", "MALFORMED"],
+  ["a: !!js/function x", "MALFORMED"],
+  [`a: ${"[".repeat(5000)}${"]".repeat(5000)}`, "TOO_DEEP"],
+  [`${"[".repeat(65)}${"]".repeat(65)}`, "TOO_DEEP"],
+  [`${"[".repeat(64)}${"]".repeat(64)}`, "accepted"],
+  [`a: ${"x".repeat(limits.manifestBytes)}`, "TOO_LARGE"],
+])("case %#: %.20s is answered", (text, reason) => {
+  expect(reasonOf(() => parseYamlAll(text, at))).toBe(reason);
+});
+
+test.each([
+  ['{"__proto__": 1}', "FORBIDDEN_KEY"],
+  [`${"[".repeat(100_000)}`, "TOO_DEEP"],
+  [`"${"[".repeat(100)}"`, "accepted"],
+  ["{", "MALFORMED"],
+])("JSON case %# is answered", (text, reason) => {
+  expect(reasonOf(() => parseJsonBounded(text, at))).toBe(reason);
+});
+
+test("parsing never pollutes a prototype", () => {
+  expect(reasonOf(() => checkJson(JSON.parse('{"a":{"__proto__":{"polluted":1}}}'), "x"))).toBe("FORBIDDEN_KEY");
+  expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
+});
+
+test("what is written reads back the same", () => {
+  const plain = fc.jsonValue({ maxDepth: 5 }).filter((v) => v !== null && reasonOf(() => checkJson(v, "x")) === "accepted");
+  fc.assert(
+    fc.property(plain, (value) => {
+      const expected: unknown = JSON.parse(JSON.stringify(value));
+      expect(parseYaml(stringifyYaml(value), at)).toEqual(expected);
+    }),
+    { numRuns: 200 },
+  );
+});

@@ -1,0 +1,215 @@
+/**
+ * The one door for YAML and JSON text that an outsider wrote. Size is checked before parsing, then
+ * aliases, depth, duplicate keys and keys that later merges could follow into a prototype. What
+ * comes out is plain JSON: objects, arrays, strings, finite numbers, booleans, null.
+ */
+import { LineCounter, parseAllDocuments, stringify, visit } from "yaml";
+import type { Document } from "yaml";
+import { Code, MoorageError } from "./errors.ts";
+import { limits } from "./limits.ts";
+
+/** A JSON value. */
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+/** A JSON object. */
+export type JsonObject = { [key: string]: Json };
+
+/** What bounds one parse. */
+export interface ParseOptions {
+  /** What the text is called in errors, e.g. its path. */
+  name: string;
+  /** Largest accepted text, in bytes of UTF-8; default `limits.manifestBytes`. */
+  maxBytes?: number;
+}
+
+/** Keys that assignment or merge code may follow into a prototype. */
+const forbiddenKeys: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
+
+/** The parser's own error codes that have a reason of ours; all others are MALFORMED. */
+const reasons: Readonly<Record<string, string>> = { DUPLICATE_KEY: "DUPLICATE_KEY", RESOURCE_EXHAUSTION: "TOO_DEEP" };
+
+/** INVALID_ARGUMENT with a stable reason, the way every parse refuses. */
+function refuse(reason: string, name: string, rule: string): MoorageError {
+  return new MoorageError(Code.INVALID_ARGUMENT, `Parse "${name}": ${rule}`, { reason });
+}
+
+function checkSize(text: string, options: ParseOptions): void {
+  const max = options.maxBytes ?? limits.manifestBytes;
+  const size = Buffer.byteLength(text);
+  if (size > max) throw refuse("TOO_LARGE", options.name, `size is ${size} bytes, limit ${max}`);
+}
+
+/**
+ * Refuses brackets nested deeper than the limit before a recursive parser sees them: the parsers
+ * recurse, so their stack would be the limit otherwise. Text in quotes is skipped.
+ */
+function checkJsonDepth(text: string, options: ParseOptions): void {
+  let depth = 0;
+  let quoted = false;
+  for (let i = 0; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (quoted) {
+      if (char === 0x5c) i++;
+      else if (char === 0x22) quoted = false;
+    } else if (char === 0x22) quoted = true;
+    else if (char === 0x5b || char === 0x7b) {
+      if (++depth > limits.jsonDepth) {
+        throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth} at offset ${i}`);
+      }
+    } else if (char === 0x5d || char === 0x7d) depth--;
+  }
+}
+
+/**
+ * Checks a value for depth, forbidden keys and non-JSON content, and returns it.
+ * @throws MoorageError INVALID_ARGUMENT `TOO_DEEP`, `FORBIDDEN_KEY` or `NOT_JSON`, with the path.
+ */
+export function checkJson(value: unknown, name: string): Json {
+  walk(value, { name, path: "", depth: 0 });
+  return value as Json;
+}
+
+function walk(value: unknown, at: { name: string; path: string; depth: number }): void {
+  const where = at.path === "" ? "/" : at.path;
+  if (value === null || typeof value === "string" || typeof value === "boolean") return;
+  if (typeof value === "number") {
+    if (Number.isFinite(value)) return;
+    throw refuse("NOT_JSON", at.name, `${where} is ${value}, which JSON cannot hold`);
+  }
+  if (typeof value !== "object") throw refuse("NOT_JSON", at.name, `${where} is no JSON value`);
+  if (at.depth >= limits.jsonDepth) throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth} at ${where}`);
+  if (Array.isArray(value)) {
+    value.forEach((item, i) => walk(item, { name: at.name, path: `${at.path}/${i}`, depth: at.depth + 1 }));
+    return;
+  }
+  const proto: unknown = Object.getPrototypeOf(value);
+  if (proto !== Object.prototype && proto !== null) throw refuse("NOT_JSON", at.name, `${where} is no plain object`);
+  for (const key of Object.keys(value)) {
+    if (forbiddenKeys.has(key)) throw refuse("FORBIDDEN_KEY", at.name, `key "${key}" is not allowed at ${where}`);
+    walk((value as Record<string, unknown>)[key], { name: at.name, path: `${at.path}/${key}`, depth: at.depth + 1 });
+  }
+}
+
+/** Parses the stream; the parser's own stack overflow (about 785 levels) counts as too deep. */
+function documentsOf(text: string, options: ParseOptions, lines: LineCounter): Document[] {
+  try {
+    const parsed = parseAllDocuments(text, {
+      lineCounter: lines,
+      version: "1.2",
+      schema: "core",
+      merge: false,
+      strict: true,
+      uniqueKeys: true,
+      prettyErrors: false,
+      logLevel: "silent",
+    });
+    return Array.isArray(parsed) ? parsed : [];
+  } catch (error) {
+    if (error instanceof RangeError) throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
+    throw refuse("MALFORMED", options.name, error instanceof Error ? error.message : "not YAML");
+  }
+}
+
+/** Aliases, depth and forbidden keys, on the syntax tree: nothing is expanded yet. */
+function checkTree(document: Document, lines: LineCounter, at: { name: string; document: string }): void {
+  let aliases = 0;
+  const line = (node: { range?: readonly number[] | null | undefined }): string =>
+    `${at.document}, line ${lines.linePos(node.range?.[0] ?? 0).line}`;
+  visit(document, {
+    Alias(_key, node) {
+      if (++aliases > limits.yamlAliases) {
+        throw refuse("TOO_MANY_ALIASES", at.name, `${line(node)}: more than ${limits.yamlAliases} aliases`);
+      }
+    },
+    Collection(_key, node, path) {
+      // A pair stands between a map and its value; only collections count as levels.
+      const depth = path.filter((parent) => "items" in parent).length + 1;
+      if (depth > limits.jsonDepth) throw refuse("TOO_DEEP", at.name, `${line(node)}: depth is above ${limits.jsonDepth}`);
+    },
+    Pair(_key, pair) {
+      const key = pair.key;
+      const text = typeof key === "object" && key !== null && "value" in key ? String(key.value) : undefined;
+      if (text === undefined) throw refuse("NOT_JSON", at.name, `${at.document}: a key is no scalar`);
+      if (forbiddenKeys.has(text)) {
+        const range = (key as { range?: readonly number[] | null }).range;
+        throw refuse("FORBIDDEN_KEY", at.name, `${line({ range })}: key "${text}" is not allowed`);
+      }
+    },
+  });
+}
+
+function toJson(document: Document, at: { name: string; document: string }): Json {
+  let value: unknown;
+  try {
+    value = document.toJS({ maxAliasCount: limits.yamlAliases });
+  } catch (error) {
+    const cause = error instanceof ReferenceError ? error.message : "not representable as JSON";
+    throw refuse("TOO_MANY_ALIASES", at.name, `${at.document}: ${cause}`);
+  }
+  // Aliases may nest values deeper than the tree: check what came out, too. A shared reference is
+  // copied, so that no later edit shows in two places.
+  checkJson(value, at.name);
+  return JSON.parse(JSON.stringify(value)) as Json;
+}
+
+/**
+ * Every document of a YAML stream as plain JSON, empty documents left out.
+ * @throws MoorageError INVALID_ARGUMENT with reason `TOO_LARGE`, `TOO_MANY_ALIASES`, `TOO_DEEP`,
+ * `FORBIDDEN_KEY`, `DUPLICATE_KEY`, `NOT_JSON` or `MALFORMED`; the message names document and line.
+ */
+export function parseYamlAll(text: string, options: ParseOptions): Json[] {
+  checkSize(text, options);
+  const lines = new LineCounter();
+  const out: Json[] = [];
+  documentsOf(text, options, lines).forEach((document, index) => {
+    const at = { name: options.name, document: `document ${index + 1}` };
+    const error = document.errors[0] ?? document.warnings[0];
+    if (error !== undefined) {
+      const reason = reasons[error.code] ?? "MALFORMED";
+      const line = lines.linePos(error.pos[0]).line;
+      throw refuse(reason, at.name, `${at.document}, line ${line}: ${error.message}`);
+    }
+    if (document.contents === null) return;
+    try {
+      checkTree(document, lines, at);
+    } catch (thrown) {
+      if (thrown instanceof RangeError) throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth}`);
+      throw thrown;
+    }
+    const value = toJson(document, at);
+    if (value !== null) out.push(value);
+  });
+  return out;
+}
+
+/** The only document of a YAML text. @throws as {@link parseYamlAll}; `MALFORMED` unless exactly one. */
+export function parseYaml(text: string, options: ParseOptions): Json {
+  const all = parseYamlAll(text, options);
+  const [first] = all;
+  if (first === undefined || all.length !== 1) {
+    throw refuse("MALFORMED", options.name, `exactly one document is expected, found ${all.length}`);
+  }
+  return first;
+}
+
+/** JSON text within the same bounds. Duplicate keys are the language's: the last one wins. */
+export function parseJsonBounded(text: string, options: ParseOptions): Json {
+  checkSize(text, options);
+  checkJsonDepth(text, options);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw refuse("MALFORMED", options.name, error instanceof Error ? error.message : "not JSON");
+  }
+  return checkJson(value, options.name);
+}
+
+/** A value as YAML: two-space indent, no aliases, no line folding, keys in their own order. */
+export function stringifyYaml(value: unknown): string {
+  return stringify(value, { aliasDuplicateObjects: false, lineWidth: 0, version: "1.2" });
+}
+
+/** Several values as one stream. */
+export function stringifyYamlAll(values: readonly unknown[]): string {
+  return values.map((value) => stringifyYaml(value)).join("---\n");
+}
