@@ -47,12 +47,12 @@ describe("what a run says of an application", () => {
 
   it("a conflict raises FieldConflict and stalls", () => {
     const r = result({ applied: false, objects: [object("Conflict", "OwnedByAnother")] });
-    expect(fact(r, "FieldConflict")).toMatchObject({ status: "True", reason: "OwnedByAnother" });
+    expect(fact(r, "FieldConflict")).toMatchObject({ status: "True", reason: "Conflict" });
     expect(judge(r).verdict.kind).toBe("stalled");
   });
 
   it("drift that is repaired lowers nothing; drift that is left shows", () => {
-    expect(fact(result({ drifted: ["ConfigMap a/b"] }), "Drifted")).toMatchObject({ status: "False", reason: "Repaired" });
+    expect(fact(result({ drifted: ["ConfigMap a/b"] }), "Drifted")).toMatchObject({ status: "False", reason: "NoDrift" });
     expect(judge(result({ drifted: ["ConfigMap a/b"] })).verdict.kind).toBe("settled");
     expect(fact(result({ drifted: ["ConfigMap a/b"], driftRepaired: false }), "Drifted")?.status).toBe("True");
   });

@@ -52,11 +52,12 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
     driftFact(result),
     conflictFact(result),
     result.pruneHeld === undefined
-      ? { type: "PruneHeld", status: "False", reason: "NothingHeld", message: "" }
-      : { type: "PruneHeld", status: "True", reason: result.pruneHeld.reason, message: result.pruneHeld.message },
+      ? { type: "PruneHeld", status: "False", reason: "NotHeld", message: "" }
+      : { type: "PruneHeld", status: "True", reason: "Held", message: `${result.pruneHeld.reason}: ${result.pruneHeld.message}` },
   ];
   if (result.invalid !== undefined) {
-    const { reason, message } = result.invalid;
+    const { message } = result.invalid;
+    const reason = "Invalid";
     facts.push({ type: "Applied", status: "False", reason, message });
     return { facts, verdict: { kind: "stalled", reason, message } };
   }
@@ -65,18 +66,19 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
   const first = stalled ?? retry;
   if (first !== undefined) {
     const message = `${first.name}: ${first.message}${others(result.objects, first)}`;
-    facts.push({ type: "Applied", status: "False", reason: first.reason, message });
+    const reason = stalled === undefined ? "Progressing" : failureReason(first);
+    facts.push({ type: "Applied", status: "False", reason, message });
     return {
       facts,
       verdict:
         stalled === undefined
           ? {
               kind: "retrying",
-              reason: first.reason,
+              reason: "Retrying",
               message,
               ...(result.retryAfterMs === undefined ? {} : { retryAfterMs: result.retryAfterMs }),
             }
-          : { kind: "stalled", reason: first.reason, message },
+          : { kind: "stalled", reason, message },
     };
   }
   if (!result.applied) {
@@ -84,7 +86,7 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
     facts.push({ type: "Applied", status: "False", reason: "Progressing", message });
     return { facts, verdict: { kind: "waiting", reason: "Progressing", message } };
   }
-  facts.push({ type: "Applied", status: "True", reason: "AppliedWhole", message: `${result.objects.length} objects are applied` });
+  facts.push({ type: "Applied", status: "True", reason: "Applied", message: `${result.objects.length} objects are applied` });
   return { facts: [...facts, healthFact(result)], verdict: healthVerdict(result) };
 }
 
@@ -92,11 +94,15 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
 export function readiness(verdict: Verdict): Fact[] {
   switch (verdict.kind) {
     case "settled":
-      return [{ type: "Ready", status: "True", reason: "Succeeded", message: "Applied and healthy" }];
+      return [{ type: "Ready", status: "True", reason: "Ready", message: "Applied and healthy" }];
     case "waiting":
-    case "retrying":
       return [
         { type: "Ready", status: "False", reason: verdict.reason, message: verdict.message },
+        { type: "Reconciling", status: "True", reason: waitingReason(verdict.reason), message: verdict.message },
+      ];
+    case "retrying":
+      return [
+        { type: "Ready", status: "False", reason: "Progressing", message: verdict.message },
         { type: "Reconciling", status: "True", reason: verdict.reason, message: verdict.message },
       ];
     case "stalled":
@@ -107,12 +113,31 @@ export function readiness(verdict: Verdict): Fact[] {
   }
 }
 
+/** Reconciling's reasons are the waits alone; an unhealthy workload is one in progress. */
+function waitingReason(reason: string): string {
+  return reason === "Unhealthy" || reason === "Suspended" ? "Progressing" : reason;
+}
+
+/** The engine's reason as one that the condition catalogue knows. */
+function failureReason(o: ObjectOutcomeSummary): string {
+  switch (o.reason) {
+    case "Forbidden":
+    case "KindNotInstalled":
+    case "QuotaExceeded":
+      return o.reason;
+    case "ImmutableField":
+      return "Immutable";
+    default:
+      return "Invalid";
+  }
+}
+
 function driftFact(result: ApplyResult): Fact {
-  if (result.drifted.length === 0) return { type: "Drifted", status: "False", reason: "InSync", message: "" };
+  if (result.drifted.length === 0) return { type: "Drifted", status: "False", reason: "NoDrift", message: "" };
   return {
     type: "Drifted",
     status: result.driftRepaired ? "False" : "True",
-    reason: result.driftRepaired ? "Repaired" : "DriftDetected",
+    reason: result.driftRepaired ? "NoDrift" : "Drifted",
     message: `${some(result.drifted)} ${result.driftRepaired ? "was changed by others and is repaired" : "was changed by others; the drift policy leaves it"}`,
   };
 }
@@ -120,20 +145,20 @@ function driftFact(result: ApplyResult): Fact {
 function conflictFact(result: ApplyResult): Fact {
   const c = result.objects.find((o) => o.action === "Conflict");
   if (c === undefined) return { type: "FieldConflict", status: "False", reason: "NoConflict", message: "" };
-  return { type: "FieldConflict", status: "True", reason: c.reason, message: `${c.name}: ${c.message}` };
+  return { type: "FieldConflict", status: "True", reason: "Conflict", message: `${c.name}: ${c.message}` };
 }
 
 function healthFact(result: ApplyResult): Fact {
   const { status, message } = result.health;
   switch (status) {
     case "Current":
-      return { type: "Healthy", status: "True", reason: "AllHealthy", message: "" };
+      return { type: "Healthy", status: "True", reason: "Healthy", message: "" };
     case "Failed":
-      return { type: "Healthy", status: "False", reason: "Failed", message };
+      return { type: "Healthy", status: "False", reason: "Unhealthy", message };
     case "Unknown":
-      return { type: "Healthy", status: "Unknown", reason: "HealthUnknown", message };
+      return { type: "Healthy", status: "Unknown", reason: "Pending", message };
     default:
-      return { type: "Healthy", status: "False", reason: status === "InProgress" ? "Progressing" : status, message };
+      return { type: "Healthy", status: "False", reason: "Progressing", message };
   }
 }
 

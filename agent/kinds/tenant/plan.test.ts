@@ -165,11 +165,11 @@ describe("what is live decides the conditions", () => {
   });
 
   it.each<[string, (p: KubeObject[]) => KubeObject[], string, string]>([
-    ["the planned policies", (p) => p, "True", "FenceInPlace"],
-    ["a missing policy", (p) => p.slice(1), "False", "PolicyMissing"],
-    ["a widened policy", (p) => p.map((x) => (x.metadata.name === names.deny ? { ...x, spec: { podSelector: {}, ingress: [{}] } } : x)), "False", "PolicyChanged"],
+    ["the planned policies", (p) => p, "True", "Enforced"],
+    ["a missing policy", (p) => p.slice(1), "False", "FenceMissing"],
+    ["a widened policy", (p) => p.map((x) => (x.metadata.name === names.deny ? { ...x, spec: { podSelector: {}, ingress: [{}] } } : x)), "False", "FenceChanged"],
     ["a foreign policy that allows", (p) => [...p, foreign({ ingress: [{}] })], "False", "ForeignAllow"],
-    ["a foreign policy that only denies", (p) => [...p, foreign({ policyTypes: ["Ingress"] })], "True", "FenceInPlace"],
+    ["a foreign policy that only denies", (p) => [...p, foreign({ policyTypes: ["Ingress"] })], "True", "Enforced"],
   ])("%s gives IsolationEnforced", (_, change, status, reason) => {
     expect(verifyIsolation(plan.objects, live(change), specOf([]))).toMatchObject({ status, reason });
   });
@@ -177,14 +177,14 @@ describe("what is live decides the conditions", () => {
   it("a namespace of another uid is not taken", () => {
     const wanted = { name: "tenant-acme", uidLabel: "moorage.dev/tenant-uid", uid: context.uid };
     const ns = (labels: Record<string, string>): KubeObject => ({ apiVersion: "v1", kind: "Namespace", metadata: { name: "tenant-acme", labels } });
-    expect(verifyNamespace(ns({}), wanted).reason).toBe("NamespaceNotOurs");
+    expect(verifyNamespace(ns({}), wanted).reason).toBe("OwnedByOther");
     expect(verifyNamespace(ns({ [wanted.uidLabel]: wanted.uid }), wanted).status).toBe("True");
-    expect(verifyNamespace(undefined, wanted).reason).toBe("NamespaceMissing");
+    expect(verifyNamespace(undefined, wanted).reason).toBe("Missing");
   });
 
   it("a quota counts only once the cluster's controller has counted it", () => {
     const quota = structuredClone(plan.objects[1]) as KubeObject;
-    expect(verifyQuota(plan.objects, { ...live(), quota }).reason).toBe("QuotaPending");
+    expect(verifyQuota(plan.objects, { ...live(), quota }).reason).toBe("Pending");
     quota["status"] = { hard: dig(quota, "spec", "hard") };
     expect(verifyQuota(plan.objects, { ...live(), quota }).status).toBe("True");
   });

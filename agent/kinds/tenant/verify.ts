@@ -37,13 +37,13 @@ export function verifyIsolation(
   const byName = new Map(live.networkPolicies.map((p) => [p.metadata.name, p]));
   const missing = wanted.filter((w) => !byName.has(w.metadata.name)).map((w) => w.metadata.name);
   if (missing.length > 0) {
-    return no("PolicyMissing", `NetworkPolicy ${list(missing)} is missing; it is written again at once`);
+    return no("FenceMissing", `NetworkPolicy ${list(missing)} is missing; it is written again at once`);
   }
   const changed = wanted
     .filter((w) => !equalSpec(dig(w, "spec"), dig(byName.get(w.metadata.name), "spec")))
     .map((w) => w.metadata.name);
   if (changed.length > 0) {
-    return no("PolicyChanged", `NetworkPolicy ${list(changed)} differs from the tenant's fence; it is repaired at once`);
+    return no("FenceChanged", `NetworkPolicy ${list(changed)} differs from the tenant's fence; it is repaired at once`);
   }
   const ours = new Set(wanted.map((w) => w.metadata.name));
   const foreign = live.networkPolicies.filter((p) => !ours.has(p.metadata.name) && allowsAnything(p));
@@ -54,12 +54,12 @@ export function verifyIsolation(
   const level = dig(live.namespace, "metadata", "labels", "pod-security.kubernetes.io/enforce");
   const wantedLevel = dig(planned[0], "metadata", "labels", "pod-security.kubernetes.io/enforce");
   if (level !== wantedLevel) {
-    return no("PodSecurityChanged", `Pod security level is "${String(level)}" instead of "${String(wantedLevel)}"; it is repaired at once`);
+    return no("FenceChanged", `Pod security level is "${String(level)}" instead of "${String(wantedLevel)}"; it is repaired at once`);
   }
   const privileged = spec.isolation?.podSecurity === PodSecurity.PRIVILEGED;
   return {
     status: "True",
-    reason: privileged ? "PrivilegedPods" : "FenceInPlace",
+    reason: "Enforced",
     message: privileged
       ? "The fence is in place, but privileged pods can leave it through the node's network"
       : "The fence is in place; that the network plugin enforces NetworkPolicy is not proven",
@@ -69,34 +69,34 @@ export function verifyIsolation(
 /** `QuotaEnforced`: the live quota holds every wanted bound and the quota controller has counted it. */
 export function verifyQuota(planned: readonly KubeObject[], live: LiveFence): Finding {
   const wanted = asMap(dig(planned.find((o) => o.metadata.name === names.quota), "spec", "hard")) ?? {};
-  if (live.quota === undefined) return no("QuotaMissing", `ResourceQuota ${names.quota} is missing; it is written again at once`);
+  if (live.quota === undefined) return no("Missing", `ResourceQuota ${names.quota} is missing; it is written again at once`);
   const hard = asMap(dig(live.quota, "spec", "hard")) ?? {};
   const wrong = Object.keys(wanted).filter((k) => hard[k] === undefined);
-  if (wrong.length > 0) return no("QuotaChanged", `ResourceQuota ${names.quota} lacks ${list(wrong)}; it is repaired at once`);
+  if (wrong.length > 0) return no("Changed", `ResourceQuota ${names.quota} lacks ${list(wrong)}; it is repaired at once`);
   const counted = asMap(dig(live.quota, "status", "hard"));
-  if (counted === undefined) return no("QuotaPending", "The cluster's quota controller has not counted the quota yet");
+  if (counted === undefined) return no("Pending", "The cluster's quota controller has not counted the quota yet");
   const used = asMap(dig(live.quota, "status", "used")) ?? {};
   const full = Object.keys(wanted).filter((k) => wanted[k] !== "0" && used[k] !== undefined && used[k] === counted[k]);
   return {
     status: "True",
-    reason: full.length > 0 ? "QuotaReached" : "QuotaInPlace",
+    reason: "Enforced",
     message: full.length > 0 ? `The quota of ${list(full)} is used up` : "The quota is in place",
   };
 }
 
 /** `NamespaceReady`: the namespace is ours and active. */
 export function verifyNamespace(live: KubeObject | undefined, wanted: { name: string; uidLabel: string; uid: string }): Finding {
-  if (live === undefined) return no("NamespaceMissing", `Namespace "${wanted.name}" does not exist yet`);
+  if (live === undefined) return no("Missing", `Namespace "${wanted.name}" does not exist yet`);
   if (live.metadata.deletionTimestamp !== undefined) {
-    return no("NamespaceTerminating", `Namespace "${wanted.name}" is being deleted; the tenant waits until it is gone`);
+    return no("Terminating", `Namespace "${wanted.name}" is being deleted; the tenant waits until it is gone`);
   }
   if (live.metadata.labels?.[wanted.uidLabel] !== wanted.uid) {
     return no(
-      "NamespaceNotOurs",
+      "OwnedByOther",
       `Namespace "${wanted.name}" exists and is not this tenant's; to hand it over, label it ${wanted.uidLabel}=${wanted.uid}`,
     );
   }
-  return { status: "True", reason: "NamespaceActive", message: `Namespace "${wanted.name}" is in place` };
+  return { status: "True", reason: "Exists", message: `Namespace "${wanted.name}" is in place` };
 }
 
 /** True when a policy lets anything in or out: it has a rule of either direction, or omits a type it should close. */

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { InventoryEntry } from "../../apply/types.ts";
-import { idKey } from "../../apply/types.ts";
+import type { InventoryEntry } from "../apply/types.ts";
+import { idKey } from "../apply/types.ts";
 import { SHARD_ENTRIES, assign } from "./inventory-store.ts";
 
 const entry = (name: string): InventoryEntry => ({

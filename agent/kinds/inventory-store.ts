@@ -7,12 +7,12 @@
  *   stale agent fails, and with it the apply that would have followed.
  * - No ownerReference: a shard outlives its application until every member is gone or abandoned.
  */
-import type { InventoryEntry } from "../../apply/types.ts";
-import { idKey } from "../../apply/types.ts";
-import type { AgentSession } from "../../kube/client.ts";
-import { isNotFound } from "../../kube/errors.ts";
-import type { KubeObject } from "../../kube/object.ts";
-import { dig } from "../../kube/object.ts";
+import type { InventoryEntry } from "../apply/types.ts";
+import { idKey } from "../apply/types.ts";
+import type { AgentSession } from "../kube/client.ts";
+import { isNotFound } from "../kube/errors.ts";
+import type { KubeObject } from "../kube/object.ts";
+import { dig } from "../kube/object.ts";
 
 /** Entries a shard; about 200 B each, far below etcd's 1.5 MiB an object. */
 export const SHARD_ENTRIES = 1_500;
