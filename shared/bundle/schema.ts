@@ -1,0 +1,104 @@
+/**
+ * Parameters: the bundle's JSON schema (draft 2020-12) and the values of one application. The same
+ * check runs at the hub, in the agent and in the CLI. A schema refers to nothing outside itself.
+ */
+import { Ajv2020 } from "ajv/dist/2020.js";
+import type { ErrorObject, ValidateFunction } from "ajv/dist/2020.js";
+import { Code, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
+import { checkJson } from "../yaml.ts";
+import type { Json, JsonObject } from "../yaml.ts";
+import { refuseBundle } from "./refuse.ts";
+
+/** Keywords whose value maps names to schemas; the names are no keywords. */
+const maps: ReadonlySet<string> = new Set(["properties", "patternProperties", "$defs", "dependentSchemas"]);
+/** Keywords whose value is data, not schema. */
+const data: ReadonlySet<string> = new Set(["const", "enum", "default", "examples"]);
+/** At most this many violations are named. */
+const maxViolations = 10;
+
+/** A quantified group that holds a quantifier or a choice can take exponential time. */
+function slowPattern(pattern: string): boolean {
+  return pattern.length > 256 || /\([^)]*[*+{|][^)]*\)+[*+{]/.test(pattern);
+}
+
+function checkSchema(schema: Json, path: string): void {
+  if (Array.isArray(schema)) {
+    schema.forEach((item, i) => checkSchema(item, `${path}/${i}`));
+    return;
+  }
+  if (schema === null || typeof schema !== "object") return;
+  const bad = (why: string): MoorageError => refuseBundle("MALFORMED", `Read parameter schema at "${path}": ${why}`);
+  for (const [key, value] of Object.entries(schema)) {
+    if (data.has(key)) continue;
+    if (key === "$id" || key === "$async" || key === "$dynamicRef") throw bad(`"${key}" is not allowed`);
+    if (key === "$ref" && !(typeof value === "string" && value.startsWith("#"))) throw bad("only references within the schema are allowed");
+    if (key === "sensitive" && value === true) {
+      throw bad("sensitive parameters are refused: name a secret reference instead, its value stays in the data plane");
+    }
+    if (key === "pattern" && typeof value === "string" && slowPattern(value)) throw bad("the pattern may take exponential time");
+    if (maps.has(key) && value !== null && typeof value === "object") {
+      for (const [name, sub] of Object.entries(value)) {
+        if (key === "patternProperties" && slowPattern(name)) throw bad("the pattern may take exponential time");
+        checkSchema(sub, `${path}/${key}/${name}`);
+      }
+    } else checkSchema(value, `${path}/${key}`);
+  }
+}
+
+/** A compiled validator; errors of the schema itself become MALFORMED. */
+export function compileSchema(schema: JsonObject): ValidateFunction {
+  checkJson(schema, "parameter schema");
+  const size = Buffer.byteLength(JSON.stringify(schema));
+  if (size > limits.parametersBytes) {
+    throw refuseBundle("TOO_LARGE", `Read parameter schema: size is ${size} bytes, limit ${limits.parametersBytes}`);
+  }
+  checkSchema(schema, "");
+  const ajv = new Ajv2020({ strict: true, strictTypes: false, allErrors: true, ownProperties: true, logger: false });
+  ajv.addKeyword({ keyword: "sensitive", schemaType: "boolean" });
+  try {
+    return ajv.compile(schema);
+  } catch (error) {
+    throw refuseBundle("MALFORMED", `Read parameter schema: ${error instanceof Error ? error.message : "not a schema"}`, error);
+  }
+}
+
+/** Violations as an INVALID_ARGUMENT whose fields are paths below `root`. */
+export function violations(errors: readonly ErrorObject[] | null | undefined, root: string): MoorageError {
+  const fields = (errors ?? []).slice(0, maxViolations).map((error) => {
+    const extra: unknown = error.params["additionalProperty"];
+    const named = typeof extra === "string" ? ` "${extra}"` : "";
+    return { field: root + error.instancePath, description: `${error.message ?? "is invalid"}${named} (${error.keyword})` };
+  });
+  const text = fields.map((field) => `"${field.field}" ${field.description}`).join("; ");
+  return new MoorageError(Code.INVALID_ARGUMENT, `Check ${root}: ${text}`, { reason: "SCHEMA_VIOLATION", fields });
+}
+
+/** Values over defaults: objects merge by key, everything else is replaced whole. */
+function overlay(defaults: Json, values: Json): Json {
+  const isObject = (value: Json): value is JsonObject => value !== null && typeof value === "object" && !Array.isArray(value);
+  if (!isObject(defaults) || !isObject(values)) return structuredClone(values);
+  const merged: JsonObject = structuredClone(defaults);
+  for (const [key, value] of Object.entries(values)) {
+    const base = Object.hasOwn(defaults, key) ? defaults[key] : undefined;
+    merged[key] = base === undefined ? structuredClone(value) : overlay(base, value);
+  }
+  return merged;
+}
+
+/**
+ * The parameters with defaults filled in, checked.
+ * @throws MoorageError INVALID_ARGUMENT `SCHEMA_VIOLATION` with each field's path and rule;
+ * `TOO_LARGE`, `FORBIDDEN_KEY` or `TOO_DEEP` before any schema runs.
+ */
+export function checkParameters(declared: { schema: JsonObject; defaults: JsonObject }, values: JsonObject): JsonObject {
+  checkJson(values, "parameters");
+  const merged = overlay(declared.defaults, values) as JsonObject;
+  const size = Buffer.byteLength(JSON.stringify(merged));
+  if (size > limits.parametersBytes) {
+    throw refuseBundle("TOO_LARGE", `Check parameters: size is ${size} bytes, limit ${limits.parametersBytes}`);
+  }
+  const validate = compileSchema(declared.schema);
+  if (validate(merged) !== true) throw violations(validate.errors, "parameters");
+  return merged;
+}
