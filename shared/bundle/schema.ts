@@ -17,10 +17,30 @@ const data: ReadonlySet<string> = new Set(["const", "enum", "default", "examples
 /** At most this many violations are named. */
 const maxViolations = 10;
 
-/** A quantified group that holds a quantifier or a choice can take exponential time. */
+/** Longest text a pattern is tried on; a longer one does not match. */
+const patternTextLength = 512;
+
+/**
+ * Whether a backtracking engine could take long: what remains allowed is at most cubic in 512
+ * characters. Escapes and classes are taken out first, for their characters repeat nothing.
+ */
 function slowPattern(pattern: string): boolean {
-  return pattern.length > 256 || /\([^)]*[*+{|][^)]*\)+[*+{]/.test(pattern);
+  const bare = pattern.replace(/\\./gs, "E").replace(/\[[^\]]*\]/g, "C");
+  const count = (wanted: RegExp): number => bare.match(wanted)?.length ?? 0;
+  return pattern.length > 256 || !bare.startsWith("^") || /\)[*+{]/.test(bare) || count(/[*+{]/g) > 3 || count(/[?|]/g) > 8;
 }
+
+const slowText =
+  'the pattern may take long: start with "^", repeat no group, repeat at most 3 times, and use at most 8 "?" and "|"';
+
+/** The pattern engine handed to the validator: bounded text, the language's own matcher. */
+const boundedRegExp = Object.assign(
+  (pattern: string, flags: string) => {
+    const matcher = new RegExp(pattern, flags);
+    return { test: (text: string): boolean => text.length <= patternTextLength && matcher.test(text) };
+  },
+  { code: "new RegExp" },
+);
 
 function checkSchema(schema: Json, path: string): void {
   if (Array.isArray(schema)) {
@@ -36,10 +56,10 @@ function checkSchema(schema: Json, path: string): void {
     if (key === "sensitive" && value === true) {
       throw bad("sensitive parameters are refused: name a secret reference instead, its value stays in the data plane");
     }
-    if (key === "pattern" && typeof value === "string" && slowPattern(value)) throw bad("the pattern may take exponential time");
+    if (key === "pattern" && typeof value === "string" && slowPattern(value)) throw bad(slowText);
     if (maps.has(key) && value !== null && typeof value === "object") {
       for (const [name, sub] of Object.entries(value)) {
-        if (key === "patternProperties" && slowPattern(name)) throw bad("the pattern may take exponential time");
+        if (key === "patternProperties" && slowPattern(name)) throw bad(slowText);
         checkSchema(sub, `${path}/${key}/${name}`);
       }
     } else checkSchema(value, `${path}/${key}`);
@@ -54,7 +74,7 @@ export function compileSchema(schema: JsonObject): ValidateFunction {
     throw refuseBundle("TOO_LARGE", `Read parameter schema: size is ${size} bytes, limit ${limits.parametersBytes}`);
   }
   checkSchema(schema, "");
-  const ajv = new Ajv2020({ strict: true, strictTypes: false, allErrors: true, ownProperties: true, logger: false });
+  const ajv = new Ajv2020({ strict: true, strictTypes: false, allErrors: true, ownProperties: true, logger: false, code: { regExp: boundedRegExp } });
   ajv.addKeyword({ keyword: "sensitive", schemaType: "boolean" });
   try {
     return ajv.compile(schema);

@@ -21,18 +21,30 @@ function tooLarge(what: string, limit: number): MoorageError {
   return refuseBundle("TOO_LARGE", `Unpack bundle: ${what} is above the limit of ${limit}`);
 }
 
+/** The source's chunks; its own failure is told apart from a bad stream. */
+async function* guarded(source: PackedSource, failed: (error: unknown) => void): AsyncGenerator<Uint8Array> {
+  try {
+    for await (const chunk of source instanceof Uint8Array ? [source] : source) yield chunk;
+  } catch (error) {
+    failed(error);
+    throw error;
+  }
+}
+
 /**
  * The bundle in `source`, and the digest of the packed bytes.
  * @param expected refuses another digest, before anything is parsed as YAML.
- * @throws MoorageError INVALID_ARGUMENT `TOO_LARGE`, `DIGEST_MISMATCH` or `MALFORMED`.
+ * @throws MoorageError INVALID_ARGUMENT `TOO_LARGE`, `DIGEST_MISMATCH` or `MALFORMED`; an error of
+ * the source is thrown on as it is.
  */
 export async function unpackBundle(source: PackedSource, expected?: string): Promise<Bundle & { digest: string }> {
   const hash = createHash("sha256");
   const reader = tarReader();
   let packed = 0;
   let unpacked = 0;
+  let failed: { error: unknown } | undefined;
   async function* counted(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of source instanceof Uint8Array ? [source] : source) {
+    for await (const chunk of guarded(source, (error) => (failed = { error }))) {
       packed += chunk.length;
       if (packed > limits.bundlePackedBytes) throw tooLarge("packed size", limits.bundlePackedBytes);
       hash.update(chunk);
@@ -51,7 +63,8 @@ export async function unpackBundle(source: PackedSource, expected?: string): Pro
       reader.push(chunk);
     }
   } catch (error) {
-    if (error instanceof MoorageError) throw error;
+    const { error: cause } = failed ?? { error };
+    if (failed !== undefined || cause instanceof MoorageError) throw cause;
     throw refuseBundle("MALFORMED", "Unpack bundle: not a whole gzip stream", error);
   } finally {
     gunzip.destroy();
