@@ -1,0 +1,96 @@
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { limits } from "@moorage/shared/limits";
+import type { ResRow } from "../store/store.ts";
+
+/**
+ * Frames of changes made by concatenating stored bytes; nothing stored is decoded or encoded again.
+ * Field numbers are those of moorage.agent.v1: SyncResponse.changes = 2; Changes.seq = 1, cursor = 2,
+ * updates = 3, initial_end = 4; Update.revision = 3; Cursor.epoch = 1, revision = 2.
+ */
+
+/** Rows that travel together. `cursor` is set when the frame ends at a revision boundary. */
+export interface Frame {
+  rows: readonly ResRow[];
+  /** Of the updates alone. */
+  bytes: number;
+  cursor: number | undefined;
+}
+
+/** Bounds of one frame. */
+export interface FrameLimits {
+  bytes: number;
+  items: number;
+}
+
+/** The limits of the protocol, less room for the envelope. */
+export const frameLimits: FrameLimits = { bytes: limits.changesBytes - 128, items: limits.changesItems };
+
+/** Bytes of a revision field, and of tag and length around an update. */
+const ROW_OVERHEAD = 16;
+
+/** Bytes that a row takes in a frame, rounded up. */
+export function rowBytes(row: ResRow): number {
+  return row.update.length + ROW_OVERHEAD;
+}
+
+/**
+ * Splits rows (whole revisions, in order) into frames. Revisions are kept whole as long as one fits
+ * a frame; of one that does not, only the last frame has a cursor.
+ */
+export function packFrames(rows: readonly ResRow[], l: FrameLimits = frameLimits): Frame[] {
+  const frames: Frame[] = [];
+  let open: { rows: ResRow[]; bytes: number } = { rows: [], bytes: 0 };
+  const close = (cursor: number | undefined) => {
+    if (open.rows.length > 0) frames.push({ ...open, cursor });
+    open = { rows: [], bytes: 0 };
+  };
+  const full = (items: number, bytes: number) => open.rows.length + items > l.items || open.bytes + bytes > l.bytes;
+  for (const group of revisions(rows)) {
+    const bytes = group.reduce((sum, row) => sum + rowBytes(row), 0);
+    if (full(group.length, bytes)) close(open.rows.at(-1)?.rev);
+    for (const row of group) {
+      if (open.rows.length > 0 && full(1, rowBytes(row))) close(undefined);
+      open.rows.push(row);
+      open.bytes += rowBytes(row);
+    }
+  }
+  close(open.rows.at(-1)?.rev);
+  return frames;
+}
+
+function* revisions(rows: readonly ResRow[]): Generator<ResRow[]> {
+  let group: ResRow[] = [];
+  for (const row of rows) {
+    if (group.length > 0 && group[0]?.rev !== row.rev) {
+      yield group;
+      group = [];
+    }
+    group.push(row);
+  }
+  if (group.length > 0) yield group;
+}
+
+/** An encoded SyncResponse that holds Changes with these rows. */
+export function encodeChanges(frame: {
+  seq: number;
+  epoch: Uint8Array;
+  cursor: number | undefined;
+  rows: readonly ResRow[];
+  initialEnd: boolean;
+}): Buffer {
+  const parts: Uint8Array[] = [new BinaryWriter().tag(1, WireType.Varint).uint64(frame.seq).finish()];
+  if (frame.cursor !== undefined) {
+    const cursor = new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(frame.epoch);
+    if (frame.cursor !== 0) cursor.tag(2, WireType.Varint).int64(frame.cursor);
+    parts.push(new BinaryWriter().tag(2, WireType.LengthDelimited).bytes(cursor.finish()).finish());
+  }
+  for (const row of frame.rows) {
+    const revision = new BinaryWriter().tag(3, WireType.Varint).int64(row.rev).finish();
+    const length = row.update.length + revision.length;
+    parts.push(new BinaryWriter().tag(3, WireType.LengthDelimited).uint32(length).finish(), row.update, revision);
+  }
+  if (frame.initialEnd) parts.push(new BinaryWriter().tag(4, WireType.Varint).bool(true).finish());
+  const length = parts.reduce((sum, part) => sum + part.length, 0);
+  const head = new BinaryWriter().tag(2, WireType.LengthDelimited).uint32(length).finish();
+  return Buffer.concat([head, ...parts]);
+}
