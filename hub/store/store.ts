@@ -56,9 +56,7 @@ export type Op =
 
 /** What an {@link Op} did, in the order of the branch. `prevRev` 0: the key was created. */
 export type OpResult =
-  | { kind: "put"; prevRev: Rev }
-  | { kind: "delete"; deleted: boolean }
-  | { kind: "get"; kv: KV | undefined };
+  { kind: "put"; prevRev: Rev } | { kind: "delete"; deleted: boolean } | { kind: "get"; kv: KV | undefined };
 
 /**
  * One change of the sync read model, committed with the txn when its compares hold. Applied in
