@@ -1,5 +1,16 @@
 import { expect, test } from "vitest";
-import { address, bool, choice, configHelp, configMarkdown, duration, integer, optionalText, parseConfig, text } from "./config.ts";
+import {
+  address,
+  bool,
+  choice,
+  configHelp,
+  configMarkdown,
+  duration,
+  integer,
+  optionalText,
+  parseConfig,
+  text,
+} from "./config.ts";
 
 const table = {
   apiAddress: address({ help: "Where the API listens", default: { host: "127.0.0.1", port: 7443 } }),
@@ -16,7 +27,11 @@ const parse = (argv: string[], env: Record<string, string> = {}, file: unknown =
 
 test("a flag beats the environment, which beats the file, which beats the default", () => {
   const file = { workers: 3, grace: "1m", logLevel: "debug", dataDir: "/f" };
-  const config = parse(["--workers", "5", "--config=c", "--leader"], { MOORAGE_WORKERS: "4", MOORAGE_GRACE: "2h" }, file);
+  const config = parse(
+    ["--workers", "5", "--config=c", "--leader"],
+    { MOORAGE_WORKERS: "4", MOORAGE_GRACE: "2h" },
+    file,
+  );
   expect(config).toEqual({
     apiAddress: { host: "127.0.0.1", port: 7443 },
     logLevel: "debug",
@@ -46,7 +61,9 @@ test("unknown flags and file keys are refused with a suggestion", () => {
 });
 
 test("help and reference show every option with its default", () => {
-  expect(configHelp(table)).toContain("--grace DURATION\n      How long to drain (MOORAGE_GRACE; default: 30s)");
+  expect(configHelp(table)).toContain(
+    "--grace DURATION\n      How long to drain (MOORAGE_GRACE; default: 30s)",
+  );
   expect(configMarkdown(table)).toContain(
     "| `--api-address` | `MOORAGE_API_ADDRESS` | `apiAddress` | HOST:PORT | 127.0.0.1:7443 | Where the API listens |",
   );

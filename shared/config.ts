@@ -24,7 +24,9 @@ export interface OptionSpec<T = unknown> {
 export type OptionTable = Readonly<Record<string, OptionSpec>>;
 
 /** The values of a table. */
-export type ConfigOf<T extends OptionTable> = { readonly [K in keyof T]: T[K] extends OptionSpec<infer V> ? V : never };
+export type ConfigOf<T extends OptionTable> = {
+  readonly [K in keyof T]: T[K] extends OptionSpec<infer V> ? V : never;
+};
 
 /** Where values come from. */
 export interface ConfigSources {
@@ -65,7 +67,11 @@ export function choice<const V extends string>(
   values: readonly V[],
   base: Base & { default?: NoInfer<V> },
 ): OptionSpec<V> {
-  return spec(base, values.join("|"), (t) => values.find((v) => v === t) ?? rule(`must be one of ${values.join(", ")}`));
+  return spec(
+    base,
+    values.join("|"),
+    (t) => values.find((v) => v === t) ?? rule(`must be one of ${values.join(", ")}`),
+  );
 }
 
 /** A boolean; `--x` alone is true. */
@@ -75,10 +81,15 @@ export function bool(base: Base & { default?: boolean }): OptionSpec<boolean> {
 }
 
 /** An integer in a range, bounds included. */
-export function integer(range: { min: number; max: number }, base: Base & { default?: number }): OptionSpec<number> {
+export function integer(
+  range: { min: number; max: number },
+  base: Base & { default?: number },
+): OptionSpec<number> {
   return spec(base, "INTEGER", (t) => {
     const n = /^-?\d+$/.test(t) ? Number(t) : Number.NaN;
-    return n >= range.min && n <= range.max ? n : rule(`must be an integer from ${range.min} to ${range.max}`);
+    return n >= range.min && n <= range.max
+      ? n
+      : rule(`must be an integer from ${range.min} to ${range.max}`);
   });
 }
 
@@ -88,12 +99,16 @@ const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h:
 export function duration(base: Base & { default?: number }): OptionSpec<number> {
   return spec(base, "DURATION", (t) => {
     const m = /^(\d+)(ms|s|m|h|d)$/.exec(t);
-    return m === null ? rule("must be a duration such as 500ms, 30s, 15m or 24h") : Number(m[1]) * (UNITS[m[2] as string] as number);
+    return m === null
+      ? rule("must be a duration such as 500ms, 30s, 15m or 24h")
+      : Number(m[1]) * (UNITS[m[2] as string] as number);
   });
 }
 
 /** `host:port`; IPv6 hosts in brackets; port 0 takes a free one. */
-export function address(base: Base & { default?: { host: string; port: number } }): OptionSpec<{ host: string; port: number }> {
+export function address(
+  base: Base & { default?: { host: string; port: number } },
+): OptionSpec<{ host: string; port: number }> {
   return spec(base, "HOST:PORT", (t) => {
     const m = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(t);
     const port = Number(m?.[3]);
@@ -180,7 +195,8 @@ function readKeys(
     return out;
   }
   for (const [key, value] of Object.entries(parsed)) {
-    if (!Object.hasOwn(table, key)) on.problems.push(`Unknown key "${key}" in ${on.path}${suggest(key, Object.keys(table))}`);
+    if (!Object.hasOwn(table, key))
+      on.problems.push(`Unknown key "${key}" in ${on.path}${suggest(key, Object.keys(table))}`);
     else if (!["string", "number", "boolean"].includes(typeof value)) {
       on.problems.push(`Cannot use key "${key}" in ${on.path}: it is not a text, number or boolean`);
     } else out.set(key, String(value));
@@ -216,7 +232,8 @@ function shownDefault(option: OptionSpec): string {
   if (!option.hasDefault) return "required";
   const value = option.default;
   if (value === undefined) return "none";
-  if (typeof value === "object" && value !== null && "host" in value && "port" in value) return `${value.host}:${value.port}`;
+  if (typeof value === "object" && value !== null && "host" in value && "port" in value)
+    return `${value.host}:${value.port}`;
   if (option.value === "DURATION") return showDuration(value as number);
   return String(value);
 }
@@ -229,7 +246,8 @@ function showDuration(ms: number): string {
 /** Help text, one option a paragraph. */
 export function configHelp(table: OptionTable): string {
   const rows = Object.entries(table).map(
-    ([key, o]) => `  ${flagName(key)} ${o.value}\n      ${o.help} (${envName(key)}; default: ${shownDefault(o)})`,
+    ([key, o]) =>
+      `  ${flagName(key)} ${o.value}\n      ${o.help} (${envName(key)}; default: ${shownDefault(o)})`,
   );
   return ["  --config FILE\n      Configuration file, YAML or JSON (MOORAGE_CONFIG)", ...rows].join("\n");
 }
@@ -238,7 +256,23 @@ export function configHelp(table: OptionTable): string {
 export function configMarkdown(table: OptionTable): string {
   const cell = (s: string) => s.replaceAll("|", "\\|");
   const rows = Object.entries(table).map(([key, o]) =>
-    ["", `\`${flagName(key)}\``, `\`${envName(key)}\``, `\`${key}\``, cell(o.value), cell(shownDefault(o)), cell(o.help), ""].join(" | ").trim(),
+    [
+      "",
+      `\`${flagName(key)}\``,
+      `\`${envName(key)}\``,
+      `\`${key}\``,
+      cell(o.value),
+      cell(shownDefault(o)),
+      cell(o.help),
+      "",
+    ]
+      .join(" | ")
+      .trim(),
   );
-  return ["| Flag | Variable | File key | Value | Default | Meaning |", "| --- | --- | --- | --- | --- | --- |", ...rows, ""].join("\n");
+  return [
+    "| Flag | Variable | File key | Value | Default | Meaning |",
+    "| --- | --- | --- | --- | --- | --- |",
+    ...rows,
+    "",
+  ].join("\n");
 }

@@ -28,11 +28,14 @@ export function startOpsServer(options: {
   metrics: Metrics;
   ready: readonly ReadyCheck[];
 }): Promise<OpsServer> {
-  const server = createServer({ requestTimeout: 10_000, headersTimeout: 5_000, maxHeaderSize: 8_192 }, (req, res) => {
-    const path = (req.url ?? "/").split("?", 1)[0] as string;
-    if (req.method !== "GET" && req.method !== "HEAD") send(res, 405, "method not allowed\n");
-    else void respond(path, options, res).catch(() => send(res, 500, "internal error\n"));
-  });
+  const server = createServer(
+    { requestTimeout: 10_000, headersTimeout: 5_000, maxHeaderSize: 8_192 },
+    (req, res) => {
+      const path = (req.url ?? "/").split("?", 1)[0] as string;
+      if (req.method !== "GET" && req.method !== "HEAD") send(res, 405, "method not allowed\n");
+      else void respond(path, options, res).catch(() => send(res, 500, "internal error\n"));
+    },
+  );
   return new Promise((resolve, reject) => {
     server.once("error", (thrown) => reject(listenError(options.address, thrown, options.option)));
     server.listen(options.address.port, options.address.host, () => {
@@ -58,7 +61,9 @@ async function respond(
   else if (path === "/readyz") {
     const results = await Promise.all(on.ready.map(async (c) => ({ name: c.name, reason: await c.check() })));
     const failed = results.some((r) => r.reason !== undefined);
-    const lines = results.map((r) => (r.reason === undefined ? `[+] ${r.name} ok` : `[-] ${r.name} failed: ${r.reason}`));
+    const lines = results.map((r) =>
+      r.reason === undefined ? `[+] ${r.name} ok` : `[-] ${r.name} failed: ${r.reason}`,
+    );
     send(res, failed ? 503 : 200, [...lines, failed ? "not ready" : "ready", ""].join("\n"));
   } else send(res, 404, "not found\n");
 }

@@ -18,7 +18,16 @@ export interface Logger {
 }
 
 /** Fields whose values never reach the log, at the top level or one below. */
-const SECRET_FIELDS = ["authorization", "token", "joinToken", "apiKey", "password", "secret", "keyPem", "privateKey"];
+const SECRET_FIELDS = [
+  "authorization",
+  "token",
+  "joinToken",
+  "apiKey",
+  "password",
+  "secret",
+  "keyPem",
+  "privateKey",
+];
 
 const REDACTED = "[redacted]";
 
@@ -57,7 +66,9 @@ function wrap(log: pino.Logger): Logger {
 
 function asText(line: string): string {
   const { time, level, message, ...fields } = JSON.parse(line) as Record<string, unknown>;
-  const rest = Object.entries(fields).map(([k, v]) => ` ${k}=${typeof v === "string" ? v : JSON.stringify(v)}`);
+  const rest = Object.entries(fields).map(
+    ([k, v]) => ` ${k}=${typeof v === "string" ? v : JSON.stringify(v)}`,
+  );
   return `${String(time)} ${String(level).toUpperCase()} ${String(message)}${rest.join("")}\n`;
 }
 

@@ -95,7 +95,8 @@ export function createMetrics(options: { processMetrics?: boolean } = {}): Metri
       const counter = new Counter(base);
       return {
         inc(labels, by = 1) {
-          if (!(by >= 0)) throw new RangeError(`Cannot add "${by}" to counter "${spec.name}": it is not >= 0`);
+          if (!(by >= 0))
+            throw new RangeError(`Cannot add "${by}" to counter "${spec.name}": it is not >= 0`);
           counter.inc(close(labels), finite(spec.name, by));
         },
       };
@@ -124,7 +125,8 @@ function checkName(name: string, type: string): void {
   const refuse = (why: string) => new Error(`Cannot declare metric "${name}": ${why}`);
   if (!NAME.test(name)) throw refuse("it does not start with moorage_ or a known foreign prefix");
   if (NOT_BASE_UNIT.test(name)) throw refuse("its unit is not a base unit");
-  if ((type === "counter") !== name.endsWith("_total")) throw refuse("counters, and only they, end in _total");
+  if ((type === "counter") !== name.endsWith("_total"))
+    throw refuse("counters, and only they, end in _total");
 }
 
 function finite(name: string, value: number): number {
@@ -133,16 +135,21 @@ function finite(name: string, value: number): number {
 }
 
 /** Maps given label values to those allowed; a missing or undeclared label is a programming error. */
-function labelCloser(spec: MetricSpec, onDropped: () => void): (labels?: LabelValues) => Record<string, string> {
+function labelCloser(
+  spec: MetricSpec,
+  onDropped: () => void,
+): (labels?: LabelValues) => Record<string, string> {
   const seen = new Map<string, Set<string>>();
   const specs = Object.entries(spec.labels ?? {});
   return (labels = {}) => {
     const given = Object.keys(labels).length;
-    if (given !== specs.length) throw new Error(`Cannot record metric "${spec.name}": it has ${specs.length} labels`);
+    if (given !== specs.length)
+      throw new Error(`Cannot record metric "${spec.name}": it has ${specs.length} labels`);
     const out: Record<string, string> = {};
     for (const [label, allowed] of specs) {
       const value = labels[label];
-      if (value === undefined) throw new Error(`Cannot record metric "${spec.name}": label "${label}" is missing`);
+      if (value === undefined)
+        throw new Error(`Cannot record metric "${spec.name}": label "${label}" is missing`);
       let known: boolean;
       if (allowed === "open") {
         const values = seen.get(label) ?? new Set();

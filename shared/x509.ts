@@ -48,8 +48,14 @@ export interface CertificateInfo {
 export async function generateKeyPem(): Promise<{ keyPem: string; publicKeyPem: string }> {
   const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   return {
-    keyPem: x509.PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY"),
-    publicKeyPem: x509.PemConverter.encode(await webcrypto.subtle.exportKey("spki", keys.publicKey), "PUBLIC KEY"),
+    keyPem: x509.PemConverter.encode(
+      await webcrypto.subtle.exportKey("pkcs8", keys.privateKey),
+      "PRIVATE KEY",
+    ),
+    publicKeyPem: x509.PemConverter.encode(
+      await webcrypto.subtle.exportKey("spki", keys.publicKey),
+      "PUBLIC KEY",
+    ),
   };
 }
 
@@ -75,7 +81,10 @@ function validity(ctx: IssueContext, ttlMs: number) {
 }
 
 /** A self-signed certificate authority that may sign leaves only. */
-export async function createCa(options: { name: string; ttlMs: number }, ctx: IssueContext): Promise<CertifiedKey> {
+export async function createCa(
+  options: { name: string; ttlMs: number },
+  ctx: IssueContext,
+): Promise<CertifiedKey> {
   const { keyPem } = await generateKeyPem();
   const keys = await importKeys(keyPem);
   const cert = await x509.X509CertificateGenerator.createSelfSigned({
@@ -144,7 +153,10 @@ export async function issueServerCertificate(
 /** A certificate signing request for `keyPem`, in DER; its names are empty since none would be used. */
 export async function createCsr(keyPem: string): Promise<Uint8Array> {
   const keys = await importKeys(keyPem);
-  const csr = await x509.Pkcs10CertificateRequestGenerator.create({ keys: keys as never, signingAlgorithm: ALGORITHM });
+  const csr = await x509.Pkcs10CertificateRequestGenerator.create({
+    keys: keys as never,
+    signingAlgorithm: ALGORITHM,
+  });
   return new Uint8Array(csr.rawData);
 }
 
@@ -189,7 +201,9 @@ export function parseCertificate(certificate: string | Uint8Array): CertificateI
   try {
     cert = load(certificate);
   } catch (thrown) {
-    throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot read the certificate: it is malformed", { cause: thrown });
+    throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot read the certificate: it is malformed", {
+      cause: thrown,
+    });
   }
   const names = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.items ?? [];
   return {

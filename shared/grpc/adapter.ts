@@ -8,7 +8,10 @@ import { methodPath } from "./dispatch.ts";
  * A method as grpc-js wants it. Every kind is declared as a stream both ways: on the wire the four
  * kinds are alike, so one code path serves all; dispatch.ts keeps single messages single.
  */
-export function methodDefinition(method: DescMethod, options: CodecOptions): MethodDefinition<unknown, unknown> {
+export function methodDefinition(
+  method: DescMethod,
+  options: CodecOptions,
+): MethodDefinition<unknown, unknown> {
   return {
     path: methodPath(method),
     requestStream: true,

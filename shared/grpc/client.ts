@@ -53,7 +53,8 @@ export function connect(options: ConnectOptions): Link {
   }
   if (options.proxy !== undefined) {
     channel["grpc.http_connect_target"] = `dns:${target}`;
-    if (options.proxy.credentials !== undefined) channel["grpc.http_connect_creds"] = options.proxy.credentials;
+    if (options.proxy.credentials !== undefined)
+      channel["grpc.http_connect_creds"] = options.proxy.credentials;
   }
   const client = new GrpcClient(join(options.proxy ?? options.target), credentials(options.tls), channel);
   return {
@@ -83,9 +84,11 @@ function open(
   on: { call: CallOptions; link: ConnectOptions },
 ): ClientDuplex<unknown, unknown> {
   const metadata = new Metadata();
-  for (const [name, value] of Object.entries({ ...on.link.headers?.(), ...on.call.headers })) metadata.set(name, value);
+  for (const [name, value] of Object.entries({ ...on.link.headers?.(), ...on.call.headers }))
+    metadata.set(name, value);
   const definition = methodDefinition(method, {});
-  const deadline = on.call.timeoutMs === undefined ? {} : { deadline: on.link.clock.now() + on.call.timeoutMs };
+  const deadline =
+    on.call.timeoutMs === undefined ? {} : { deadline: on.link.clock.now() + on.call.timeoutMs };
   const call = client.makeBidiStreamRequest(
     definition.path,
     definition.requestSerialize,

@@ -36,7 +36,9 @@ export class ReloadableCredentials extends ServerCredentials {
    */
   replace(tls: ServerTls): void {
     if ((tls.clientCaPem !== undefined) !== this.#mutual) {
-      throw new Error("Cannot replace TLS material: a port cannot change whether it demands client certificates");
+      throw new Error(
+        "Cannot replace TLS material: a port cannot change whether it demands client certificates",
+      );
     }
     const options = contextOptions(tls);
     createSecureContext(options);

@@ -21,7 +21,8 @@ export async function serveCall(
 ): Promise<void> {
   const { stream, ctx } = call;
   const handler = service.handlers[method.localName] as AnyHandler | undefined;
-  if (handler === undefined) throw new MoorageError(Code.UNIMPLEMENTED, `Method "${ctx.method}" is not served`);
+  if (handler === undefined)
+    throw new MoorageError(Code.UNIMPLEMENTED, `Method "${ctx.method}" is not served`);
   switch (method.methodKind) {
     case "unary":
       stream.write(await handler(await only(stream.read(), "request"), ctx));
@@ -60,7 +61,8 @@ function caller(method: DescMethod, open: Open): AnyHandler {
         return only(call.read(), "response");
       };
     case "server_streaming":
-      return (request, options) => readAll(method, open, { request, options: (options ?? {}) as CallOptions });
+      return (request, options) =>
+        readAll(method, open, { request, options: (options ?? {}) as CallOptions });
     case "client_streaming":
       return async (requests, options) => {
         const call = open(method, (options ?? {}) as CallOptions);

@@ -16,7 +16,13 @@ test("health answers a check, tells a watcher of a change and refuses an unknown
   const health = createHealth();
   const address = { host: "127.0.0.1", port: 0 };
   const services = [health.service];
-  const server = await startServer({ address, tls: "insecure", services, limits: apiLimits, clock: systemClock });
+  const server = await startServer({
+    address,
+    tls: "insecure",
+    services,
+    limits: apiLimits,
+    clock: systemClock,
+  });
   const link = connect({ target: server.address, tls: "insecure", limits: apiLimits, clock: systemClock });
   const client = link.client(HealthService) as unknown as HealthClient;
   expect((await client.check({ service: "" })).status).toBe(ServingStatus.SERVING);

@@ -52,7 +52,11 @@ const file: FileDescriptorProto = create(FileDescriptorProtoSchema, {
     {
       name: "Health",
       method: [
-        { name: "Check", inputType: ".grpc.health.v1.HealthCheckRequest", outputType: ".grpc.health.v1.HealthCheckResponse" },
+        {
+          name: "Check",
+          inputType: ".grpc.health.v1.HealthCheckRequest",
+          outputType: ".grpc.health.v1.HealthCheckResponse",
+        },
         {
           name: "Watch",
           inputType: ".grpc.health.v1.HealthCheckRequest",
@@ -85,7 +89,8 @@ export function createHealth(): Health {
   const handlers = {
     check(request: { service: string }) {
       const status = statuses.get(request.service);
-      if (status === undefined) throw new MoorageError(Code.NOT_FOUND, `Service "${request.service}" is not known`);
+      if (status === undefined)
+        throw new MoorageError(Code.NOT_FOUND, `Service "${request.service}" is not known`);
       return { status };
     },
     async *watch(request: { service: string }, ctx: CallContext) {

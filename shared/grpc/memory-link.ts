@@ -39,7 +39,10 @@ export function memoryConnect(
     callOptions.signal?.addEventListener("abort", onAbort, { once: true });
     const bound = service ?? { desc: method.parent, handlers: {} };
     serveCall(bound, method, { stream: call.server, ctx: call.ctx })
-      .then(() => call.server.end(), (thrown: unknown) => call.server.fail(thrown))
+      .then(
+        () => call.server.end(),
+        (thrown: unknown) => call.server.fail(thrown),
+      )
       .finally(() => callOptions.signal?.removeEventListener("abort", onAbort));
     return call.client;
   };

@@ -34,10 +34,14 @@ export function fetchPinnedCa(options: {
     options.signal?.addEventListener("abort", onAbort, { once: true });
     socket.once("close", () => {
       options.signal?.removeEventListener("abort", onAbort);
-      reject(new MoorageError(Code.UNAVAILABLE, `Cannot read the certificates of "${host}:${port}": it hung up`));
+      reject(
+        new MoorageError(Code.UNAVAILABLE, `Cannot read the certificates of "${host}:${port}": it hung up`),
+      );
     });
     socket.once("error", (cause) => {
-      reject(new MoorageError(Code.UNAVAILABLE, `Cannot connect to "${host}:${port}": TLS failed`, { cause }));
+      reject(
+        new MoorageError(Code.UNAVAILABLE, `Cannot connect to "${host}:${port}": TLS failed`, { cause }),
+      );
     });
     socket.once("secureConnect", () => {
       const found = findPinned(socket.getPeerCertificate(true), options.fingerprint);
@@ -53,7 +57,11 @@ export function fetchPinnedCa(options: {
 
 function findPinned(leaf: DetailedPeerCertificate, fingerprint: string): string | undefined {
   const seen = new Set<string>();
-  for (let cert = leaf; cert?.raw !== undefined && !seen.has(cert.fingerprint256); cert = cert.issuerCertificate) {
+  for (
+    let cert = leaf;
+    cert?.raw !== undefined && !seen.has(cert.fingerprint256);
+    cert = cert.issuerCertificate
+  ) {
     seen.add(cert.fingerprint256);
     if (certificateFingerprint(cert.raw) !== fingerprint) continue;
     const lines = cert.raw.toString("base64").match(/.{1,64}/g) ?? [];

@@ -26,7 +26,13 @@ async function tlsServer() {
   const leaf = await issueServerCertificate({ ca, dnsNames: ["hub.test"], ttlMs: 3_600_000 }, ctx);
   const tls = { certPem: `${leaf.certPem}\n${ca.certPem}`, keyPem: leaf.keyPem };
   const services = [bind(EnrolmentService, { enrol: () => ({ dataPlaneUid: "u" }) })];
-  const server = await startServer({ address: loopback, tls, services, limits: agentPortLimits, clock: systemClock });
+  const server = await startServer({
+    address: loopback,
+    tls,
+    services,
+    limits: agentPortLimits,
+    clock: systemClock,
+  });
   closers.push(() => server.drain(50));
   return { server, ca };
 }
@@ -73,14 +79,21 @@ test("a proxy is asked for exactly the one target, with TLS end to end", async (
 test("connections above the rate are reset before they cost anything", async () => {
   let accepted = 0;
   const frozen = { ...systemClock, monotonicMs: () => 0 };
-  const listener = await listen({ address: loopback, acceptsPerSecond: 2, clock: frozen, accept: () => (accepted += 1) });
+  const listener = await listen({
+    address: loopback,
+    acceptsPerSecond: 2,
+    clock: frozen,
+    accept: () => (accepted += 1),
+  });
   closers.push(() => {
     listener.stopAccepting();
     listener.destroyAll();
   });
   const sockets = [1, 2, 3].map(() => tcpConnect(listener.address.port, "127.0.0.1"));
   await Promise.race(
-    sockets.map((s) => new Promise<void>((resolve) => s.on("error", () => undefined).once("close", () => resolve()))),
+    sockets.map(
+      (s) => new Promise<void>((resolve) => s.on("error", () => undefined).once("close", () => resolve())),
+    ),
   );
   expect(accepted).toBe(2);
   for (const s of sockets) s.destroy();

@@ -17,7 +17,12 @@ import type { BoundService, ServerDuplex } from "./types.ts";
 const PACKAGE = ".grpc.reflection.v1";
 
 /** A singular field; `type` is a scalar, or the name of a message of this file. */
-function field(name: string, number: number, type: Type | string, more: { repeated?: boolean; oneof?: boolean } = {}) {
+function field(
+  name: string,
+  number: number,
+  type: Type | string,
+  more: { repeated?: boolean; oneof?: boolean } = {},
+) {
   return {
     name,
     number,
@@ -71,7 +76,10 @@ const file = create(FileDescriptorProtoSchema, {
     },
     { name: "ListServiceResponse", field: [field("service", 1, "ServiceResponse", many)] },
     { name: "ServiceResponse", field: [field("name", 1, Type.STRING)] },
-    { name: "ErrorResponse", field: [field("error_code", 1, Type.INT32), field("error_message", 2, Type.STRING)] },
+    {
+      name: "ErrorResponse",
+      field: [field("error_code", 1, Type.INT32), field("error_message", 2, Type.STRING)],
+    },
   ],
   service: [
     {
@@ -121,7 +129,10 @@ export function createReflection(services: readonly DescService[]): BoundService
     const value = typeof question.value === "string" ? question.value : "";
     if (question.case === "listServices") {
       const names = all.map((s) => ({ name: s.typeName })).sort((a, b) => (a.name < b.name ? -1 : 1));
-      return { case: "listServicesResponse", value: create(message("ListServiceResponse"), { service: names } as never) };
+      return {
+        case: "listServicesResponse",
+        value: create(message("ListServiceResponse"), { service: names } as never),
+      };
     }
     let found: DescFile | undefined;
     if (question.case === "fileByFilename") found = files.get(value.replace(/\.proto$/, ""));
@@ -130,8 +141,13 @@ export function createReflection(services: readonly DescService[]): BoundService
       const error = { errorCode: Code.NOT_FOUND, errorMessage: `Cannot find "${value}": it is not served` };
       return { case: "errorResponse", value: create(message("ErrorResponse"), error as never) };
     }
-    const bytes = { fileDescriptorProto: closure(found).map((f) => toBinary(FileDescriptorProtoSchema, f.proto)) };
-    return { case: "fileDescriptorResponse", value: create(message("FileDescriptorResponse"), bytes as never) };
+    const bytes = {
+      fileDescriptorProto: closure(found).map((f) => toBinary(FileDescriptorProtoSchema, f.proto)),
+    };
+    return {
+      case: "fileDescriptorResponse",
+      value: create(message("FileDescriptorResponse"), bytes as never),
+    };
   };
   const handlers = {
     async serverReflectionInfo(stream: ServerDuplex<Request, unknown>) {

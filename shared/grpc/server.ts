@@ -146,7 +146,10 @@ async function serve(
   options.onCall?.({ method, ctx, durationMs: options.clock.monotonicMs() - startMs, error: failed });
 }
 
-function context(call: Call, on: { method: DescMethod; signal: AbortSignal; trailer: Metadata }): CallContext {
+function context(
+  call: Call,
+  on: { method: DescMethod; signal: AbortSignal; trailer: Metadata },
+): CallContext {
   const deadline = call.getDeadline();
   const deadlineMs = deadline instanceof Date ? deadline.getTime() : deadline;
   const raw = call.getAuthContext().sslPeerCertificate?.raw;

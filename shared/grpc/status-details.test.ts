@@ -14,16 +14,40 @@ const full = new MoorageError(Code.RESOURCE_EXHAUSTED, "Too many", {
 test("a status has the bytes of the published field numbers", () => {
   const type = "type.googleapis.com/google.rpc.ErrorInfo";
   // ErrorInfo: reason = 1, domain = 2; Any: type_url = 1, value = 2; Status: code = 1, message = 2, details = 3.
-  const info = Buffer.concat([Buffer.from([0x0a, 1]), Buffer.from("R"), Buffer.from([0x12, 11]), Buffer.from("moorage.dev")]);
-  const any = Buffer.concat([Buffer.from([0x0a, type.length]), Buffer.from(type), Buffer.from([0x12, info.length]), info]);
-  const status = Buffer.concat([Buffer.from([0x08, 5, 0x12, 1]), Buffer.from("m"), Buffer.from([0x1a, any.length]), any]);
+  const info = Buffer.concat([
+    Buffer.from([0x0a, 1]),
+    Buffer.from("R"),
+    Buffer.from([0x12, 11]),
+    Buffer.from("moorage.dev"),
+  ]);
+  const any = Buffer.concat([
+    Buffer.from([0x0a, type.length]),
+    Buffer.from(type),
+    Buffer.from([0x12, info.length]),
+    info,
+  ]);
+  const status = Buffer.concat([
+    Buffer.from([0x08, 5, 0x12, 1]),
+    Buffer.from("m"),
+    Buffer.from([0x1a, any.length]),
+    any,
+  ]);
   const encoded = encodeStatus(new MoorageError(Code.NOT_FOUND, "m", { reason: "R" }));
   expect(Buffer.from(encoded).toString("hex")).toBe(status.toString("hex"));
 });
 
 test("every detail survives encoding and decoding", () => {
   const back = decodeStatus(full.code, full.message, encodeStatus(full));
-  for (const key of ["code", "message", "reason", "metadata", "fields", "preconditions", "quota", "retryAfterMs"] as const) {
+  for (const key of [
+    "code",
+    "message",
+    "reason",
+    "metadata",
+    "fields",
+    "preconditions",
+    "quota",
+    "retryAfterMs",
+  ] as const) {
     expect(back[key], key).toEqual(full[key]);
   }
 });

@@ -80,7 +80,8 @@ function fields(data: Uint8Array): { no: number; bytes: Uint8Array; value: numbe
   while (reader.pos < reader.len) {
     const [no, type] = reader.tag();
     if (type === WireType.LengthDelimited) out.push({ no, bytes: reader.bytes(), value: 0 });
-    else if (type === WireType.Varint) out.push({ no, bytes: new Uint8Array(), value: Number(reader.int64()) });
+    else if (type === WireType.Varint)
+      out.push({ no, bytes: new Uint8Array(), value: Number(reader.int64()) });
     else reader.skip(type, no);
   }
   return out;
@@ -93,7 +94,10 @@ function texts(data: Uint8Array): Record<number, string> {
 }
 
 function decodeDetail(name: string, value: Uint8Array, into: ErrorDetails): void {
-  const items = () => fields(value).filter((f) => f.no === 1).map((f) => texts(f.bytes));
+  const items = () =>
+    fields(value)
+      .filter((f) => f.no === 1)
+      .map((f) => texts(f.bytes));
   if (name === "ErrorInfo") {
     const metadata: Record<string, string> = {};
     for (const f of fields(value)) {
@@ -106,7 +110,11 @@ function decodeDetail(name: string, value: Uint8Array, into: ErrorDetails): void
   } else if (name === "BadRequest") {
     into.fields = items().map((t) => ({ field: t[1] ?? "", description: t[2] ?? "" }));
   } else if (name === "PreconditionFailure") {
-    into.preconditions = items().map((t) => ({ type: t[1] ?? "", subject: t[2] ?? "", description: t[3] ?? "" }));
+    into.preconditions = items().map((t) => ({
+      type: t[1] ?? "",
+      subject: t[2] ?? "",
+      description: t[3] ?? "",
+    }));
   } else if (name === "QuotaFailure") {
     into.quota = items().map((t) => ({ subject: t[1] ?? "", description: t[2] ?? "" }));
   } else if (name === "RetryInfo") {
@@ -129,7 +137,11 @@ export function decodeStatus(code: number, message: string, details: Uint8Array 
       const any = fields(f.bytes);
       const type = utf8.decode(any.find((x) => x.no === 1)?.bytes);
       if (!type.startsWith(TYPE_PREFIX)) continue;
-      decodeDetail(type.slice(TYPE_PREFIX.length), any.find((x) => x.no === 2)?.bytes ?? new Uint8Array(), into);
+      decodeDetail(
+        type.slice(TYPE_PREFIX.length),
+        any.find((x) => x.no === 2)?.bytes ?? new Uint8Array(),
+        into,
+      );
     }
   } catch {
     return new MoorageError(known, message);

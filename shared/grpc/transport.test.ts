@@ -8,7 +8,13 @@ import { afterEach, describe, expect, test } from "vitest";
 import { systemClock } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
 import { systemRng } from "../rng.ts";
-import { createCa, createCsr, generateKeyPem, issueClientCertificate, issueServerCertificate } from "../x509.ts";
+import {
+  createCa,
+  createCsr,
+  generateKeyPem,
+  issueClientCertificate,
+  issueServerCertificate,
+} from "../x509.ts";
 import { connect } from "./client.ts";
 import { memoryConnect } from "./memory-link.ts";
 import { agentLimits, agentPortLimits } from "./options.ts";
@@ -32,7 +38,11 @@ async function pki() {
   const { keyPem } = await generateKeyPem();
   const csrDer = await createCsr(keyPem);
   const certPem = await issueClientCertificate({ ca, csrDer, uri: "moorage:agent/1", ttlMs: hourMs }, ctx);
-  return { ca, serverTls: { ...server, clientCaPem: ca.certPem }, clientTls: { caPem: ca.certPem, certPem, keyPem } };
+  return {
+    ca,
+    serverTls: { ...server, clientCaPem: ca.certPem },
+    clientTls: { caPem: ca.certPem, certPem, keyPem },
+  };
 }
 
 async function start(services: BoundService[], tls: ServerTls | "insecure") {
@@ -110,9 +120,12 @@ describe.each(links)("a link %s", (_name, makeLink) => {
 
   test("takes a client stream and answers once", async () => {
     const service = bind(BundleService, {
-      createBundleVersion: async (requests: AsyncIterable<{ part: { case?: string | undefined; value?: unknown } }>) => {
+      createBundleVersion: async (
+        requests: AsyncIterable<{ part: { case?: string | undefined; value?: unknown } }>,
+      ) => {
         let bytes = 0;
-        for await (const r of requests) if (r.part.case === "content") bytes += (r.part.value as Uint8Array).length;
+        for await (const r of requests)
+          if (r.part.case === "content") bytes += (r.part.value as Uint8Array).length;
         return { name: `bundles/${bytes}` };
       },
     } as never);
@@ -180,13 +193,26 @@ describe("a port", () => {
     const { port } = taken.address() as AddressInfo;
     const address = { host: "127.0.0.1", port };
     await expect(
-      startServer({ address, option: "--api-address", tls: "insecure", services: [], limits: agentLimits, clock: systemClock }),
+      startServer({
+        address,
+        option: "--api-address",
+        tls: "insecure",
+        services: [],
+        limits: agentLimits,
+        clock: systemClock,
+      }),
     ).rejects.toThrow(`Cannot listen on "127.0.0.1:${port}": address already in use (option --api-address)`);
   });
 
   test("without TLS is loopback only", async () => {
     const address = { host: "0.0.0.0", port: 0 };
-    const starting = startServer({ address, tls: "insecure", services: [], limits: agentLimits, clock: systemClock });
+    const starting = startServer({
+      address,
+      tls: "insecure",
+      services: [],
+      limits: agentLimits,
+      clock: systemClock,
+    });
     await expect(starting).rejects.toThrow(/without TLS only loopback is served$/);
   });
 
@@ -223,7 +249,13 @@ describe("a port", () => {
     const second = await pki();
     const server = await start([enrolment], first.serverTls);
     const enrol = (tls: typeof first.clientTls) => {
-      const link = connect({ target: server.address, tls, limits: agentLimits, clock: systemClock, ownConnection: {} });
+      const link = connect({
+        target: server.address,
+        tls,
+        limits: agentLimits,
+        clock: systemClock,
+        ownConnection: {},
+      });
       closers.push(() => link.close());
       return link.client(EnrolmentService).enrol({});
     };
@@ -237,10 +269,16 @@ describe("a port", () => {
 
   test("drains: a stream that stays is ended after the grace", async () => {
     const service = bind(SyncService, {
-      sync: (_stream, ctx) => new Promise<void>((resolve) => ctx.signal.addEventListener("abort", () => resolve())),
+      sync: (_stream, ctx) =>
+        new Promise<void>((resolve) => ctx.signal.addEventListener("abort", () => resolve())),
     });
     const server = await start([service], "insecure");
-    const link = connect({ target: server.address, tls: "insecure", limits: agentLimits, clock: systemClock });
+    const link = connect({
+      target: server.address,
+      tls: "insecure",
+      limits: agentLimits,
+      clock: systemClock,
+    });
     closers.push(() => link.close());
     const stream = link.client(SyncService).sync();
     stream.write({});
@@ -278,6 +316,8 @@ test("a cut memory link fails both ends with UNAVAILABLE", async () => {
   const stream = link.client(SyncService).sync();
   stream.write({});
   link.cut();
-  await expect(stream.read()[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: Code.UNAVAILABLE });
+  await expect(stream.read()[Symbol.asyncIterator]().next()).rejects.toMatchObject({
+    code: Code.UNAVAILABLE,
+  });
   expect(await ended.promise).toMatchObject({ code: Code.UNAVAILABLE });
 });

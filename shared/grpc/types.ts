@@ -57,7 +57,11 @@ type Out<M extends DescMethod> = MessageInitShape<M["output"]>;
 export type Handler<M extends DescMethod> = M["methodKind"] extends "unary"
   ? (request: In<M>, ctx: CallContext) => Promise<Out<M>> | Out<M>
   : M["methodKind"] extends "server_streaming"
-    ? (request: In<M>, ctx: CallContext, sink: Sink<Out<M>>) => AsyncIterable<Out<M> | Uint8Array> | Promise<void>
+    ? (
+        request: In<M>,
+        ctx: CallContext,
+        sink: Sink<Out<M>>,
+      ) => AsyncIterable<Out<M> | Uint8Array> | Promise<void>
     : M["methodKind"] extends "client_streaming"
       ? (requests: AsyncIterable<In<M>>, ctx: CallContext) => Promise<Out<M>>
       : (stream: ServerDuplex<In<M>, Out<M>>, ctx: CallContext) => Promise<void>;
