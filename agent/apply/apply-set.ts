@@ -42,6 +42,8 @@ export interface ApplyPolicy {
   suspended?: boolean;
   /** A removal order covers everything: an empty desired set is meant, and the guard rails stand aside. */
   removal?: boolean;
+  /** What would be deleted is abandoned instead: our labels and field ownership go, the objects stay. */
+  abandon?: boolean;
   /** PVC, PV and CRD may go too. Default false. */
   deleteData?: boolean;
   /** Digests of prune plans that were approved. */

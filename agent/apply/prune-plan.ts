@@ -17,6 +17,8 @@ export interface PruneInput {
   partOf: string;
   deleteData: boolean;
   removal: boolean;
+  /** Abandon what would be deleted. */
+  abandon: boolean;
   approvedPlans: readonly string[];
   /** Namespaces that desired objects live in. */
   usedNamespaces: ReadonlySet<string>;
@@ -75,7 +77,7 @@ function judge(entry: InventoryEntry, live: LiveState, input: PruneInput): Verdi
   if (entry.uid !== "" && entry.uid !== live.uid) return { action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
   if (live.partOf !== input.partOf) return { action: "Kept", reason: "NotOurs", message: `${describeId(entry)} is no longer labelled as part of this application` };
   if (input.appliedUids.has(live.uid)) return { action: "Deleted", reason: "AppliedUnderAnotherGroup", message: "" };
-  const keep = keepReason(live);
+  const keep = input.abandon ? "Orphaned" : keepReason(live);
   if (keep !== undefined) return { action: "Abandoned", reason: keep, message: "" };
   if (live.owners.length > 0) return { action: "Kept", reason: "ForeignOwner", message: `${describeId(entry)} is owned by ${live.owners.join(", ")}` };
   if (live.deleting) {

@@ -184,6 +184,7 @@ async function pruneStep(
     partOf: state.context.partOf,
     deleteData: policy.deleteData === true,
     removal: policy.removal === true,
+    abandon: policy.abandon === true,
     approvedPlans: policy.approvedPlans ?? [],
     usedNamespaces: new Set(state.objects.map((o) => o.id.namespace)),
   });

@@ -6,14 +6,14 @@
 import type { Clock } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
-import { LiveCache, idOf, reduceMember } from "../apply/live.ts";
+import { LiveCache, reduceMember } from "../apply/live.ts";
 import type { ReduceContext } from "../apply/live.ts";
 import { MANAGED_BY, MANAGED_BY_LABEL } from "../apply/labels.ts";
-import type { LiveState, ObjectId } from "../apply/types.ts";
-import type { AgentSession, KubeClient } from "../kube/client.ts";
+import type { LiveState, LiveView, ObjectId } from "../apply/types.ts";
+import type { AgentSession, KubeClient, KubeSession } from "../kube/client.ts";
 import { isKubeError, isNotFound } from "../kube/errors.ts";
 import type { KindRef, KubeObject } from "../kube/object.ts";
-import { groupOf } from "../kube/object.ts";
+import { apiVersionOf, groupOf } from "../kube/object.ts";
 import { createReflector } from "../kube/reflector.ts";
 import type { Reflector } from "../kube/reflector.ts";
 
@@ -91,6 +91,33 @@ export class LiveObjects {
       waits.push(start);
     }
     if (waits.length > 0) await Promise.all(waits);
+  }
+
+  /**
+   * The engine's view under a session: watched kinds from the cache, and every read that the cache
+   * cannot answer with the session's own rights. What no watch keeps current is read anew each run.
+   */
+  viewAs(session: KubeSession): LiveView {
+    const { cache, reduce } = this;
+    const watched = (id: ObjectId): boolean => this.#watched.get(`${id.group}/${id.kind}`)?.reflector.synced === true;
+    return {
+      get: (id) => (watched(id) ? cache.get(id) : undefined),
+      async fetch(id, version) {
+        try {
+          const where = id.namespace === "" ? {} : { namespace: id.namespace };
+          const live = reduceMember(await session.get({ apiVersion: apiVersionOf(id.group, version), kind: id.kind, name: id.name, ...where }), reduce);
+          if (watched(id)) cache.observe(live);
+          return live;
+        } catch (error) {
+          if (isNotFound(error)) return undefined;
+          throw error;
+        }
+      },
+      observe: (live) => {
+        if (watched(live.id)) cache.observe(live);
+      },
+      forget: (id, uid) => cache.forget(id, uid),
+    };
   }
 
   /** True when changes of this kind are seen by a watch. */
@@ -205,5 +232,3 @@ function withoutManagedFields(object: KubeObject): KubeObject {
   const { managedFields: _, ...metadata } = object.metadata;
   return { ...object, metadata };
 }
-
-export { idOf };

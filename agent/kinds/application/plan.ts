@@ -95,11 +95,15 @@ export function readiness(verdict: Verdict): Fact[] {
   switch (verdict.kind) {
     case "settled":
       return [{ type: "Ready", status: "True", reason: "Ready", message: "Applied and healthy" }];
-    case "waiting":
+    case "waiting": {
+      const ready: Fact = { type: "Ready", status: "False", reason: verdict.reason, message: verdict.message };
+      // A pause or a suspension is wanted: nothing is under way.
+      if (verdict.reason === "Paused" || verdict.reason === "Suspended") return [ready];
       return [
-        { type: "Ready", status: "False", reason: verdict.reason, message: verdict.message },
-        { type: "Reconciling", status: "True", reason: waitingReason(verdict.reason), message: verdict.message },
+        ready,
+        { type: "Reconciling", status: "True", reason: verdict.reason === "Unhealthy" ? "Progressing" : verdict.reason, message: verdict.message },
       ];
+    }
     case "retrying":
       return [
         { type: "Ready", status: "False", reason: "Progressing", message: verdict.message },
@@ -111,11 +115,6 @@ export function readiness(verdict: Verdict): Fact[] {
         { type: "Stalled", status: "True", reason: verdict.reason, message: verdict.message },
       ];
   }
-}
-
-/** Reconciling's reasons are the waits alone; an unhealthy workload is one in progress. */
-function waitingReason(reason: string): string {
-  return reason === "Unhealthy" || reason === "Suspended" ? "Progressing" : reason;
 }
 
 /** The engine's reason as one that the condition catalogue knows. */

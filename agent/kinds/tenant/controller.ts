@@ -90,7 +90,7 @@ export function tenantController(context: KindContext): KindController {
     return applySet({
       applier: { scope: "DataPlane", session: context.kube.asAgent() },
       discovery: context.kube.discovery,
-      live: context.live.cache,
+      live: context.live.viewAs(context.kube.asAgent()),
       reduce: context.live.reduce,
       identity: {
         parent: { name: record.objectName, namespace: context.agentNamespace, kind: "Tenant", group: "moorage.dev" },
