@@ -75,3 +75,11 @@ test("what is written reads back the same", () => {
     { numRuns: 200 },
   );
 });
+
+test("many keys are read in linear time", () => {
+  const text = Array.from({ length: 60_000 }, (_, i) => `k${i}: 1`).join("\n");
+  const before = process.cpuUsage();
+  expect(parseYamlAll(text, at)).toHaveLength(1);
+  // The quadratic check took minutes; the bound leaves room for a busy machine.
+  expect(process.cpuUsage(before).user / 1e6).toBeLessThan(10);
+});

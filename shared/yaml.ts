@@ -25,7 +25,7 @@ export interface ParseOptions {
 const forbiddenKeys: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
 
 /** The parser's own error codes that have a reason of ours; all others are MALFORMED. */
-const reasons: Readonly<Record<string, string>> = { DUPLICATE_KEY: "DUPLICATE_KEY", RESOURCE_EXHAUSTION: "TOO_DEEP" };
+const reasons: Readonly<Record<string, string>> = { RESOURCE_EXHAUSTION: "TOO_DEEP" };
 
 /** INVALID_ARGUMENT with a stable reason, the way every parse refuses. */
 function refuse(reason: string, name: string, rule: string): MoorageError {
@@ -98,7 +98,8 @@ function documentsOf(text: string, options: ParseOptions, lines: LineCounter): D
       schema: "core",
       merge: false,
       strict: true,
-      uniqueKeys: true,
+      // The parser's own check compares all pairs of keys; checkTree does it in linear time.
+      uniqueKeys: false,
       prettyErrors: false,
       logLevel: "silent",
     });
@@ -124,6 +125,16 @@ function checkTree(document: Document, lines: LineCounter, at: { name: string; d
       // A pair stands between a map and its value; only collections count as levels.
       const depth = path.filter((parent) => "items" in parent).length + 1;
       if (depth > limits.jsonDepth) throw refuse("TOO_DEEP", at.name, `${line(node)}: depth is above ${limits.jsonDepth}`);
+      const seen = new Set<string>();
+      for (const item of node.items) {
+        const key: unknown = typeof item === "object" && item !== null && "key" in item ? item.key : undefined;
+        if (typeof key !== "object" || key === null || !("value" in key)) continue;
+        const text = String(key.value);
+        if (seen.has(text)) {
+          throw refuse("DUPLICATE_KEY", at.name, `${line(key as { range?: readonly number[] })}: key "${text}" stands twice`);
+        }
+        seen.add(text);
+      }
     },
     Pair(_key, pair) {
       const key = pair.key;
