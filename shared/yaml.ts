@@ -169,6 +169,8 @@ function toJson(document: Document, at: { name: string; document: string }): Jso
  */
 export function parseYamlAll(text: string, options: ParseOptions): Json[] {
   checkSize(text, options);
+  // A run of openers costs the parser seconds before it gives up; no honest text has one.
+  if (/[[{]{65}/.test(text)) throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
   const lines = new LineCounter();
   const out: Json[] = [];
   documentsOf(text, options, lines).forEach((document, index) => {
