@@ -76,6 +76,11 @@ test("what is written reads back the same", () => {
   );
 });
 
+test("aliases of a long text are refused", () => {
+  const text = `a: &a ${"x".repeat(900_000)}\nb: [${Array(90).fill("*a").join(",")}]`;
+  expect(reasonOf(() => parseYamlAll(text, at))).toBe("TOO_MANY_ALIASES");
+});
+
 test("many keys are read in linear time", () => {
   const text = Array.from({ length: 60_000 }, (_, i) => `k${i}: 1`).join("\n");
   const before = process.cpuUsage();

@@ -24,6 +24,9 @@ export interface ParseOptions {
 /** Keys that assignment or merge code may follow into a prototype. */
 const forbiddenKeys: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
 
+/** Longest document once its aliases are copied out, as JSON text. */
+const maxExpandedLength = 4 * limits.manifestBytes;
+
 /** The parser's own error codes that have a reason of ours; all others are MALFORMED. */
 const reasons: Readonly<Record<string, string>> = { RESOURCE_EXHAUSTION: "TOO_DEEP" };
 
@@ -159,7 +162,11 @@ function toJson(document: Document, at: { name: string; document: string }): Jso
   // Aliases may nest values deeper than the tree: check what came out, too. A shared reference is
   // copied, so that no later edit shows in two places.
   checkJson(value, at.name);
-  return JSON.parse(JSON.stringify(value)) as Json;
+  const text = JSON.stringify(value);
+  if (text.length > maxExpandedLength) {
+    throw refuse("TOO_MANY_ALIASES", at.name, `${at.document}: aliases expand to ${text.length} characters, limit ${maxExpandedLength}`);
+  }
+  return JSON.parse(text) as Json;
 }
 
 /**
