@@ -9,7 +9,9 @@ import type { Rng } from "@moorage/shared/rng";
 import { LiveCache, reduceMember } from "../apply/live.ts";
 import type { ReduceContext } from "../apply/live.ts";
 import { MANAGED_BY, MANAGED_BY_LABEL } from "../apply/labels.ts";
-import type { LiveState, LiveView, ObjectId } from "../apply/types.ts";
+import { pool } from "../apply/pool.ts";
+import { idKey } from "../apply/types.ts";
+import type { InventoryEntry, LiveState, LiveView, ObjectId } from "../apply/types.ts";
 import type { AgentSession, KubeClient, KubeSession } from "../kube/client.ts";
 import { isKubeError, isNotFound } from "../kube/errors.ts";
 import type { KindRef, KubeObject } from "../kube/object.ts";
@@ -44,6 +46,9 @@ const whole: Record<string, { all: boolean }> = {
 const SYNC_MS = 20_000;
 /** A kind that could not be watched is tried again after this time. */
 const UNWATCHED_RETRY_MS = 10 * 60_000;
+
+/** Reads of unwatched members at a time. */
+const READS = 8;
 
 interface Watched {
   reflector: Reflector<Kept>;
@@ -94,30 +99,47 @@ export class LiveObjects {
   }
 
   /**
-   * The engine's view under a session: watched kinds from the cache, and every read that the cache
-   * cannot answer with the session's own rights. What no watch keeps current is read anew each run.
+   * The engine's view under a session, for one run: watched kinds from the cache, all others read with
+   * the session's own rights. `known` are the members so far: those of unwatched kinds are read first,
+   * so that an unchanged one costs a read and no write.
    */
-  viewAs(session: KubeSession): LiveView {
+  async viewAs(session: KubeSession, known: readonly InventoryEntry[]): Promise<LiveView> {
     const { cache, reduce } = this;
+    const read = new Map<string, LiveState>();
     const watched = (id: ObjectId): boolean => this.#watched.get(`${id.group}/${id.kind}`)?.reflector.synced === true;
-    return {
-      get: (id) => (watched(id) ? cache.get(id) : undefined),
+    const view: LiveView = {
+      get: (id) => (watched(id) ? cache.get(id) : read.get(idKey(id))),
       async fetch(id, version) {
         try {
           const where = id.namespace === "" ? {} : { namespace: id.namespace };
-          const live = reduceMember(await session.get({ apiVersion: apiVersionOf(id.group, version), kind: id.kind, name: id.name, ...where }), reduce);
-          if (watched(id)) cache.observe(live);
+          const ref = { apiVersion: apiVersionOf(id.group, version), kind: id.kind, name: id.name, ...where };
+          const live = reduceMember(await session.get(ref), reduce);
+          view.observe(live);
           return live;
         } catch (error) {
           if (isNotFound(error)) return undefined;
           throw error;
         }
       },
-      observe: (live) => {
+      observe(live) {
         if (watched(live.id)) cache.observe(live);
+        else read.set(idKey(live.id), live);
       },
-      forget: (id, uid) => cache.forget(id, uid),
+      forget(id, uid) {
+        cache.forget(id, uid);
+        read.delete(idKey(id));
+      },
     };
+    const unwatched = known.filter((e) => e.uid !== "" && !watched(e));
+    await pool(unwatched, READS, async (e) => {
+      try {
+        await view.fetch(e, e.version);
+      } catch (error) {
+        // Without the right to read, the apply itself tells.
+        if (!isKubeError(error, 403)) throw error;
+      }
+    });
+    return view;
   }
 
   /** True when changes of this kind are seen by a watch. */
@@ -214,6 +236,8 @@ export class LiveObjects {
 /** True when something that a reconcile looks at differs: owned fields, health, existence, foreign managers. */
 export function matters(change: LiveChange): boolean {
   const { before, after } = change;
+  // A fence is judged by its whole content, a quota by its status.
+  if (whole[`${change.id.group}/${change.id.kind}`] !== undefined) return true;
   if (before === undefined || after === undefined) return true;
   return (
     before.uid !== after.uid ||

@@ -159,7 +159,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     return applySet({
       applier: { scope: place.tenant === undefined ? "DataPlane" : "Tenant", session },
       discovery: context.kube.discovery,
-      live: context.live.viewAs(session),
+      live: await context.live.viewAs(session, inventory),
       reduce: context.live.reduce,
       identity: {
         parent: { name: record.objectName, namespace: context.agentNamespace, kind: "Application", group: "moorage.dev" },

@@ -85,12 +85,14 @@ export function tenantController(context: KindContext): KindController {
     return conclude(record, { plan, spec, facts: [], blocked: undefined, result });
   }
 
-  function applyBaseline(record: MirrorRecord, plan: TenantPlan): Promise<ApplyResult> {
+  async function applyBaseline(record: MirrorRecord, plan: TenantPlan): Promise<ApplyResult> {
     const id = tenantId(record.name);
+    const session = context.kube.asAgent();
+    const inventory = context.inventory.entries(record.uid);
     return applySet({
-      applier: { scope: "DataPlane", session: context.kube.asAgent() },
+      applier: { scope: "DataPlane", session },
       discovery: context.kube.discovery,
-      live: context.live.viewAs(context.kube.asAgent()),
+      live: await context.live.viewAs(session, inventory),
       reduce: context.live.reduce,
       identity: {
         parent: { name: record.objectName, namespace: context.agentNamespace, kind: "Tenant", group: "moorage.dev" },
@@ -100,7 +102,7 @@ export function tenantController(context: KindContext): KindController {
         dataPlane: context.dataPlane(),
       },
       desired: plan.objects,
-      inventory: context.inventory.entries(record.uid),
+      inventory,
       writeInventory: (entries) => context.inventory.write(record, entries),
       // The cluster itself creates the ServiceAccount "default": the baseline takes over what it finds,
       // in a namespace that was proven to be this tenant's.
