@@ -1,0 +1,43 @@
+import type { CheckedTxn } from "../plan.ts";
+import type { LeaseId, Rev, TxnResult } from "../store.ts";
+import type { Commit } from "../memory/core.ts";
+import type { Meta } from "./schema.ts";
+
+/** The messages between the store's thread and its writer. Each message to the writer is a list. */
+export type Request =
+  | { id: number; kind: "txn"; txn: CheckedTxn }
+  | { id: number; kind: "compact"; rev: Rev }
+  | { id: number; kind: "grant"; ttlMs: number }
+  | { id: number; kind: "revoke"; lease: LeaseId }
+  | { id: number; kind: "backup"; file: string }
+  | { id: number; kind: "close" };
+
+/** What a request comes to; the value's type is that of the request's kind. */
+export type Outcome = TxnResult | LeaseId | undefined;
+
+/** A MoorageError in the form that threads can pass on. */
+export interface ErrorMessage {
+  code: number;
+  reason: string;
+  message: string;
+  metadata: Record<string, string>;
+}
+
+/** One settled request. */
+export type Ack = { id: number; value: Outcome } | { id: number; error: ErrorMessage };
+
+/** From the writer. `committed` leaves it only after COMMIT, `failed` is its last message. */
+export type Reply =
+  | { kind: "ready"; meta: Meta; leases: { id: LeaseId; ttlMs: number }[] }
+  | { kind: "committed"; acks: Ack[]; commits: Commit[]; compactRev: Rev }
+  | { kind: "failed"; error: ErrorMessage }
+  | { kind: "closed" };
+
+/** What a writer is started with. */
+export interface WriterOptions {
+  file: string;
+  /** The epoch of a store that this opening creates. */
+  epoch: Uint8Array;
+  /** For the test that proves that the crash test can fail: settle requests before their commit. */
+  ackBeforeCommit: boolean;
+}

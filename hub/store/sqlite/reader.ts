@@ -1,0 +1,224 @@
+import Database from "better-sqlite3";
+import { checkLimit, checkReadable, unknownDp } from "../plan.ts";
+import type {
+  ChangesRequest,
+  ChangesResult,
+  KeyRange,
+  KV,
+  RangeRequest,
+  RangeResult,
+  ResRow,
+  Rev,
+  StoreEvent,
+} from "../store.ts";
+import type { LogPage, Revision } from "../watches.ts";
+import { configure } from "./schema.ts";
+
+/** Most log rows, and most revisions, that one stretch of a watch's catch-up reads. */
+const LOG_ROWS = 256;
+const LOG_REVISIONS = 4_096;
+
+interface KvRow {
+  key: Buffer;
+  value: Buffer;
+  createRev: number;
+  modRev: number;
+  version: number;
+  lease: number;
+}
+
+interface LogRow extends KvRow {
+  prevRev: number;
+  del: number;
+}
+
+interface UpdateRow {
+  rev: number;
+  uid: string;
+  name: string;
+  del: number;
+  update_bytes: Buffer;
+}
+
+/** Reads of the store, on a read-only connection; each is one short snapshot. */
+export interface Reader {
+  /** Head, compaction and size of the file. */
+  status(): { rev: Rev; compactRev: Rev; bytes: number };
+  range(q: RangeRequest): RangeResult;
+  readLog(from: Rev, range: KeyRange): LogPage;
+  changes(q: ChangesRequest): ChangesResult;
+  resByUid(dp: string, uid: string): ResRow | undefined;
+  resAll(dp: string, q: { afterUid?: string; limit: number }): ResRow[];
+  floor(dp: string): Rev;
+  close(): void;
+}
+
+/** A view of the same bytes without Buffer's methods, so that engines answer alike. */
+const plain = (b: Buffer): Uint8Array => new Uint8Array(b.buffer, b.byteOffset, b.length);
+
+const toKv = (r: KvRow): KV => ({
+  key: plain(r.key),
+  value: plain(r.value),
+  createRev: r.createRev,
+  modRev: r.modRev,
+  version: r.version,
+  lease: r.lease,
+});
+
+const toRes = (r: UpdateRow): ResRow => ({
+  rev: r.rev,
+  uid: r.uid,
+  name: r.name,
+  del: r.del === 1,
+  update: plain(r.update_bytes),
+});
+
+/** Opens the file for reading; the writer must have created it. */
+export function openReader(file: string): Reader {
+  const db = new Database(file, { readonly: true, timeout: 1_000 });
+  configure(db);
+  const sql = statements(db);
+  const meta = (): { rev: Rev; compactRev: Rev } => sql.meta.get() as { rev: Rev; compactRev: Rev };
+  const dpRow = (uid: string): { id: number; floor: Rev } => {
+    const row = sql.dp.get(uid) as { id: number; floor: Rev } | undefined;
+    if (row === undefined) throw unknownDp(uid);
+    return row;
+  };
+  /** `fn` in one snapshot. */
+  const snapshot = <A extends unknown[], R>(fn: (...args: A) => R): ((...args: A) => R) =>
+    db.transaction(fn as (...args: unknown[]) => R) as (...args: A) => R;
+
+  return {
+    status: snapshot(() => ({
+      ...meta(),
+      bytes:
+        (db.pragma("page_count", { simple: true }) as number) *
+        (db.pragma("page_size", { simple: true }) as number),
+    })),
+    range: snapshot((q: RangeRequest): RangeResult => {
+      const { rev: head, compactRev } = meta();
+      const at = q.rev ?? head;
+      checkReadable(at, { head, compactRev });
+      if (q.limit !== undefined) checkLimit(q.limit, "limit");
+      const [start, end] = bounds(q);
+      // One more than asked tells whether there are more; -1 is SQLite's "no limit".
+      const limit = q.limit === undefined ? -1 : q.limit + 1;
+      const keys = q.keysOnly === true ? 1 : 0;
+      const rows = (
+        at === head ? sql.now.all({ start, end, limit, keys }) : sql.past.all({ start, end, limit, keys, at })
+      ) as KvRow[];
+      const more = q.limit !== undefined && rows.length > q.limit;
+      if (more) rows.pop();
+      return { rev: head, kvs: rows.map(toKv), more };
+    }),
+    readLog: snapshot((from: Rev, range: KeyRange): LogPage => {
+      const { rev: head, compactRev } = meta();
+      if (from <= compactRev) return { compactRev };
+      const [start, end] = bounds(range);
+      const to = Math.min(head, from + LOG_REVISIONS - 1);
+      let rows = sql.log.all({ from, to, start, end, limit: LOG_ROWS }) as LogRow[];
+      let next = to + 1;
+      if (rows.length === LOG_ROWS) {
+        // The last revision may be cut: leave it for the next stretch, or read it whole if it is alone.
+        const last = (rows.at(-1) as LogRow).modRev;
+        const whole = rows.filter((r) => r.modRev < last);
+        rows =
+          whole.length > 0
+            ? whole
+            : (sql.log.all({ from: last, to: last, start, end, limit: -1 }) as LogRow[]);
+        next = whole.length > 0 ? last : last + 1;
+      }
+      return { revisions: group(rows), next };
+    }),
+    changes: snapshot((q: ChangesRequest): ChangesResult => {
+      checkLimit(q.limit, "limit");
+      checkLimit(q.maxBytes, "maxBytes");
+      const { rev: head } = meta();
+      const dp = dpRow(q.dp);
+      return { ...wholeRevisions(sql, dp.id, q), head, floor: dp.floor };
+    }),
+    resByUid(dp, uid) {
+      const row = sql.res.get(dp, uid) as UpdateRow | undefined;
+      return row === undefined ? undefined : toRes(row);
+    },
+    resAll: snapshot((dp: string, q: { afterUid?: string; limit: number }): ResRow[] => {
+      checkLimit(q.limit, "limit");
+      return (sql.resAll.all(dpRow(dp).id, q.afterUid ?? "", q.limit) as UpdateRow[]).map(toRes);
+    }),
+    floor: (dp) => dpRow(dp).floor,
+    close: () => db.close(),
+  };
+}
+
+type Statements = ReturnType<typeof statements>;
+
+/** Rows after a position, cut between revisions; the first revision always comes whole. */
+function wholeRevisions(sql: Statements, dp: number, q: ChangesRequest): { rows: ResRow[]; more: boolean } {
+  const sizes = sql.sizes.all({ dp, after: q.after, limit: q.limit + 1 }) as {
+    rev: Rev;
+    n: number;
+    bytes: number;
+  }[];
+  let rows = 0;
+  let bytes = 0;
+  let through = q.after;
+  for (const s of sizes) {
+    if (rows > 0 && (rows + s.n > q.limit || bytes + s.bytes > q.maxBytes)) break;
+    rows += s.n;
+    bytes += s.bytes;
+    through = s.rev;
+  }
+  const found = sql.changes.all({ dp, after: q.after, through }) as UpdateRow[];
+  return { rows: found.map(toRes), more: through !== (sizes.at(-1)?.rev ?? q.after) };
+}
+
+/** The range as SQL wants it; one key is the range up to its successor. */
+function bounds(r: KeyRange): [Buffer, Buffer] {
+  const start = Buffer.from(r.start);
+  return [start, r.end === undefined ? Buffer.concat([start, Buffer.alloc(1)]) : Buffer.from(r.end)];
+}
+
+function group(rows: readonly LogRow[]): Revision[] {
+  const revisions: Revision[] = [];
+  for (const row of rows) {
+    const event: StoreEvent = { type: row.del === 1 ? "delete" : "put", kv: toKv(row), prevRev: row.prevRev };
+    const last = revisions.at(-1);
+    if (last?.rev === row.modRev) last.events.push(event);
+    else revisions.push({ rev: row.modRev, events: [event] });
+  }
+  return revisions;
+}
+
+function statements(db: Database.Database) {
+  const value = "CASE WHEN @keys = 1 THEN x'' ELSE value END AS value";
+  const cols = "create_rev AS createRev, version, lease";
+  return {
+    meta: db.prepare(
+      "SELECT (SELECT v FROM meta WHERE k = 'rev') AS rev, (SELECT v FROM meta WHERE k = 'compact_rev') AS compactRev",
+    ),
+    now: db.prepare(
+      `SELECT key, mod_rev AS modRev, ${cols}, ${value} FROM head WHERE key >= @start AND key < @end ORDER BY key LIMIT @limit`,
+    ),
+    past: db.prepare(
+      `SELECT key, rev AS modRev, ${cols}, ${value} FROM log AS l INDEXED BY log_key
+       WHERE key >= @start AND key < @end AND rev <= @at AND del = 0
+         AND NOT EXISTS (SELECT 1 FROM log AS n WHERE n.key = l.key AND n.rev > l.rev AND n.rev <= @at)
+       ORDER BY key LIMIT @limit`,
+    ),
+    log: db.prepare(
+      `SELECT key, rev AS modRev, ${cols}, value, prev_rev AS prevRev, del FROM log NOT INDEXED
+       WHERE rev >= @from AND rev <= @to AND key >= @start AND key < @end ORDER BY rev, sub LIMIT @limit`,
+    ),
+    dp: db.prepare("SELECT id, tombstone_floor AS floor FROM dp WHERE uid = ?"),
+    res: db.prepare("SELECT res.* FROM res JOIN dp ON dp.id = res.dp WHERE dp.uid = ? AND res.uid = ?"),
+    resAll: db.prepare("SELECT * FROM res WHERE dp = ? AND uid > ? ORDER BY uid LIMIT ?"),
+    sizes: db.prepare(
+      `SELECT rev, count(*) AS n, sum(length(update_bytes)) AS bytes FROM
+         (SELECT rev, update_bytes FROM res WHERE dp = @dp AND rev > @after ORDER BY rev)
+       GROUP BY rev ORDER BY rev LIMIT @limit`,
+    ),
+    changes: db.prepare(
+      "SELECT * FROM res WHERE dp = @dp AND rev > @after AND rev <= @through ORDER BY rev, uid",
+    ),
+  };
+}

@@ -1,0 +1,113 @@
+import type Database from "better-sqlite3";
+import { storeError } from "../errors.ts";
+import type { Rev } from "../store.ts";
+
+/** The newest schema this code writes; a file with a higher one is refused. */
+export const SCHEMA = 1;
+
+/** The database file and the lock beside it, in the data directory. */
+export const files = { db: "moorage.db", lock: "lock.db", owner: "owner" } as const;
+
+const tables = `
+CREATE TABLE meta(k TEXT PRIMARY KEY, v ANY) STRICT;
+CREATE TABLE log(rev INTEGER NOT NULL, sub INTEGER NOT NULL, key BLOB NOT NULL, create_rev INTEGER NOT NULL,
+  prev_rev INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER NOT NULL, del INTEGER NOT NULL, value BLOB NOT NULL,
+  PRIMARY KEY(rev, sub)) STRICT, WITHOUT ROWID;
+CREATE INDEX log_key ON log(key, rev);
+CREATE TABLE head(key BLOB PRIMARY KEY, mod_rev INTEGER NOT NULL, create_rev INTEGER NOT NULL,
+  version INTEGER NOT NULL, lease INTEGER NOT NULL, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX head_lease ON head(lease, key) WHERE lease <> 0;
+CREATE TABLE lease(id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE dp(id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, tombstone_floor INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE res(dp INTEGER NOT NULL REFERENCES dp(id) ON DELETE CASCADE, rev INTEGER NOT NULL, uid TEXT NOT NULL,
+  name TEXT NOT NULL, del INTEGER NOT NULL, update_bytes BLOB NOT NULL, PRIMARY KEY(dp, rev, uid)) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX res_uid ON res(dp, uid);
+`;
+
+/** What the file says of itself when it is opened for writing. */
+export interface Meta {
+  epoch: Uint8Array;
+  rev: Rev;
+  compactRev: Rev;
+  lastLease: number;
+  uncleanStart: boolean;
+}
+
+/**
+ * Settings of every connection, read back: a setting that did not take would lose acknowledged
+ * writes (WAL defaults to NORMAL in this build) or serve a damaged page. Error: `NOT_DURABLE`.
+ */
+export function configure(db: Database.Database): void {
+  const settings: [string, string, string | number][] = [
+    ["journal_mode", "WAL", "wal"],
+    ["synchronous", "FULL", 2],
+    ["wal_autocheckpoint", "0", 0],
+    ["foreign_keys", "ON", 1],
+    ["trusted_schema", "OFF", 0],
+    ["cell_size_check", "ON", 1],
+  ];
+  for (const [name, value, expected] of settings) {
+    // Only a writer can turn WAL on; a reader finds it on.
+    if (!(db.readonly && name === "journal_mode")) db.pragma(`${name} = ${value}`);
+    const actual = db.pragma(name, { simple: true });
+    if (actual !== expected) {
+      throw storeError(
+        "NOT_DURABLE",
+        `Set ${name} of "${db.name}" to ${value}: it reads back as "${String(actual)}"`,
+      );
+    }
+  }
+}
+
+/**
+ * Creates the schema in an empty file, with `epoch`, or checks the one that is there; marks the file
+ * as not cleanly closed until {@link markClean}. Error: `SCHEMA_TOO_NEW`.
+ */
+export function openMeta(db: Database.Database, epoch: Uint8Array): Meta {
+  const run = db.transaction((): Meta => {
+    const fresh = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get() === undefined;
+    if (fresh) {
+      db.exec(tables);
+      const put = db.prepare("INSERT INTO meta(k, v) VALUES (?, ?)");
+      const initial = {
+        schema: SCHEMA,
+        epoch: Buffer.from(epoch),
+        rev: 1,
+        compact_rev: 0,
+        last_lease: 0,
+        clean: 1,
+      };
+      for (const [k, v] of Object.entries(initial)) put.run(k, v);
+    }
+    const schema = getMeta(db, "schema") as number;
+    if (schema > SCHEMA) {
+      throw storeError(
+        "SCHEMA_TOO_NEW",
+        `Open "${db.name}": its schema is ${schema}, this version knows up to ${SCHEMA}; use the newer version`,
+      );
+    }
+    const clean = getMeta(db, "clean");
+    setMeta(db, "clean", 0);
+    return {
+      epoch: new Uint8Array(getMeta(db, "epoch") as Buffer),
+      rev: getMeta(db, "rev") as number,
+      compactRev: getMeta(db, "compact_rev") as number,
+      lastLease: getMeta(db, "last_lease") as number,
+      uncleanStart: clean !== 1,
+    };
+  });
+  return run.immediate();
+}
+
+/** Notes that everything was closed in order. */
+export function markClean(db: Database.Database): void {
+  setMeta(db, "clean", 1);
+}
+
+function getMeta(db: Database.Database, k: string): unknown {
+  return db.prepare("SELECT v FROM meta WHERE k = ?").pluck().get(k);
+}
+
+function setMeta(db: Database.Database, k: string, v: number): void {
+  db.prepare("UPDATE meta SET v = ? WHERE k = ?").run(v, k);
+}

@@ -1,0 +1,159 @@
+import { join } from "node:path";
+import type { Clock } from "@moorage/shared/clock";
+import type { Rng } from "@moorage/shared/rng";
+import { storeError } from "../errors.ts";
+import { leaseClock } from "../leases.ts";
+import type { Leases } from "../leases.ts";
+import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
+import type { CommitListener, LeaseId, Rev, Store, TxnResult } from "../store.ts";
+import { watches } from "../watches.ts";
+import type { Watches } from "../watches.ts";
+import { startWriter } from "./link.ts";
+import { lockDirectory } from "./lock.ts";
+import { openReader } from "./reader.ts";
+import type { Reader } from "./reader.ts";
+import { files } from "./schema.ts";
+
+/** What a durable store needs. */
+export interface SqliteStoreOptions {
+  /** The data directory, on a local file system; created if missing. One hub at a time. */
+  dir: string;
+  clock: Clock;
+  rng: Rng;
+  /** See {@link import("../watches.ts").PROGRESS_MS}. */
+  progressMs?: number;
+  /** See {@link import("../watches.ts").RECENT_REVISIONS}. */
+  recentRevisions?: number;
+  /** Called once when the store can go on no more; every later call gets the same error. */
+  onFailure?: (error: Error) => void;
+  /** Breaks the promise of durability, to prove that the crash test notices. */
+  failpoint?: "ackBeforeCommit";
+}
+
+/** A durable store, with what only a file can do. */
+export interface SqliteStore extends Store {
+  /** Writes a consistent copy of the store to `file`, while it serves. */
+  backup(file: string): Promise<void>;
+}
+
+/**
+ * Opens or creates the store of a data directory. Errors: FAILED_PRECONDITION (`DATA_DIR_IN_USE`,
+ * `SCHEMA_TOO_NEW`, `NOT_DURABLE`), UNAVAILABLE `STORE_FAILED` when the file cannot be opened.
+ */
+export async function openSqliteStore(options: SqliteStoreOptions): Promise<SqliteStore> {
+  const unlock = lockDirectory(options.dir);
+  try {
+    return await open(options, unlock);
+  } catch (thrown) {
+    unlock();
+    throw thrown;
+  }
+}
+
+async function open(options: SqliteStoreOptions, unlock: () => void): Promise<SqliteStore> {
+  const { dir, clock, rng, progressMs, recentRevisions } = options;
+  const file = join(dir, files.db);
+  const listeners = new Set<CommitListener>();
+  let dead: Error | undefined;
+  let closing: Promise<void> | undefined;
+  let compactRev: Rev = 0;
+  let watching: Watches | undefined;
+  let leases: Leases | undefined;
+
+  const link = await startWriter(
+    { file, epoch: rng.bytes(16), ackBeforeCommit: options.failpoint === "ackBeforeCommit" },
+    {
+      committed(commits, compacted) {
+        compactRev = compacted;
+        watching?.publish(commits);
+        for (const { rev, dps } of commits) for (const fn of [...listeners]) fn({ rev, dps });
+      },
+      failed(error) {
+        dead ??= error;
+        leases?.close();
+        watching?.end(error);
+        options.onFailure?.(error);
+      },
+    },
+  );
+  compactRev = link.meta.compactRev;
+  let reader: Reader;
+  try {
+    reader = openReader(file);
+  } catch (thrown) {
+    await link.close();
+    throw thrown;
+  }
+  watching = watches({
+    clock,
+    head: link.meta.rev,
+    source: {
+      compactRev: () => compactRev,
+      readLog: (from, range) => reader.readLog(from, range),
+      pause: () => new Promise((resolve) => setImmediate(resolve)),
+    },
+    ...(progressMs === undefined ? {} : { progressMs }),
+    ...(recentRevisions === undefined ? {} : { recentRevisions }),
+  });
+  leases = leaseClock(clock, (lease) =>
+    link.request({ kind: "revoke", lease }).then(
+      () => true,
+      // Gone by a revoke that overtook it, or the store is dead: either way there is nothing to retry.
+      (e: unknown) => (e as { reason?: string }).reason !== "STORE_FULL",
+    ),
+  );
+  for (const { id, ttlMs } of link.leases) leases.add(id, ttlMs);
+
+  /** Runs a read now; its result or error as a promise. */
+  const answer = async <T>(fn: () => T | Promise<T>): Promise<T> => {
+    if (dead !== undefined) throw dead;
+    return await fn();
+  };
+  const watched = watching;
+  const lives = leases;
+
+  const close = async (): Promise<void> => {
+    const error = storeError("STORE_CLOSED", "Use the store: it is closed");
+    dead ??= error;
+    lives.close();
+    await link.close();
+    watched.end(error);
+    reader.close();
+    unlock();
+  };
+
+  return {
+    status: () =>
+      answer(() => ({ epoch: link.meta.epoch, uncleanStart: link.meta.uncleanStart, ...reader.status() })),
+    range: (q) => answer(() => reader.range(q)),
+    txn: (t) => answer(() => link.request({ kind: "txn", txn: checkTxn(t) }) as Promise<TxnResult>),
+    watch: (w) => watched.watch(w),
+    compact: (rev) => answer(async () => void (await link.request({ kind: "compact", rev }))),
+    grant: (ttlMs) =>
+      answer(async () => {
+        checkTtl(ttlMs);
+        const id = (await link.request({ kind: "grant", ttlMs })) as LeaseId;
+        lives.add(id, ttlMs);
+        return { id, ttlMs };
+      }),
+    keepAlive: (id) =>
+      answer(() => {
+        if (!lives.touch(id)) throw unknownLease(id);
+      }),
+    revoke: (id) =>
+      answer(async () => {
+        await link.request({ kind: "revoke", lease: id });
+        lives.remove(id);
+      }),
+    changes: (q) => answer(() => reader.changes(q)),
+    resByUid: (dp, uid) => answer(() => reader.resByUid(dp, uid)),
+    resAll: (dp, q) => answer(() => reader.resAll(dp, q)),
+    floor: (dp) => answer(() => reader.floor(dp)),
+    onCommit(fn) {
+      listeners.add(fn);
+      return () => listeners.delete(fn);
+    },
+    backup: (to) => answer(async () => void (await link.request({ kind: "backup", file: to }))),
+    close: () => (closing ??= close()),
+  };
+}

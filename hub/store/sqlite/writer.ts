@@ -1,0 +1,202 @@
+import Database from "better-sqlite3";
+import { statSync } from "node:fs";
+import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import type { MessagePort } from "node:worker_threads";
+import { systemClock } from "@moorage/shared/clock";
+import type { Timer } from "@moorage/shared/clock";
+import { MoorageError } from "@moorage/shared/errors";
+import { storeError } from "../errors.ts";
+import { Applier } from "./apply.ts";
+import { Compaction } from "./compaction.ts";
+import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
+import { configure, markClean, openMeta } from "./schema.ts";
+
+/**
+ * The writer thread: owns the only write connection. It drains its port into one transaction, and
+ * answers and events leave it after that transaction's COMMIT. An fsync here stalls no stream.
+ */
+
+/** Most requests in one group, so that the first of them need not wait for ever. */
+const GROUP_REQUESTS = 1_024;
+/** A checkpoint starts after this much quiet, */
+const IDLE_MS = 1_000;
+/** or when the write-ahead log has grown to this. */
+const WAL_BYTES = 64 * 1024 * 1024;
+
+const port = parentPort as MessagePort;
+const options = workerData as WriterOptions;
+
+const post = (reply: Reply): void => port.postMessage(reply);
+
+function errorMessage(thrown: unknown): ErrorMessage {
+  const error =
+    thrown instanceof MoorageError
+      ? thrown
+      : storeError("STORE_FAILED", `Write to "${options.file}": ${String(thrown)}; the store serves no more`);
+  return { code: error.code, reason: error.reason, message: error.message, metadata: { ...error.metadata } };
+}
+
+/** Whether the disk or the file's size limit refused; the group is undone and the store goes on. */
+const isFull = (thrown: unknown): boolean => (thrown as { code?: unknown }).code === "SQLITE_FULL";
+
+function start(): void {
+  const db = new Database(options.file, { timeout: 1_000 });
+  configure(db);
+  const meta = openMeta(db, options.epoch);
+  const applier = new Applier(db, meta);
+  const compaction = new Compaction(db);
+  compaction.aim(meta.compactRev);
+  const queue: Request[] = [];
+  let idle: Timer | undefined;
+  let running = false;
+  let failed = false;
+
+  const one = (request: Request): Outcome => {
+    switch (request.kind) {
+      case "txn":
+        return applier.txn(request.txn);
+      case "compact":
+        return void applier.compact(request.rev);
+      case "grant":
+        return applier.grant(request.ttlMs);
+      case "revoke":
+        return void applier.revoke(request.lease);
+      default:
+        throw storeError("STORE_FAILED", `Group a request of kind "${request.kind}": it stands alone`);
+    }
+  };
+
+  const applyAll = (group: readonly Request[]): Ack[] =>
+    group.map((request): Ack => {
+      try {
+        return { id: request.id, value: one(request) };
+      } catch (thrown) {
+        // A refusal concerns one request and wrote nothing; anything else concerns the group.
+        if (!(thrown instanceof MoorageError)) throw thrown;
+        return { id: request.id, error: errorMessage(thrown) };
+      }
+    });
+
+  const commitGroup = (group: readonly Request[]): void => {
+    try {
+      applier.begin();
+      const acks = applyAll(group);
+      if (options.ackBeforeCommit)
+        post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+      const commits = applier.commit();
+      const settled = options.ackBeforeCommit ? [] : acks;
+      post({ kind: "committed", acks: settled, commits, compactRev: applier.compactRev });
+    } catch (thrown) {
+      if (!isFull(thrown)) throw thrown;
+      applier.rollback(db.inTransaction);
+      const error = errorMessage(
+        storeError("STORE_FULL", `Write to "${options.file}": no space is left; free some, reads go on`, {
+          cause: thrown,
+        }),
+      );
+      const acks = group.map((r): Ack => ({ id: r.id, error }));
+      post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+    }
+    compaction.aim(applier.compactRev);
+  };
+
+  /** One step of what is left to remove; false if there is nothing, or no space to do it in. */
+  const compactStep = (): boolean => {
+    if (compaction.done) return false;
+    try {
+      applier.begin();
+      compaction.step();
+      applier.commit();
+      return true;
+    } catch (thrown) {
+      if (!isFull(thrown)) throw thrown;
+      applier.rollback(db.inTransaction);
+      return false;
+    }
+  };
+
+  const walBytes = (): number => statSync(`${options.file}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+
+  /** Copies the log into the file; a reader in the way only postpones it. */
+  const checkpoint = (): void => {
+    if (walBytes() > 0) db.pragma("wal_checkpoint(TRUNCATE)");
+  };
+
+  const drain = (): void => {
+    for (let m = receiveMessageOnPort(port); m !== undefined; m = receiveMessageOnPort(port)) {
+      queue.push(...(m.message as Request[]));
+      if (queue.length >= GROUP_REQUESTS) return;
+    }
+  };
+
+  const alone = async (request: Request): Promise<void> => {
+    if (request.kind === "backup") {
+      let ack: Ack = { id: request.id, value: undefined };
+      try {
+        await db.backup(request.file);
+      } catch (thrown) {
+        ack = {
+          id: request.id,
+          error: errorMessage(storeError("STORE_FULL", `Back up to "${request.file}": ${String(thrown)}`)),
+        };
+      }
+      post({ kind: "committed", acks: [ack], commits: [], compactRev: applier.compactRev });
+      return;
+    }
+    checkpoint();
+    markClean(db);
+    db.close();
+    post({ kind: "closed" });
+    port.close();
+    failed = true;
+  };
+
+  const pump = async (): Promise<void> => {
+    if (running || failed) return;
+    running = true;
+    idle?.cancel();
+    while (!failed) {
+      drain();
+      const special = queue.findIndex((r) => r.kind === "close" || r.kind === "backup");
+      const group = queue.splice(0, Math.min(special < 0 ? queue.length : special, GROUP_REQUESTS));
+      if (group.length > 0) commitGroup(group);
+      else if (special === 0) await alone(queue.shift() as Request);
+      const more = !failed && compactStep();
+      if (group.length === 0 && special < 0 && !more) break;
+      if (!failed && walBytes() > WAL_BYTES) checkpoint();
+    }
+    running = false;
+    if (!failed) idle = systemClock.setTimer(IDLE_MS, () => guarded(() => checkpoint()));
+  };
+
+  /** The first unforeseen error ends the thread: what is on disk is then no longer known to it. */
+  const fail = (thrown: unknown): void => {
+    failed = true;
+    post({ kind: "failed", error: errorMessage(thrown) });
+    port.close();
+  };
+  const guarded = (fn: () => void): void => {
+    try {
+      fn();
+    } catch (thrown) {
+      fail(thrown);
+    }
+  };
+
+  port.on("message", (requests: Request[]) => {
+    queue.push(...requests);
+    pump().catch(fail);
+  });
+  const leases = db.prepare("SELECT id, ttl_ms AS ttlMs FROM lease ORDER BY id").all() as {
+    id: number;
+    ttlMs: number;
+  }[];
+  post({ kind: "ready", meta, leases });
+}
+
+try {
+  start();
+} catch (thrown) {
+  post({ kind: "failed", error: errorMessage(thrown) });
+  port.close();
+}
