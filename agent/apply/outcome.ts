@@ -20,7 +20,7 @@ export interface FailureOutcome {
 
 /** What the verdict depends on beside the answer. */
 export interface FailureContext {
-  /** The kind's CRD is in the set: "no such kind" passes. */
+  /** The kind's CRD is in the set, and established by now: "no such kind" passes. */
   crdInSet: boolean;
   /** Whether our payload differs from the live object at a field, e.g. `spec.selector`. */
   changes(field: string): boolean;
@@ -71,8 +71,9 @@ function base(error: KubeError) {
 }
 
 function noSuchKind(error: KubeError, context: FailureContext): FailureOutcome {
+  // With its CRD established the kind is served within moments: no event will say so.
   return context.crdInSet
-    ? { ...base(error), action: "Waiting", reason: "KindNotInstalled", wait: "KindNotInstalled" }
+    ? { ...base(error), action: "Retry", reason: "KindNotInstalled" }
     : { ...base(error), action: "Stalled", reason: "KindNotInstalled" };
 }
 

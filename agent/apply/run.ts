@@ -121,6 +121,7 @@ async function applyPhases(input: ApplySetInput, state: RunState): Promise<Objec
     const outcomes = await pool(members, input.concurrency ?? DEFAULT_CONCURRENCY, async (target) => {
       if (input.policy?.signal?.aborted === true) return idle(target, { action: "Skipped", reason: "Superseded", message: "A newer generation cancelled the run" });
       const blocked = blockedBy(target, state, { done, live: input.live });
+      if (blocked === undefined && state.context.crdInSet(target)) forgetMiss(input, target);
       return blocked ?? applyObject({ target, entry: entries.get(idKey(target.id)), phase }, state.context);
     });
     for (const outcome of outcomes) {
@@ -129,6 +130,12 @@ async function applyPhases(input: ApplySetInput, state: RunState): Promise<Objec
     }
   }
   return out;
+}
+
+/** Its CRD is Current now: what discovery remembers from before must not stand in the way. */
+function forgetMiss(input: ApplySetInput, target: NormalObject): void {
+  const { apiVersion, kind } = target.object;
+  if (input.discovery.cached({ apiVersion, kind }) === undefined) input.discovery.invalidate(apiVersion);
 }
 
 /** A failed dependency skips its dependants alone; one that is not Current makes them wait. */
@@ -227,7 +234,7 @@ function conclude(input: ApplySetInput, objects: readonly ObjectOutcome[], prune
 }
 
 function waitReason(reason: string): Wait["reason"] {
-  return reason === "Terminating" || reason === "NamespaceTerminating" || reason === "KindNotInstalled" ? reason : "Dependency";
+  return reason === "Terminating" || reason === "NamespaceTerminating" ? reason : "Dependency";
 }
 
 function refused(input: ApplySetInput, reason: string, message: string): ApplyResult {

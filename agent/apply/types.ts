@@ -102,7 +102,7 @@ export interface ObjectOutcome {
 /** Something a run must be woken for. */
 export interface Wait {
   id: ObjectId;
-  reason: "Health" | "Terminating" | "NamespaceTerminating" | "KindNotInstalled" | "Deleting" | "Dependency";
+  reason: "Health" | "Terminating" | "NamespaceTerminating" | "Deleting" | "Dependency";
   message: string;
 }
 
