@@ -230,7 +230,7 @@ describe("applySet", () => {
     expect(first.objects.map((o) => [o.id.kind, o.action])).toEqual([["CustomResourceDefinition", "Created"], ["Gear", "Waiting"]]);
     app.sync();
     const second = await app.run([gear, crd]);
-    expect(second.objects.map((o) => [o.id.kind, o.action])).toEqual([["CustomResourceDefinition", "Unchanged"], ["Gear", "Created"]]);
+    expect(second.objects.map((o) => [o.id.kind, o.action, o.message])).toEqual([["CustomResourceDefinition", "Unchanged", ""], ["Gear", "Created", ""]]);
   });
 
   it("refuses a duplicate, a reserved label, and a foreign namespace before any call", async () => {

@@ -276,7 +276,7 @@ export class MemoryStore {
     if (key === CRD_KEY) this.#serve(object);
     this.#record({ resourceVersion: this.#version, kindKey: key, before, after: object });
     if (key === CRD_KEY && before === undefined) this.#establish(object);
-    return cloneJson(all.get(nameKey(object)) ?? object);
+    return cloneJson(object);
   }
 
   #remove(kind: MemoryKind, live: KubeObject): void {
