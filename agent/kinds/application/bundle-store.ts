@@ -24,19 +24,24 @@ const KEPT_BUNDLES = 8;
 /** Fetches one blob's chunks from the hub, in order; rejects when there is no link. */
 export type FetchBlob = (ref: BlobRef, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
 
+/** Unpacks and checks a packed bundle against its digest; {@link unpackBundle} unless the caller has its own. */
+export type Unpack = (chunks: readonly Uint8Array[], digest: string) => Promise<Bundle>;
+
 /** See the module's text. */
 export class BundleStore {
   readonly #session: AgentSession;
   readonly #namespace: string;
   readonly #fetchBlob: FetchBlob;
+  readonly #unpack: Unpack;
   /** By digest, least recently used first. */
   readonly #bundles = new Map<string, Bundle>();
   readonly #pending = new Map<string, Promise<Bundle>>();
 
-  constructor(deps: { session: AgentSession; namespace: string; fetchBlob: FetchBlob }) {
+  constructor(deps: { session: AgentSession; namespace: string; fetchBlob: FetchBlob; unpack?: Unpack }) {
     this.#session = deps.session;
     this.#namespace = deps.namespace;
     this.#fetchBlob = deps.fetchBlob;
+    this.#unpack = deps.unpack ?? unpackBundle;
   }
 
   /**
@@ -83,7 +88,7 @@ export class BundleStore {
       });
     }
     const chunks = (await this.#fromCluster(ref)) ?? (await this.#fromHub(ref, signal));
-    const bundle = await unpackBundle(chunks, `sha256:${hex(ref.digest)}`);
+    const bundle = await this.#unpack(chunks, `sha256:${hex(ref.digest)}`);
     this.#bundles.set(hex(ref.digest), bundle);
     const [oldest] = this.#bundles.keys();
     if (this.#bundles.size > KEPT_BUNDLES && oldest !== undefined) this.#bundles.delete(oldest);
