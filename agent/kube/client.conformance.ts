@@ -232,9 +232,15 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         await expect(session.apply(object, { fieldManager: ME })).rejects.toMatchObject({ status: 403, reason: "Forbidden" });
         await agent.create({
           apiVersion: "rbac.authorization.k8s.io/v1",
+          kind: "Role",
+          metadata: { name: account.name, namespace },
+          rules: [{ apiGroups: [""], resources: ["configmaps"], verbs: ["create", "get", "patch"] }],
+        });
+        await agent.create({
+          apiVersion: "rbac.authorization.k8s.io/v1",
           kind: "RoleBinding",
           metadata: { name: account.name, namespace },
-          roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "admin" },
+          roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: account.name },
           subjects: [{ kind: "ServiceAccount", name: account.name, namespace }],
         });
         // Authorisation caches follow the binding by watch: wait for the right, not for a time.
