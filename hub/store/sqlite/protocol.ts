@@ -38,6 +38,8 @@ export interface WriterOptions {
   file: string;
   /** The epoch of a store that this opening creates. */
   epoch: Uint8Array;
+  /** Largest size of the file. */
+  maxBytes: number | undefined;
   /** For the test that proves that the crash test can fail: settle requests before their commit. */
   ackBeforeCommit: boolean;
 }

@@ -59,6 +59,12 @@ export function configure(db: Database.Database): void {
   }
 }
 
+/** Bounds the size of the file for this connection's writes. */
+export function limitSize(db: Database.Database, maxBytes: number): void {
+  const pageSize = db.pragma("page_size", { simple: true }) as number;
+  db.pragma(`max_page_count = ${Math.max(1, Math.floor(maxBytes / pageSize))}`);
+}
+
 /**
  * Creates the schema in an empty file, with `epoch`, or checks the one that is there; marks the file
  * as not cleanly closed until {@link markClean}. Error: `SCHEMA_TOO_NEW`.

@@ -24,6 +24,8 @@ export interface SqliteStoreOptions {
   progressMs?: number;
   /** See {@link import("../watches.ts").RECENT_REVISIONS}. */
   recentRevisions?: number;
+  /** Largest size of the database file; writes beyond it are refused with `STORE_FULL`. Default: the disk. */
+  maxBytes?: number;
   /** Called once when the store can go on no more; every later call gets the same error. */
   onFailure?: (error: Error) => void;
   /** Breaks the promise of durability, to prove that the crash test notices. */
@@ -61,7 +63,12 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   let leases: Leases | undefined;
 
   const link = await startWriter(
-    { file, epoch: rng.bytes(16), ackBeforeCommit: options.failpoint === "ackBeforeCommit" },
+    {
+      file,
+      epoch: rng.bytes(16),
+      maxBytes: options.maxBytes,
+      ackBeforeCommit: options.failpoint === "ackBeforeCommit",
+    },
     {
       committed(commits, compacted) {
         compactRev = compacted;

@@ -9,7 +9,7 @@ import { storeError } from "../errors.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
 import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
-import { configure, markClean, openMeta } from "./schema.ts";
+import { configure, limitSize, markClean, openMeta } from "./schema.ts";
 
 /**
  * The writer thread: owns the only write connection. It drains its port into one transaction, and
@@ -43,6 +43,7 @@ function start(): void {
   const db = new Database(options.file, { timeout: 1_000 });
   configure(db);
   const meta = openMeta(db, options.epoch);
+  if (options.maxBytes !== undefined) limitSize(db, options.maxBytes);
   const applier = new Applier(db, meta);
   const compaction = new Compaction(db);
   compaction.aim(meta.compactRev);
