@@ -14,8 +14,9 @@ import type {
 import type { LogPage, Revision } from "../watches.ts";
 import { configure } from "./schema.ts";
 
-/** Most log rows, and most revisions, that one stretch of a watch's catch-up reads. */
+/** Most log rows, bytes of values, and revisions, that one stretch of a watch's catch-up reads. */
 const LOG_ROWS = 256;
+const LOG_BYTES = 1024 * 1024;
 const LOG_REVISIONS = 4_096;
 
 interface KvRow {
@@ -116,18 +117,13 @@ export function openReader(file: string): Reader {
       if (from <= compactRev) return { compactRev };
       const [start, end] = bounds(range);
       const to = Math.min(head, from + LOG_REVISIONS - 1);
-      let rows = sql.log.all({ from, to, start, end, limit: LOG_ROWS }) as LogRow[];
-      let next = to + 1;
-      if (rows.length === LOG_ROWS) {
-        // The last revision may be cut: leave it for the next stretch, or read it whole if it is alone.
-        const last = (rows.at(-1) as LogRow).modRev;
-        const whole = rows.filter((r) => r.modRev < last);
-        rows =
-          whole.length > 0
-            ? whole
-            : (sql.log.all({ from: last, to: last, start, end, limit: -1 }) as LogRow[]);
-        next = whole.length > 0 ? last : last + 1;
-      }
+      const sizes = sql.logSizes.all({ from, to, start, end, limit: LOG_ROWS + 1 }) as {
+        rev: Rev;
+        bytes: number;
+      }[];
+      const through = lastWhole(sizes, to);
+      const rows = sql.log.all({ from, to: through, start, end }) as LogRow[];
+      const next = through + 1;
       return { revisions: group(rows), next };
     }),
     changes: snapshot((q: ChangesRequest): ChangesResult => {
@@ -148,6 +144,19 @@ export function openReader(file: string): Reader {
     floor: (dp) => dpRow(dp).floor,
     close: () => db.close(),
   };
+}
+
+/**
+ * The last revision of a stretch: `to`, or the one before that in which rows or bytes run out, but
+ * never none. `sizes` are the rows in order, one more than a stretch may hold.
+ */
+function lastWhole(sizes: readonly { rev: Rev; bytes: number }[], to: Rev): Rev {
+  let bytes = 0;
+  const over = sizes.findIndex((s, i) => i >= LOG_ROWS || (bytes += s.bytes) > LOG_BYTES);
+  if (over < 0) return to;
+  const cut = (sizes[over] as { rev: Rev }).rev;
+  const before = sizes.findLast((s, i) => i < over && s.rev < cut);
+  return before?.rev ?? cut;
 }
 
 type Statements = ReturnType<typeof statements>;
@@ -192,6 +201,9 @@ function group(rows: readonly LogRow[]): Revision[] {
 function statements(db: Database.Database) {
   const value = "CASE WHEN @keys = 1 THEN x'' ELSE value END AS value";
   const cols = "create_rev AS createRev, version, lease";
+  // By revision whatever the planner thinks: the log's primary key is the order wanted.
+  const stretch =
+    "FROM log NOT INDEXED WHERE rev >= @from AND rev <= @to AND key >= @start AND key < @end ORDER BY rev, sub";
   return {
     meta: db.prepare(
       "SELECT (SELECT v FROM meta WHERE k = 'rev') AS rev, (SELECT v FROM meta WHERE k = 'compact_rev') AS compactRev",
@@ -205,10 +217,8 @@ function statements(db: Database.Database) {
          AND NOT EXISTS (SELECT 1 FROM log AS n WHERE n.key = l.key AND n.rev > l.rev AND n.rev <= @at)
        ORDER BY key LIMIT @limit`,
     ),
-    log: db.prepare(
-      `SELECT key, rev AS modRev, ${cols}, value, prev_rev AS prevRev, del FROM log NOT INDEXED
-       WHERE rev >= @from AND rev <= @to AND key >= @start AND key < @end ORDER BY rev, sub LIMIT @limit`,
-    ),
+    logSizes: db.prepare(`SELECT rev, length(value) AS bytes ${stretch} LIMIT @limit`),
+    log: db.prepare(`SELECT key, rev AS modRev, ${cols}, value, prev_rev AS prevRev, del ${stretch}`),
     dp: db.prepare("SELECT id, tombstone_floor AS floor FROM dp WHERE uid = ?"),
     res: db.prepare("SELECT res.* FROM res JOIN dp ON dp.id = res.dp WHERE dp.uid = ? AND res.uid = ?"),
     resAll: db.prepare("SELECT * FROM res WHERE dp = ? AND uid > ? ORDER BY uid LIMIT ?"),
