@@ -3,6 +3,7 @@ import type { SyncService } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
 import type { Handlers } from "@moorage/shared/grpc/types";
 import type { Logger } from "@moorage/shared/log";
+import type { Metrics } from "@moorage/shared/metrics";
 import type { Rng } from "@moorage/shared/rng";
 import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
 
@@ -33,14 +34,6 @@ export interface AgentIdentity {
   confirmAgentKey(principal: AgentPrincipal): Promise<void>;
   /** Calls `fn` with a data plane and the thumbprints that may still speak for it, on each change. */
   onCredentials(fn: (dataPlaneUid: string, valid: ReadonlySet<string>) => void): () => void;
-}
-
-/** What is counted; each method is called on its event. */
-export interface SyncMetrics {
-  streams(open: number): void;
-  resumed(mode: "DELTA" | "COMPARE" | "SNAPSHOT"): void;
-  sent(frame: { items: number; bytes: number }): void;
-  statusWritten(resources: number): void;
 }
 
 /** What the hub asks of agents; milliseconds. */
@@ -77,7 +70,7 @@ export interface SyncOptions {
   log: Logger;
   identity: AgentIdentity;
   finalise: Finalise;
-  metrics?: SyncMetrics;
+  metrics?: Metrics;
   policy?: Partial<SyncPolicy>;
   /** Name of this replica in the hello; default "hub". */
   replica?: string;

@@ -1,0 +1,90 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import type { BlobService, ReadBlobRequest } from "@moorage/proto/moorage/agent/v1/blob_pb";
+import { ApplicationBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
+import type { BlobRef, Resource } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { Encoding } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
+import { blobKey } from "../core/keys.ts";
+import { key } from "../store/bytes.ts";
+import type { Store } from "../store/store.ts";
+import { allRows, decodeRow } from "./rows.ts";
+import type { AgentIdentity } from "./sync.ts";
+
+/** Content by digest for agents: only what a resource of the caller's own data plane names. */
+
+/** Largest part of an answer. */
+const PART = 64 * 1024;
+
+/** A digest that a data plane may read: its chunks in order. */
+interface Readable {
+  size: number;
+  chunks: { digestHex: string; size: number }[];
+}
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+
+/** The blobs that a resource names: its own body when large, and an application's bundle. */
+export function blobsOf(resource: Resource): BlobRef[] {
+  const out: BlobRef[] = [];
+  if (resource.content.case === "blob") out.push(resource.content.value);
+  if (resource.content.case === "body" && resource.kind === "Application" && resource.encoding === Encoding.PROTO) {
+    const { bundle } = fromBinary(ApplicationBodySchema, resource.content.value);
+    if (bundle !== undefined) out.push(bundle);
+  }
+  return out;
+}
+
+/** The handlers of BlobService. */
+export function createBlobHandlers(deps: { store: Store; identity: AgentIdentity }): Handlers<typeof BlobService> {
+  return {
+    async *readBlob(request: ReadBlobRequest, ctx: CallContext) {
+      const principal = await deps.identity.authenticateAgent(ctx.peerCertificateDer);
+      const digestHex = hex(request.digest);
+      const found = await findReadable(deps.store, principal.dataPlaneUid, digestHex);
+      if (found === undefined) {
+        throw new MoorageError(
+          Code.NOT_FOUND,
+          `Cannot read blob "${digestHex.slice(0, 64)}": no resource of "${principal.dataPlane}" names it`,
+          { reason: "BLOB_NOT_FOUND" },
+        );
+      }
+      const offset = Number(request.offset);
+      if (offset > found.size) {
+        throw new MoorageError(Code.OUT_OF_RANGE, `Cannot read blob "${digestHex}" from "${offset}": it has ${found.size} bytes`);
+      }
+      yield* parts(deps.store, found, offset);
+    },
+  };
+}
+
+async function findReadable(store: Store, dataPlaneUid: string, digestHex: string): Promise<Readable | undefined> {
+  for await (const row of allRows(store, dataPlaneUid)) {
+    const { change } = decodeRow(row);
+    if (change.case !== "upsert") continue;
+    for (const blob of blobsOf(change.value)) {
+      const chunks = blob.chunks.map((c) => ({ digestHex: hex(c.digest), size: c.sizeBytes }));
+      if (hex(blob.digest) === digestHex) return { size: Number(blob.sizeBytes), chunks };
+      const chunk = chunks.find((c) => c.digestHex === digestHex);
+      if (chunk !== undefined) return { size: chunk.size, chunks: [chunk] };
+    }
+  }
+  return undefined;
+}
+
+async function* parts(store: Store, blob: Readable, offset: number): AsyncGenerator<{ data: Uint8Array }> {
+  let skip = offset;
+  for (const chunk of blob.chunks) {
+    if (skip >= chunk.size) {
+      skip -= chunk.size;
+      continue;
+    }
+    const { kvs } = await store.range({ start: key(blobKey(chunk.digestHex)) });
+    const data = kvs[0]?.value;
+    if (data === undefined || data.length !== chunk.size) {
+      throw new MoorageError(Code.DATA_LOSS, `Cannot read chunk "${chunk.digestHex}": it is missing or has another size`);
+    }
+    for (let at = skip; at < data.length; at += PART) yield { data: data.subarray(at, Math.min(at + PART, data.length)) };
+    skip = 0;
+  }
+}

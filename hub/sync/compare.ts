@@ -1,0 +1,46 @@
+import type { InventoryPage } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import { limits } from "@moorage/shared/limits";
+import type { HeldResource } from "./plan-resume.ts";
+
+/** Most resources an agent may list: what a data plane may have, and as many again of older uids. */
+const MOST_HELD = 2 * limits.resourcesPerDataPlane;
+
+/** The inventory of one compare: filled page by page, kept until the first part of the stream ends. */
+export class Inventory {
+  readonly #held = new Map<string, HeldResource>();
+  readonly #unseen = new Set<string>();
+  #complete = false;
+
+  /** All pages arrived. */
+  get complete(): boolean {
+    return this.#complete;
+  }
+
+  /** Takes the next page. */
+  add(page: InventoryPage): void {
+    if (this.#held.size + page.held.length > MOST_HELD) {
+      throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot compare: the inventory holds more than ${MOST_HELD} resources`);
+    }
+    for (const item of page.held) {
+      this.#held.set(item.uid, {
+        name: item.name,
+        digestHex: Buffer.from(item.digest).toString("hex"),
+        revision: Number(item.revision),
+      });
+      this.#unseen.add(item.uid);
+    }
+    this.#complete = page.last;
+  }
+
+  /** What the agent holds of a row's uid; the uid counts as known to the hub from here on. */
+  match(uid: string): HeldResource | undefined {
+    this.#unseen.delete(uid);
+    return this.#held.get(uid);
+  }
+
+  /** Uids that no row matched: the hub does not know them, and they stay. */
+  unmatched(): string[] {
+    return [...this.#unseen].sort();
+  }
+}

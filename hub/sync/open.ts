@@ -1,0 +1,186 @@
+import type { ClientHello, ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import type { HeldItem } from "@moorage/shared/sync-digest";
+import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
+import type { ResRow, Store } from "../store/store.ts";
+import type { HelloFacts } from "./links.ts";
+import { changeLink, connectedLink } from "./links.ts";
+import type { ResumePlan } from "./plan-resume.ts";
+import { planResume } from "./plan-resume.ts";
+import type { Abilities } from "./rows.ts";
+import { allRows, cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
+import type { AgentPrincipal } from "./sync.ts";
+
+/** The opening of a stream: what the hello claims, whether it is admitted, how it resumes. */
+
+/** The protocol versions of this hub, best first. */
+const VERSIONS = [1];
+
+/** Bytes of an epoch or an instance id. */
+const ID_BYTES = 16;
+
+/** Hex of bytes. */
+export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+
+/** Checks a hello against the certificate and the protocol; answers the version to speak. */
+export function checkHello(hello: ClientHello, principal: AgentPrincipal): number {
+  if (hello.dataPlaneUid !== principal.dataPlaneUid) {
+    throw new MoorageError(
+      Code.PERMISSION_DENIED,
+      `Cannot open a stream for "${hello.dataPlaneUid}": the certificate speaks for another data plane`,
+      { reason: "DATA_PLANE_MISMATCH" },
+    );
+  }
+  const refuse = (why: string, reason: string, code: Code = Code.INVALID_ARGUMENT): never => {
+    throw new MoorageError(code, `Cannot accept the hello of "${principal.dataPlane}": ${why}`, { reason });
+  };
+  if (hello.instanceId.length !== ID_BYTES) refuse(`instance_id must have ${ID_BYTES} bytes`, "INVALID_HELLO");
+  if (hello.cursor !== undefined && hello.cursor.epoch.length !== ID_BYTES) {
+    refuse(`cursor.epoch must have ${ID_BYTES} bytes`, "INVALID_HELLO");
+  }
+  const version = VERSIONS.find((v) => hello.protocolVersions.includes(v));
+  if (version === undefined) {
+    const why = `it speaks the protocol versions [${hello.protocolVersions.join(", ")}], this hub [${VERSIONS.join(", ")}]`;
+    return refuse(why, "PROTOCOL_VERSION", Code.FAILED_PRECONDITION);
+  }
+  return version;
+}
+
+/** What a hello says of agent and cluster. */
+export function helloFacts(hello: ClientHello): HelloFacts {
+  return {
+    agentGeneration: hello.agentGeneration,
+    agentVersion: hello.agent?.version ?? "",
+    kubernetesVersion: hello.agent?.kubernetesVersion ?? "",
+    clusterUid: hello.agent?.clusterUid ?? "",
+  };
+}
+
+/** Refuses a stream that the stored link rules out: an older agent, or another cluster. */
+export function checkLink(link: StoredLink, facts: HelloFacts, dataPlane: string): void {
+  if (facts.agentGeneration < link.agentGeneration) {
+    throw new MoorageError(
+      Code.FAILED_PRECONDITION,
+      `Cannot open a stream for "${dataPlane}": agent generation "${facts.agentGeneration}" is older than "${link.agentGeneration}"`,
+      { reason: "STALE_GENERATION", metadata: { agent_generation: String(link.agentGeneration) } },
+    );
+  }
+  if (clusterChanged(link, facts)) {
+    throw new MoorageError(
+      Code.FAILED_PRECONDITION,
+      `Cannot open a stream for "${dataPlane}": its cluster was "${link.clusterUid}" and is now "${facts.clusterUid}"`,
+      { reason: "CLUSTER_CHANGED", metadata: { cluster_uid: link.clusterUid } },
+    );
+  }
+}
+
+function clusterChanged(link: StoredLink, facts: HelloFacts): boolean {
+  return link.clusterUid !== "" && facts.clusterUid !== "" && link.clusterUid !== facts.clusterUid;
+}
+
+/** Makes a refused change of cluster visible in the stored link. */
+export async function showClusterChange(store: Store, dataPlaneUid: string, facts: HelloFacts): Promise<void> {
+  const reason = "ClusterChanged";
+  await changeLink(store, dataPlaneUid, (link) =>
+    clusterChanged(link, facts) && link.reason !== reason ? { ...link, reason } : undefined,
+  );
+}
+
+/** Stores that a stream is up, unless the link rules it out by now. */
+export async function storeConnected(
+  store: Store,
+  on: { principal: AgentPrincipal; facts: HelloFacts; nowMs: number },
+): Promise<void> {
+  await changeLink(store, on.principal.dataPlaneUid, (link) => {
+    checkLink(link, on.facts, on.principal.dataPlane);
+    return connectedLink(link, on.facts, on.nowMs);
+  });
+}
+
+/** What the agent announced that it can take. */
+export function abilitiesOf(hello: ClientHello): Abilities {
+  return {
+    capabilities: new Set<number>(hello.capabilities),
+    kinds: new Map(hello.kinds.map((k) => [k.kind, new Set(k.versions)])),
+  };
+}
+
+/** What the hub's rows and statuses say about an agent's state. */
+export interface Survey {
+  heldDigest: Uint8Array;
+  /** False when a rejected revision is among the rows: what the agent holds of it cannot be told. */
+  heldCertain: boolean;
+  /** A row was written after the cursor. */
+  changedSince: boolean;
+  newlyDeliverable: boolean;
+  statusDigest: Uint8Array;
+  statuses: number;
+}
+
+/** Reads all rows and statuses of a data plane once. */
+export async function survey(
+  store: Store,
+  dataPlaneUid: string,
+  agent: { abilities: Abilities; cursorRevision: number },
+): Promise<Survey> {
+  const rows: ResRow[] = [];
+  for await (const row of allRows(store, dataPlaneUid)) rows.push(row);
+  const stored = await Promise.all(rows.map((row) => readStatus(store, row.uid)));
+  const held: HeldItem[] = [];
+  const statuses: ResourceStatus[] = [];
+  const out = { heldCertain: true, changedSince: false, newlyDeliverable: false };
+  rows.forEach((row, i) => {
+    const status = stored[i]?.stored?.status;
+    if (status !== undefined) statuses.push(status);
+    if (row.rev > agent.cursorRevision) out.changedSince = true;
+    const update = decodeRow(row);
+    if (update.change.case !== "upsert") return;
+    const withheld = cannotTake(update.change.value, agent.abilities) !== undefined;
+    if (withheld) return;
+    if (isWithheld(status)) out.newlyDeliverable = true;
+    else if (isRejected(status, row.rev)) out.heldCertain = false;
+    held.push({ name: row.name, uid: row.uid, digest: update.change.value.digest });
+  });
+  return { ...out, heldDigest: heldDigest(held), statusDigest: statusDigest(statuses), statuses: statuses.length };
+}
+
+/** How a stream begins. */
+export interface Opening {
+  plan: ResumePlan;
+  epoch: Uint8Array;
+  head: number;
+  statusKnown: boolean;
+}
+
+/** Decides how a stream begins, from the hello and what the store holds now. */
+export async function decideOpening(
+  store: Store,
+  hello: ClientHello,
+  on: { abilities: Abilities; compareRequested: boolean },
+): Promise<Opening> {
+  const uid = hello.dataPlaneUid;
+  const { epoch, rev: head } = await store.status();
+  const cursor =
+    hello.cursor === undefined
+      ? undefined
+      : { epochHex: hex(hello.cursor.epoch), revision: Number(hello.cursor.revision) };
+  const found = await survey(store, uid, { abilities: on.abilities, cursorRevision: cursor?.revision ?? 0 });
+  const plan = planResume({
+    cursor,
+    head: { epochHex: hex(epoch), revision: head },
+    floor: await store.floor(uid),
+    held: judgeHeld(hello, found),
+    newlyDeliverable: found.newlyDeliverable,
+    compareRequested: on.compareRequested,
+  });
+  const statusKnown = hello.statusDigest.length > 0 && hex(hello.statusDigest) === hex(found.statusDigest);
+  return { plan, epoch, head, statusKnown };
+}
+
+function judgeHeld(hello: ClientHello, found: Survey): "absent" | "equal" | "differs" | "unknown" {
+  if (hello.heldDigest.length === 0) return "absent";
+  if (hello.cursor === undefined) return hex(hello.heldDigest) === hex(heldDigest([])) ? "absent" : "differs";
+  if (found.changedSince || !found.heldCertain) return "unknown";
+  return hex(hello.heldDigest) === hex(found.heldDigest) ? "equal" : "differs";
+}

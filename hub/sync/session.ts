@@ -1,0 +1,418 @@
+import { durationFromMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import type {
+  Ack,
+  ClientHello,
+  Heartbeat,
+  InventoryPage,
+  StatusReport,
+  SyncRequest,
+  SyncService,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { Timer } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import type { ServerDuplex } from "@moorage/shared/grpc/types";
+import { limits } from "@moorage/shared/limits";
+import { isStoreError } from "../store/errors.ts";
+import { Inventory } from "./compare.ts";
+import type { SyncCounts } from "./counts.ts";
+import type { Frame } from "./frames.ts";
+import { encodeChanges, frameLimits, packFrames } from "./frames.ts";
+import type { Opening } from "./open.ts";
+import { abilitiesOf, hex, survey } from "./open.ts";
+import { selectRows } from "./select.ts";
+import { Wake } from "./signal.ts";
+import type { StatusDeps } from "./status.ts";
+import { checkReport, writeReport } from "./status.ts";
+import type { AgentPrincipal, ConnectedAgent, SyncPolicy } from "./sync.ts";
+import type { Window } from "./window.ts";
+import { acked, fits, openWindow, sent } from "./window.ts";
+
+/** The stream type of a session, from the generated service. */
+export type SyncStream = ServerDuplex<SyncRequest, Parameters<SyncStreamOf["write"]>[0]>;
+type SyncStreamOf = Parameters<
+  import("@moorage/shared/grpc/types").Handlers<typeof SyncService>["sync"]
+>[0];
+
+/** What a session needs of the hub. */
+export interface SessionDeps extends StatusDeps {
+  policy: SyncPolicy;
+  replica: string;
+  counts: SyncCounts;
+  /** Uniform in [0, 1), for jitter. */
+  random(): number;
+  /** A sign of life. */
+  seen(): void;
+  /** The next stream of this agent is to compare. */
+  requestCompare(): void;
+  /** The first part of the stream is over. */
+  onInitialEnd(): void;
+}
+
+/** What a session is about. */
+export interface SessionFacts {
+  principal: AgentPrincipal;
+  hello: ClientHello;
+  version: number;
+  opening: Opening;
+}
+
+type Outcome = { error?: unknown };
+
+/** Part of a stream: waiting for the inventory, sending what was missed, following changes. */
+type Phase = "inventory" | "initial" | "live";
+
+/**
+ * One stream after its hello was admitted: a position in the data plane's rows, a window of un-acked
+ * frames, and the answers to the agent's messages. Sending and receiving are two loops that share
+ * nothing but this object.
+ */
+export class Session {
+  readonly principal: AgentPrincipal;
+  readonly agentGeneration: bigint;
+  readonly #deps: SessionDeps;
+  readonly #stream: SyncStreamOf;
+  readonly #facts: SessionFacts;
+  readonly #abilities;
+  readonly #wake = new Wake();
+  readonly #inventory = new Inventory();
+  readonly #frameLimits;
+  #phase: Phase;
+  #window: Window;
+  #position: number;
+  #pending: (Frame & { initialEnd: boolean })[] = [];
+  #dirty = true;
+  #bookmark: { due: boolean; echo: bigint; sentMs: number; timer: Timer | undefined };
+  #statusSeq = 0n;
+  #status: Promise<void> | undefined;
+  #clockOffsetMs = 0;
+  #roundTripMs: number | undefined;
+  #unknownToHub: readonly string[] = [];
+  #outcome: Outcome | undefined;
+  #settle: () => void = () => undefined;
+
+  constructor(deps: SessionDeps, stream: SyncStreamOf, facts: SessionFacts) {
+    const { hello, opening } = facts;
+    this.principal = facts.principal;
+    this.agentGeneration = hello.agentGeneration;
+    this.#deps = deps;
+    this.#stream = stream;
+    this.#facts = facts;
+    this.#abilities = abilitiesOf(hello);
+    this.#phase = opening.plan.mode === "COMPARE" ? "inventory" : "initial";
+    this.#position = opening.plan.after;
+    this.#window = openWindow(
+      {
+        bytes: atMost(limits.windowBytes, hello.limits?.windowBytes),
+        items: atMost(limits.windowItems, hello.limits?.windowItems),
+      },
+      opening.plan.after,
+    );
+    const room = frameLimits.bytes - limits.changesBytes;
+    this.#frameLimits = {
+      bytes: atMost(limits.changesBytes, hello.limits?.maxMessageBytes) + room,
+      items: frameLimits.items,
+    };
+    this.#bookmark = { due: false, echo: 0n, sentMs: 0, timer: undefined };
+    this.#setOffset(hello.agentTime === undefined ? undefined : timestampMs(hello.agentTime));
+  }
+
+  /** Serves the stream to its end; `messages` continue after the hello. Rejects with the status to answer. */
+  async run(messages: AsyncIterator<SyncRequest>): Promise<void> {
+    const over = new Promise<void>((resolve) => (this.#settle = resolve));
+    if (this.#outcome === undefined) {
+      this.#greet();
+      this.#armBookmark();
+      this.#read(messages).then(
+        () => this.#end({}),
+        (error: unknown) => this.#end({ error }),
+      );
+      this.#send().catch((error: unknown) => this.#end({ error }));
+      await over;
+    }
+    this.#bookmark.timer?.cancel();
+    this.#deps.onInitialEnd();
+    const outcome = this.#outcome as Outcome | undefined;
+    if (outcome !== undefined && "error" in outcome) throw outcome.error;
+  }
+
+  /** Rows of this data plane changed. */
+  changed(): void {
+    this.#dirty = true;
+    this.#wake.notify();
+  }
+
+  /** Ends the stream with an error status. */
+  abort(error: MoorageError): void {
+    this.#end({ error });
+  }
+
+  /** Ends the stream in good order: the agent comes back after the delay. */
+  goodbye(reason: string, reconnectAfterMs: number): void {
+    if (this.#outcome !== undefined) return;
+    this.#stream.write({
+      message: { case: "goodbye", value: { reason, reconnectAfter: durationFromMs(Math.round(reconnectAfterMs)) } },
+    });
+    this.#end({});
+  }
+
+  /** The stream as views and metrics see it. */
+  info(): ConnectedAgent {
+    return {
+      dataPlaneUid: this.principal.dataPlaneUid,
+      dataPlane: this.principal.dataPlane,
+      agentGeneration: Number(this.agentGeneration),
+      agentVersion: this.#facts.hello.agent?.version ?? "",
+      mode: this.#facts.opening.plan.mode,
+      position: this.#position,
+      ackedRevision: this.#window.ackedRevision,
+      clockOffsetMs: this.#clockOffsetMs,
+      roundTripMs: this.#roundTripMs,
+      unknownToHub: this.#unknownToHub,
+    };
+  }
+
+  #end(outcome: Outcome): void {
+    if (this.#outcome !== undefined) return;
+    this.#outcome = outcome;
+    this.#wake.notify();
+    this.#settle();
+  }
+
+  #greet(): void {
+    const { policy, clock, replica } = this.#deps;
+    const { opening, version } = this.#facts;
+    this.#stream.write({
+      message: {
+        case: "hello",
+        value: {
+          protocolVersion: version,
+          capabilities: [],
+          resume: Resume[opening.plan.mode],
+          head: { epoch: opening.epoch, revision: BigInt(opening.head) },
+          policy: {
+            heartbeatInterval: durationFromMs(policy.heartbeatIntervalMs),
+            statusMinInterval: durationFromMs(policy.statusMinIntervalMs),
+            reconnectSpread: durationFromMs(policy.reconnectSpreadMs),
+            compareInterval: durationFromMs(policy.compareIntervalMs),
+            usageSpread: durationFromMs(policy.usageSpreadMs),
+          },
+          statusKnown: opening.statusKnown,
+          hubTime: timestampFromMs(clock.now()),
+          replica,
+        },
+      },
+    });
+  }
+
+  // Sending: one loop that goes to sleep whenever there is nothing to send, or no room for it.
+
+  async #send(): Promise<void> {
+    while (this.#outcome === undefined) {
+      if (!(await this.#step())) await this.#wake.wait();
+    }
+  }
+
+  /** One step of sending; false when there is nothing to do until something happens. */
+  async #step(): Promise<boolean> {
+    if (this.#phase === "inventory") return false;
+    const frame = this.#pending[0];
+    if (frame !== undefined) {
+      if (!fits(this.#window, { bytes: frame.bytes, items: frame.rows.length })) return false;
+      this.#pending.shift();
+      await this.#sendFrame(frame);
+      return true;
+    }
+    if (this.#dirty) {
+      this.#dirty = false;
+      await this.#load();
+      return true;
+    }
+    if (this.#bookmark.due) {
+      await this.#sendBookmark();
+      return true;
+    }
+    return false;
+  }
+
+  async #sendFrame(frame: Frame & { initialEnd: boolean }): Promise<void> {
+    const { rows, cursor, bytes, initialEnd } = frame;
+    this.#window = sent(this.#window, { bytes, items: rows.length, revision: cursor });
+    const { epoch } = this.#facts.opening;
+    const data = encodeChanges({ seq: this.#window.lastSeq, epoch, cursor, rows, initialEnd });
+    this.#deps.counts.sent({ items: rows.length, bytes: data.length });
+    if (initialEnd) this.#endInitial();
+    if (!this.#stream.write(data)) await this.#stream.drained();
+  }
+
+  /** Reads the next rows above the position and makes frames of those that are to be sent. */
+  async #load(): Promise<void> {
+    const dp = this.principal.dataPlaneUid;
+    const { items: limit, bytes: maxBytes } = this.#frameLimits;
+    let result;
+    try {
+      result = await this.#deps.store.changes({ dp, after: this.#position, limit, maxBytes });
+    } catch (thrown) {
+      if (!isStoreError(thrown, "DATA_PLANE_UNKNOWN")) throw thrown;
+      // The report that ended it may still wait for its ack.
+      await this.#status;
+      this.goodbye("FORGOTTEN", this.#deps.policy.reconnectSpreadMs);
+      return;
+    }
+    const rows = await selectRows(this.#deps, result.rows, {
+      by: { dataPlaneUid: dp, agentGeneration: this.agentGeneration },
+      abilities: this.#abilities,
+      compare:
+        this.#phase === "initial" && this.#facts.opening.plan.mode === "COMPARE"
+          ? { inventory: this.#inventory, foreignEpoch: this.#facts.opening.plan.foreignEpoch }
+          : undefined,
+    });
+    const last = result.rows.at(-1);
+    this.#position = result.more && last !== undefined ? last.rev : result.head;
+    if (result.more) this.#dirty = true;
+    const frames = packFrames(rows, this.#frameLimits).map((f) => ({ ...f, initialEnd: false }));
+    const ends = this.#phase === "initial" && !result.more;
+    if (ends && frames.length === 0) frames.push({ rows: [], bytes: 0, cursor: undefined, initialEnd: true });
+    const final = frames.at(-1);
+    if (final !== undefined) frames[frames.length - 1] = { ...final, cursor: this.#position, initialEnd: ends };
+    this.#pending = frames;
+  }
+
+  #endInitial(): void {
+    if (this.#phase === "live") return;
+    this.#phase = "live";
+    if (this.#facts.opening.plan.mode === "COMPARE") this.#unknownToHub = this.#inventory.unmatched();
+    this.#deps.onInitialEnd();
+  }
+
+  #armBookmark(): void {
+    const { clock, policy } = this.#deps;
+    const delay = policy.bookmarkIntervalMs * (0.9 + 0.2 * this.#deps.random());
+    this.#bookmark.timer = clock.setTimer(delay, () => {
+      if (this.#outcome !== undefined) return;
+      this.#bookmark.due = true;
+      // Reading again moves the position past revisions of other data planes.
+      this.#dirty = true;
+      this.#wake.notify();
+      this.#armBookmark();
+    });
+  }
+
+  async #sendBookmark(): Promise<void> {
+    const b = this.#bookmark;
+    b.due = false;
+    b.echo += 1n;
+    b.sentMs = this.#deps.clock.monotonicMs();
+    const cursor = { epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) };
+    const written = this.#stream.write({ message: { case: "bookmark", value: { cursor, echo: b.echo } } });
+    if (!written) await this.#stream.drained();
+  }
+
+  // Receiving: one loop over the agent's messages; none of them waits for the store.
+
+  async #read(messages: AsyncIterator<SyncRequest>): Promise<void> {
+    while (this.#outcome === undefined) {
+      const next = await messages.next();
+      if (next.done === true || this.#outcome !== undefined) return;
+      this.#deps.seen();
+      await this.#receive(next.value);
+    }
+  }
+
+  async #receive({ message }: SyncRequest): Promise<void> {
+    switch (message.case) {
+      case "ack":
+        return this.#onAck(message.value);
+      case "status":
+        return this.#onStatus(message.value);
+      case "heartbeat":
+        return this.#onHeartbeat(message.value);
+      case "inventory":
+        return this.#onInventory(message.value);
+      case "usageHello":
+      case "usageSegment":
+      case "records":
+        // Capabilities that this hub does not announce; unanswered, the agent keeps what it has.
+        this.#deps.log.warn("Message of a capability that was not announced", { message: message.case });
+        return;
+      case "hello":
+        throw broken('message "hello": a stream has exactly one, as its first message');
+      case undefined:
+        throw broken("message: it is none of those that SyncRequest defines");
+    }
+  }
+
+  #onAck(ack: Ack): void {
+    const next = acked(this.#window, Number(ack.seq));
+    if (next === undefined) {
+      throw broken(`ack of seq "${ack.seq}": the last one sent was "${this.#window.lastSeq}"`);
+    }
+    this.#window = next;
+    this.#wake.notify();
+  }
+
+  #onStatus(report: StatusReport): void {
+    if (this.#status !== undefined) throw broken(`status report "${report.seq}": the one before is not acked yet`);
+    checkReport(report, this.#statusSeq + 1n);
+    this.#statusSeq = report.seq;
+    const by = { dataPlaneUid: this.principal.dataPlaneUid, agentGeneration: this.agentGeneration };
+    this.#status = writeReport(this.#deps, by, report.statuses).then(
+      (written) => {
+        this.#status = undefined;
+        this.#deps.counts.statusWritten(written);
+        if (this.#outcome === undefined) this.#stream.write({ message: { case: "statusAck", value: { seq: report.seq } } });
+      },
+      (error: unknown) => this.#end({ error }),
+    );
+  }
+
+  #onHeartbeat(beat: Heartbeat): void {
+    this.#setOffset(beat.agentTime === undefined ? undefined : timestampMs(beat.agentTime));
+    if (beat.bookmarkEcho !== 0n && beat.bookmarkEcho === this.#bookmark.echo && this.#bookmark.sentMs > 0) {
+      this.#roundTripMs = this.#deps.clock.monotonicMs() - this.#bookmark.sentMs;
+      this.#bookmark.sentMs = 0;
+    }
+  }
+
+  #setOffset(agentMs: number | undefined): void {
+    if (agentMs === undefined) return;
+    const before = Math.abs(this.#clockOffsetMs) > limits.clockSkewMs;
+    this.#clockOffsetMs = agentMs - this.#deps.clock.now();
+    if (!before && Math.abs(this.#clockOffsetMs) > limits.clockSkewMs) {
+      const { dataPlane } = this.principal;
+      this.#deps.log.warn("Clock of an agent is off", { dataPlane, offsetMs: this.#clockOffsetMs });
+    }
+  }
+
+  async #onInventory(page: InventoryPage): Promise<void> {
+    if (this.#phase === "inventory") {
+      this.#inventory.add(page);
+      if (!this.#inventory.complete) return;
+      this.#phase = "initial";
+      this.#wake.notify();
+      return;
+    }
+    if (page.held.length > 0) throw broken("inventory: the hub did not ask for one");
+    await this.#judgeDigest(page.digest);
+  }
+
+  /** The periodic compare: 32 bytes when all is well. Judged only when the agent has all there is. */
+  async #judgeDigest(digest: Uint8Array): Promise<void> {
+    const settled = () =>
+      this.#phase === "live" && !this.#dirty && this.#pending.length === 0 && this.#window.unacked.length === 0;
+    if (digest.length === 0 || !settled()) return;
+    const at = { abilities: this.#abilities, cursorRevision: this.#position };
+    const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
+    if (!settled() || found.changedSince || !found.heldCertain || hex(digest) === hex(found.heldDigest)) return;
+    this.#deps.requestCompare();
+    this.goodbye("COMPARE", 0);
+  }
+}
+
+function atMost(ours: number, theirs: number | undefined): number {
+  return theirs === undefined || theirs === 0 ? ours : Math.min(ours, theirs);
+}
+
+function broken(what: string): MoorageError {
+  return new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept ${what}`, { reason: "PROTOCOL_VIOLATION" });
+}

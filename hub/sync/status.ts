@@ -1,0 +1,190 @@
+import { create, equals, toBinary } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { ResourceStatus, StatusReport } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import { limits } from "@moorage/shared/limits";
+import type { Logger } from "@moorage/shared/log";
+import { statusKey } from "../core/keys.ts";
+import { key } from "../store/bytes.ts";
+import type { Compare, Op, ResRow, Store } from "../store/store.ts";
+import { changeLink } from "./links.ts";
+import { AGENT_TOO_OLD, isWithheld, readStatus } from "./rows.ts";
+import type { Finalise } from "./sync.ts";
+
+/** Status reports of agents into the store: only what changed, in few transactions. */
+
+/** Puts a txn, below the store's limit of operations. */
+const PUTS = 60;
+/** Bytes of values a txn, well below the store's limit. */
+const PUT_BYTES = 512 * 1024;
+/** Tries before a write that keeps losing its compare is given up. */
+const TRIES = 16;
+
+/** What writing status needs. */
+export interface StatusDeps {
+  store: Store;
+  clock: Clock;
+  log: Logger;
+  finalise: Finalise;
+}
+
+/** On whose behalf a report is written. */
+export interface Reporter {
+  dataPlaneUid: string;
+  agentGeneration: bigint;
+}
+
+/** Refuses a report that breaks a rule of the protocol, naming the rule. */
+export function checkReport(report: StatusReport, expectedSeq: bigint): void {
+  const refuse = (rule: string, code: Code = Code.INVALID_ARGUMENT) => {
+    throw new MoorageError(code, `Cannot accept status report "${report.seq}": ${rule}`, { reason: "INVALID_STATUS" });
+  };
+  if (report.seq !== expectedSeq) refuse(`its seq must be ${expectedSeq}`);
+  const uids = new Set(report.statuses.map((s) => s.uid));
+  if (uids.size !== report.statuses.length) refuse("it names a resource twice");
+  for (const status of report.statuses) {
+    if (status.uid === "" || status.uid.length > 64) refuse(`the uid "${status.uid.slice(0, 64)}" is malformed`);
+    if (status.conditions.length > limits.conditionsPerResource) {
+      refuse(`"${status.name}" has ${status.conditions.length} conditions, at most ${limits.conditionsPerResource} are taken`);
+    }
+    const long = status.conditions.find((c) => Buffer.byteLength(c.message) > limits.conditionMessageBytes);
+    if (long !== undefined) refuse(`condition "${long.type}" of "${status.name}" has a message over ${limits.conditionMessageBytes} bytes`);
+  }
+}
+
+/**
+ * Writes a report; settles once all of it is durable. Resources without a row in the reporter's data
+ * plane are left out: they are another data plane's, or unknown to the hub. `gone` ends a resource
+ * only while its tombstone stands. Resolves with the number of resources written.
+ */
+export async function writeReport(deps: StatusDeps, by: Reporter, statuses: readonly ResourceStatus[]): Promise<number> {
+  const gone: ResRow[] = [];
+  const kept: ResourceStatus[] = [];
+  for (const status of statuses) {
+    const row = await deps.store.resByUid(by.dataPlaneUid, status.uid);
+    if (row === undefined) {
+      if (!status.gone) deps.log.warn("Status of an unknown resource", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
+    } else if (status.gone) {
+      if (row.del) gone.push(row);
+      else deps.log.warn("Gone without an order", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
+    } else kept.push(status);
+  }
+  const written = await writeStatuses(deps, by, kept);
+  await Promise.all(gone.map((row) => finaliseRow(deps, by.dataPlaneUid, row)));
+  return written + gone.length;
+}
+
+interface Put {
+  if: Compare;
+  then: Op;
+  bytes: number;
+}
+
+async function writeStatuses(deps: StatusDeps, by: Reporter, statuses: readonly ResourceStatus[]): Promise<number> {
+  let written = 0;
+  let rest = statuses;
+  for (let i = 0; rest.length > 0; i++) {
+    if (i >= TRIES) throw new MoorageError(Code.ABORTED, "Cannot store status: its keys kept changing", { retryAfterMs: 1_000 });
+    const lost: ResourceStatus[] = [];
+    for (const batch of batches(await Promise.all(rest.map(async (s) => ({ status: s, put: await putOf(deps, by, s) }))))) {
+      const { ok } = await deps.store.txn({ if: batch.map((b) => b.put.if), then: batch.map((b) => b.put.then) });
+      if (ok) written += batch.length;
+      else lost.push(...batch.map((b) => b.status));
+    }
+    rest = lost;
+  }
+  const own = statuses.find((s) => s.uid === by.dataPlaneUid);
+  if (own?.conditions.some((c) => c.type === "Ready" && c.status === "True")) await initialise(deps, by.dataPlaneUid);
+  return written;
+}
+
+/** The write of one status; undefined when the stored one equals it. */
+async function putOf(deps: StatusDeps, by: Reporter, status: ResourceStatus): Promise<Put | undefined> {
+  const { stored, modRev } = await readStatus(deps.store, status.uid);
+  const before = stored?.status;
+  // A verdict of the hub itself stands until the agent judges a newer revision.
+  const withheld = isWithheld(before) && (before?.verdict?.revision ?? 0n) > (status.verdict?.revision ?? 0n);
+  const next = withheld && before?.verdict ? { ...status, verdict: before.verdict } : status;
+  if (before !== undefined && equals(ResourceStatusSchema, before, next)) return undefined;
+  return put(deps, by, { status: next, modRev });
+}
+
+function put(deps: StatusDeps, by: Reporter, of: { status: ResourceStatus; modRev: number }): Put {
+  const k = key(statusKey(of.status.uid));
+  const value = toBinary(
+    StoredStatusSchema,
+    create(StoredStatusSchema, {
+      status: of.status,
+      receivedTime: timestampFromMs(deps.clock.now()),
+      agentGeneration: by.agentGeneration,
+    }),
+  );
+  const compare: Compare = { key: k, target: "modRev", op: "=", to: of.modRev };
+  return { if: compare, then: { put: { key: k, value } }, bytes: value.length };
+}
+
+type Pending = { status: ResourceStatus; put: Put };
+
+function batches(all: readonly { status: ResourceStatus; put: Put | undefined }[]): Pending[][] {
+  const out: Pending[][] = [];
+  let open: Pending[] = [];
+  let bytes = 0;
+  for (const one of all) {
+    if (one.put === undefined) continue;
+    if (open.length >= PUTS || bytes + one.put.bytes > PUT_BYTES) {
+      out.push(open);
+      open = [];
+      bytes = 0;
+    }
+    open.push({ status: one.status, put: one.put });
+    bytes += one.put.bytes;
+  }
+  if (open.length > 0) out.push(open);
+  return out;
+}
+
+/** Records, once, that the data plane was Ready. */
+async function initialise(deps: StatusDeps, dataPlaneUid: string): Promise<void> {
+  await changeLink(deps.store, dataPlaneUid, (link) =>
+    link.initializedTime === undefined ? { ...link, initializedTime: timestampFromMs(deps.clock.now()) } : undefined,
+  );
+}
+
+async function finaliseRow(deps: StatusDeps, dataPlaneUid: string, row: ResRow): Promise<void> {
+  for (let i = 0; i < TRIES; i++) {
+    const now = await deps.store.resByUid(dataPlaneUid, row.uid);
+    // Withdrawn or ended meanwhile: then the confirmation speaks of an order that no longer stands.
+    if (now === undefined || !now.del) return;
+    const txn = await deps.finalise(dataPlaneUid, now);
+    if (txn === undefined) return;
+    const { ok } = await deps.store.txn(txn);
+    if (ok) return;
+  }
+  throw new MoorageError(Code.ABORTED, `Cannot end "${row.name}": its keys kept changing`, { retryAfterMs: 1_000 });
+}
+
+/** Stores the hub's own verdict that the agent cannot take a row; nothing when it stands already. */
+export async function writeWithheld(
+  deps: StatusDeps,
+  by: Reporter,
+  withheld: { row: ResRow; message: string },
+): Promise<void> {
+  const { row, message } = withheld;
+  const verdict = create(VerdictSchema, {
+    state: Verdict_State.REJECTED,
+    revision: BigInt(row.rev),
+    reason: AGENT_TOO_OLD,
+    message,
+  });
+  for (let i = 0; i < TRIES; i++) {
+    const { stored, modRev } = await readStatus(deps.store, row.uid);
+    const before = stored?.status ?? create(ResourceStatusSchema, { name: row.name, uid: row.uid });
+    if (before.verdict !== undefined && equals(VerdictSchema, before.verdict, verdict)) return;
+    const write = put(deps, by, { status: { ...before, verdict }, modRev });
+    const { ok } = await deps.store.txn({ if: [write.if], then: [write.then] });
+    if (ok) return;
+  }
+}

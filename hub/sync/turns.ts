@@ -1,0 +1,52 @@
+import type { Clock } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
+
+/**
+ * A bounded number of turns. Whoever finds none free waits up to `waitMs`, first come first served,
+ * and is then refused with UNAVAILABLE and a time to come back.
+ */
+export class Turns {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+  readonly #o: { clock: Clock; waitMs: number; what: string };
+
+  constructor(options: { turns: number; clock: Clock; waitMs: number; what: string }) {
+    this.#free = options.turns;
+    this.#o = options;
+  }
+
+  /** Takes a turn; the function answered gives it back and may be called twice. */
+  async take(): Promise<() => void> {
+    if (this.#free > 0) this.#free--;
+    else await this.#queue();
+    let given = false;
+    return () => {
+      if (given) return;
+      given = true;
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    };
+  }
+
+  #queue(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const turn = () => {
+        timer.cancel();
+        resolve();
+      };
+      const timer = this.#o.clock.setTimer(this.#o.waitMs, () => {
+        const i = this.#waiting.indexOf(turn);
+        if (i >= 0) this.#waiting.splice(i, 1);
+        const { what, waitMs } = this.#o;
+        reject(
+          new MoorageError(Code.UNAVAILABLE, `Cannot start "${what}": no turn came free within ${waitMs} ms`, {
+            reason: "TOO_MANY_INITIAL_SYNCS",
+            retryAfterMs: waitMs,
+          }),
+        );
+      });
+      this.#waiting.push(turn);
+    });
+  }
+}
