@@ -56,6 +56,12 @@ export function outcomeOf(thrown: unknown, context: FailureContext): FailureOutc
     case 413:
     case 415:
       return { ...base(thrown), action: "Stalled", reason: status === 413 ? "TooLarge" : "Rejected" };
+    case 500:
+      // The server's answer to a field outside of the schema (tried on 1.37.2): no retry will help.
+      if (/failed to create (typed patch|manager for)|field not declared in schema/.test(thrown.message)) {
+        return { ...base(thrown), ambiguous: false, action: "Stalled", reason: "Invalid" };
+      }
+      return { ...base(thrown), action: "Retry", reason: transientReason(thrown) };
     default:
       return { ...base(thrown), action: "Retry", reason: transientReason(thrown) };
   }
