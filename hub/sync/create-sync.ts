@@ -46,6 +46,7 @@ class Streams {
   readonly #counts;
   readonly #silence: Silence;
   readonly #turns: Turns;
+  readonly #serving = new Set<Promise<void>>();
   #draining = false;
 
   constructor(options: SyncOptions) {
@@ -88,6 +89,7 @@ class Streams {
     this.#draining = true;
     this.#silence.stop();
     for (const session of this.#live.values()) session.abort(unavailable("the hub is stopping", "STOPPING"));
+    await Promise.allSettled(this.#serving);
   }
 
   async drain(ms: number): Promise<void> {
@@ -107,6 +109,16 @@ class Streams {
   }
 
   async serve(stream: SyncStream, ctx: CallContext): Promise<void> {
+    const serving = this.#open(stream, ctx);
+    this.#serving.add(serving);
+    try {
+      await serving;
+    } finally {
+      this.#serving.delete(serving);
+    }
+  }
+
+  async #open(stream: SyncStream, ctx: CallContext): Promise<void> {
     if (this.#draining) {
       throw new MoorageError(Code.UNAVAILABLE, "Cannot open a stream: the hub is draining", {
         reason: "DRAINING",

@@ -1,0 +1,379 @@
+import { create } from "@bufbuild/protobuf";
+import { ResourceStatusSchema, Resume, Verdict_State } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
+import { describe, expect, test } from "vitest";
+import { readLink } from "./links.ts";
+import { readStatus } from "./rows.ts";
+import { remove, settle, testHub, want } from "./testing.ts";
+
+async function hubWith(...dps: string[]) {
+  const hub = await testHub();
+  for (const uid of dps) {
+    await hub.store.txn({
+      then: [{ put: { key: Buffer.from(`uids/${uid}`), value: Buffer.from(`dataPlanes/${uid}`) } }],
+      rows: [{ putDp: { uid } }],
+    });
+  }
+  return hub;
+}
+
+describe("a stream", () => {
+  test("sends everything to an agent that holds nothing, and each change once after that", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one", t2: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    expect(agent.serverHello().resume).toBe(Resume.SNAPSHOT);
+    expect(agent.updates()).toEqual(["t1@3", "t2@3"]);
+    expect(agent.changes().at(-1)?.initialEnd).toBe(true);
+    await agent.ack();
+    const rev = await want(hub.store, "a", { t1: "two" });
+    await settle();
+    expect(agent.updates()).toEqual(["t1@3", "t2@3", `t1@${rev}`]);
+    expect(agent.changes().at(-1)?.cursor?.revision).toBe(BigInt(rev));
+  });
+
+  test("resumes from a cursor with the newest state of each changed resource, once", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one", t2: "one", t3: "one" });
+    const first = hub.connect("a");
+    await first.hello();
+    const cursor = await first.ack();
+    first.stream.cancel();
+    for (let i = 0; i < 5; i++) await want(hub.store, "a", { t2: `v${i}` });
+    const rev = await remove(hub.store, "a", "t3");
+    const again = hub.connect("a");
+    await again.hello({ cursor });
+    expect(again.serverHello().resume).toBe(Resume.DELTA);
+    expect(again.updates()).toEqual([`t2@${rev - 1}`, `-t3@${rev}`]);
+  });
+
+  test("resends nothing after a restart of the hub when nothing changed", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const first = hub.connect("a");
+    await first.hello();
+    const cursor = await first.ack();
+    await hub.stop();
+    await settle();
+    expect(first.state.error?.reason).toBe("STOPPING");
+    const restarted = await testHub({ store: hub.store, clock: hub.clock });
+    const again = restarted.connect("a");
+    await again.hello({
+      cursor,
+      heldDigest: heldDigest([{ name: "tenants/t1", uid: "t1", digest: Buffer.from("one") }]),
+    });
+    expect(again.serverHello().resume).toBe(Resume.DELTA);
+    expect(again.updates()).toEqual([]);
+    expect(again.changes().at(-1)?.initialEnd).toBe(true);
+  });
+
+  test("compares under another epoch: sends what differs, leaves what the hub does not know", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const rev = await want(hub.store, "a", { t2: "two", t3: "three" });
+    const agent = hub.connect("a");
+    await agent.hello({ cursor: { epoch: new Uint8Array(16), revision: 900n } });
+    expect(agent.serverHello().resume).toBe(Resume.COMPARE);
+    expect(agent.updates()).toEqual([]);
+    const held = [
+      { name: "tenants/t1", uid: "t1", digest: Buffer.from("one"), revision: 1n },
+      { name: "tenants/t2", uid: "t2", digest: Buffer.from("old"), revision: 1n },
+      { name: "tenants/alien", uid: "alien", digest: Buffer.from("x"), revision: 5n },
+    ];
+    agent.send({ case: "inventory", value: { held, last: true } as never });
+    await settle();
+    expect(agent.updates()).toEqual([`t2@${rev}`, `t3@${rev}`]);
+    expect(hub.sync.connected()[0]?.unknownToHub).toEqual(["alien"]);
+  });
+
+  test("compares when the digest of what is held differs", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const first = hub.connect("a");
+    await first.hello();
+    const cursor = await first.ack();
+    first.stream.cancel();
+    const again = hub.connect("a");
+    await again.hello({ cursor, heldDigest: heldDigest([]) });
+    expect(again.serverHello().resume).toBe(Resume.COMPARE);
+    again.send({ case: "inventory", value: { held: [], last: true } as never });
+    await settle();
+    expect(again.updates()).toEqual(["t1@3"]);
+  });
+
+  test("keeps a tombstone until the agent reports gone, then drops it", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    const rev = await remove(hub.store, "a", "t1");
+    await settle();
+    expect(agent.updates()).toEqual(["t1@3", `-t1@${rev}`]);
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", name: "tenants/t1", gone: true }] } as never });
+    await settle();
+    expect(agent.got.at(-1)?.case).toBe("statusAck");
+    expect(await hub.store.resByUid("a", "t1")).toBeUndefined();
+    expect(await hub.store.floor("a")).toBe(rev);
+  });
+
+  test("does not end a live resource that an agent calls gone", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", gone: true }] } as never });
+    await settle();
+    expect((await hub.store.resByUid("a", "t1"))?.del).toBe(false);
+  });
+
+  test("keeps no status of another data plane's resource", async () => {
+    const hub = await hubWith("a", "b");
+    await want(hub.store, "b", { t1: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1" }] } as never });
+    await settle();
+    expect(agent.got.at(-1)?.case).toBe("statusAck");
+    expect((await readStatus(hub.store, "t1")).stored).toBeUndefined();
+  });
+
+  test("stores a status once and knows it again by its digest", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    expect(agent.serverHello().statusKnown).toBe(false);
+    const cursor = await agent.ack();
+    const status = create(ResourceStatusSchema, { uid: "t1", name: "tenants/t1", observedGeneration: 1n });
+    agent.send({ case: "status", value: { seq: 1n, statuses: [status] } as never });
+    await settle();
+    const { rev } = await hub.store.status();
+    agent.send({ case: "status", value: { seq: 2n, statuses: [status] } as never });
+    await settle();
+    expect((await hub.store.status()).rev).toBe(rev);
+    agent.stream.cancel();
+    const again = hub.connect("a");
+    await again.hello({ cursor, statusDigest: statusDigest([status]) });
+    expect(again.serverHello().statusKnown).toBe(true);
+  });
+
+  test("does not send a rejected revision again in a compare", async () => {
+    const hub = await hubWith("a");
+    const rev = await want(hub.store, "a", { t1: "bad" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    const verdict = { state: Verdict_State.REJECTED, revision: BigInt(rev), reason: "ParametersInvalid", message: "" };
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", verdict }] } as never });
+    const cursor = await agent.ack();
+    agent.stream.cancel();
+    const again = hub.connect("a");
+    await again.hello({ cursor, heldDigest: new Uint8Array(32) });
+    expect(again.serverHello().resume).toBe(Resume.COMPARE);
+    const held = [{ name: "tenants/t1", uid: "t1", digest: Buffer.from("good"), revision: 2n }];
+    again.send({ case: "inventory", value: { held, last: true } as never });
+    await settle();
+    expect(again.updates()).toEqual([]);
+  });
+
+  test("withholds what the agent cannot take, says so, and sends it once it can", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const old = hub.connect("a");
+    await old.hello({ kinds: [] });
+    expect(old.updates()).toEqual([]);
+    const verdict = (await readStatus(hub.store, "t1")).stored?.status?.verdict;
+    expect(verdict?.reason).toBe("AgentTooOld");
+    const cursor = await old.ack();
+    old.stream.cancel();
+    const upgraded = hub.connect("a");
+    await upgraded.hello({ cursor });
+    expect(upgraded.serverHello().resume).toBe(Resume.COMPARE);
+    upgraded.send({ case: "inventory", value: { last: true } as never });
+    await settle();
+    expect(upgraded.updates()).toEqual(["t1@3"]);
+  });
+
+  test("stops at the window for an agent that does not ack, and skips to the newest state", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello({ limits: { windowItems: 10, windowBytes: 0, maxMessageBytes: 0 } });
+    await agent.ack();
+    for (let i = 0; i < 50; i++) await want(hub.store, "a", { [`t${i % 25}`]: `v${i}` });
+    await settle();
+    expect(agent.updates().length).toBeLessThanOrEqual(11);
+    for (let i = 0; i < 20; i++) await agent.ack();
+    const newest = new Map(agent.updates().map((u) => u.split("@") as [string, string]));
+    expect(newest.size).toBe(25);
+    expect(agent.updates().length).toBeLessThan(50);
+  });
+
+  test("stops when the transport is full: a reader that stalls costs a bounded queue", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    agent.setReading(false);
+    await agent.hello();
+    for (let i = 0; i < 300; i++) {
+      await want(hub.store, "a", { [`t${i}`]: "x" });
+      if (i % 10 === 0) await settle();
+    }
+    const position = hub.sync.connected()[0]?.position ?? 0;
+    expect(position).toBeLessThan((await hub.store.status()).rev);
+    agent.setReading(true);
+    for (let i = 0; i < 40; i++) {
+      await settle();
+      await agent.ack();
+    }
+    expect(new Set(agent.updates()).size).toBe(300);
+  });
+});
+
+describe("fencing", () => {
+  test("of equal generations the newest stream wins; an older generation is refused by name", async () => {
+    const hub = await hubWith("a");
+    const first = hub.connect("a");
+    await first.hello({ agentGeneration: 7n });
+    const second = hub.connect("a");
+    await second.hello({ agentGeneration: 7n });
+    expect(first.state.error?.reason).toBe("REPLACED");
+    const old = hub.connect("a");
+    await old.hello({ agentGeneration: 6n });
+    expect(old.state.error?.reason).toBe("STALE_GENERATION");
+    expect(old.state.error?.metadata["agent_generation"]).toBe("7");
+    expect(second.state.ended).toBe(false);
+    expect(hub.sync.connected()).toHaveLength(1);
+  });
+
+  test("another cluster under the same identity is refused and shows in the link", async () => {
+    const hub = await hubWith("a");
+    const first = hub.connect("a");
+    await first.hello();
+    const other = hub.connect("a");
+    await other.hello({ agent: { version: "", kubernetesVersion: "", labels: {}, clusterUid: "c2" } } as never);
+    expect(other.state.error?.reason).toBe("CLUSTER_CHANGED");
+    expect((await readLink(hub.store, "a")).link.reason).toBe("ClusterChanged");
+    expect(first.state.ended).toBe(false);
+  });
+
+  test("a hello for another data plane than the certificate's is refused", async () => {
+    const hub = await hubWith("a", "b");
+    const agent = hub.connect("a");
+    await agent.hello({ dataPlaneUid: "b" });
+    expect(agent.state.error?.reason).toBe("DATA_PLANE_MISMATCH");
+  });
+
+  test("a revoked key ends its live stream at once", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello();
+    hub.revoke("a");
+    await settle();
+    expect(agent.state.error?.reason).toBe("CREDENTIALS_REVOKED");
+  });
+
+  test.each([
+    ["an ack of what was never sent", { case: "ack", value: { seq: 99n } }],
+    ["a second hello", { case: "hello", value: {} }],
+    ["an empty message", { case: undefined }],
+    ["a report out of sequence", { case: "status", value: { seq: 5n } }],
+    ["pages nobody asked for", { case: "inventory", value: { held: [{ uid: "x" }] } }],
+  ])("%s ends the stream and names the rule", async (_what, message) => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello();
+    agent.send(message as never);
+    await settle();
+    expect(agent.state.error?.message).toMatch(/^Cannot accept /);
+    expect(hub.sync.connected()).toEqual([]);
+  });
+});
+
+describe("silence", () => {
+  const stateOf = async (hub: Awaited<ReturnType<typeof hubWith>>) => (await readLink(hub.store, "a")).link.state;
+
+  test("is stored as two transitions, each once, and undone by the next stream", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello();
+    expect(await stateOf(hub)).toBe(LinkState.CONNECTED);
+    const { rev } = await hub.store.status();
+    for (let i = 0; i < 6; i++) {
+      await hub.clock.advance(20_000);
+      agent.send({ case: "heartbeat", value: {} as never });
+      await settle();
+    }
+    expect((await hub.store.status()).rev).toBe(rev);
+    await hub.clock.advance(44_000);
+    expect(await stateOf(hub)).toBe(LinkState.CONNECTED);
+    await hub.clock.advance(2_000);
+    expect(await stateOf(hub)).toBe(LinkState.DISCONNECTED);
+    expect(agent.state.error?.reason).toBe("NO_HEARTBEAT");
+    await hub.clock.advance(45_000);
+    expect(await stateOf(hub)).toBe(LinkState.SILENT);
+    await hub.clock.advance(3_600_000);
+    expect((await hub.store.status()).rev).toBe(rev + 2);
+    const back = hub.connect("a");
+    await back.hello();
+    expect(await stateOf(hub)).toBe(LinkState.CONNECTED);
+  });
+
+  test("after a restart of the hub counts from the start plus a grace", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello();
+    await hub.stop();
+    await settle();
+    await hub.clock.advance(600_000);
+    const restarted = await testHub({ store: hub.store, clock: hub.clock });
+    await hub.clock.advance(74_000);
+    expect(await stateOf(hub)).toBe(LinkState.CONNECTED);
+    await hub.clock.advance(2_000);
+    expect(await stateOf(hub)).toBe(LinkState.DISCONNECTED);
+    await hub.clock.advance(46_000);
+    expect(await stateOf(hub)).toBe(LinkState.SILENT);
+    await restarted.stop();
+  });
+
+  test("ends with the first Ready of the data plane remembered", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { a: "dp" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    const conditions = [{ type: "Ready", status: "True", reason: "Ready" }];
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "a", conditions }] } as never });
+    await settle();
+    expect((await readLink(hub.store, "a")).link.initializedTime).toBeDefined();
+  });
+});
+
+describe("draining", () => {
+  test("says Goodbye to each stream in its own moment and refuses new ones", async () => {
+    const hub = await hubWith("a", "b");
+    const agents = [hub.connect("a"), hub.connect("b")];
+    for (const agent of agents) await agent.hello();
+    const drained = hub.sync.drain(1_000);
+    await hub.clock.advance(1_000);
+    await drained;
+    for (const agent of agents) {
+      expect(agent.got.at(-1)?.case).toBe("goodbye");
+      expect(agent.state).toEqual({ ended: true, error: undefined });
+    }
+    const late = hub.connect("a");
+    await late.hello();
+    expect(late.state.error?.reason).toBe("DRAINING");
+  });
+
+  test("a bookmark carries the position past other data planes' revisions", async () => {
+    const hub = await hubWith("a", "b");
+    const agent = hub.connect("a");
+    await agent.hello();
+    const rev = await want(hub.store, "b", { t1: "one" });
+    for (let i = 0; i < 4; i++) {
+      await hub.clock.advance(20_000);
+      agent.send({ case: "heartbeat", value: {} as never });
+    }
+    const bookmark = agent.got.find((m) => m.case === "bookmark");
+    expect(bookmark?.case === "bookmark" && bookmark.value.cursor?.revision).toBeGreaterThanOrEqual(BigInt(rev));
+  });
+});
