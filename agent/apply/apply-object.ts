@@ -1,6 +1,6 @@
 import type { KubeSession } from "../kube/client.ts";
 import { isKubeError } from "../kube/errors.ts";
-import { refOf } from "../kube/object.ts";
+import { asMap, dig, refOf, type KubeObject } from "../kube/object.ts";
 import type { ApplyPolicy } from "./apply-set.ts";
 import { APPLY_ANNOTATION, IMMUTABLE_ANNOTATION, SUSPEND_ANNOTATION } from "./labels.ts";
 import { reduceMember, type ReduceContext } from "./live.ts";
@@ -21,6 +21,8 @@ export interface ApplyContext {
   /** No inventory existed before this run (for `AdoptIfNoInventory`). */
   firstInstall: boolean;
   crdInSet(o: NormalObject): boolean;
+  /** An autoscaler of the set owns this object's `spec.replicas` (section 8). */
+  autoscaled(o: NormalObject): boolean;
   /** Counts a write. */
   wrote(): void;
 }
@@ -70,7 +72,7 @@ function beforeCall(turn: ApplyTurn, live: LiveState | undefined, context: Apply
     return result(turn, { action: "Skipped", reason: "Present", message: "", live, entry: { ...entryOf(turn, live, ""), desiredHash: target.hash } });
   }
   if (entry !== undefined && entry.desiredHash === target.hash && entry.uid === live.uid && entry.state !== "Pending") {
-    const same = live.ownHashes[context.fieldManager] === entry.appliedHash && live.partOf === context.partOf;
+    const same = ownedBy(turn, live, context) === entry.appliedHash && live.partOf === context.partOf;
     const additions = live.formerManagers.length > 0 && annotations[APPLY_ANNOTATION] !== "Merge";
     if (same && !additions) return result(turn, { action: "Unchanged", reason: "Unchanged", message: "", live });
     const drift = context.policy.drift ?? "Correct";
@@ -110,8 +112,9 @@ async function write(turn: ApplyTurn, live: LiveState | undefined, context: Appl
       await migrate(context.session, ref, { manager: context.fieldManager, formerSelf });
     }
     const force = live !== undefined && (others.length === 0 || formerSelf);
+    const payload = live === undefined ? target.object : await adoptReplicas(turn, context);
     context.wrote();
-    const answer = await context.session.apply(target.object, { fieldManager: context.fieldManager, force });
+    const answer = await context.session.apply(payload, { fieldManager: context.fieldManager, force });
     return settle(turn, live, context, answer);
   } catch (thrown) {
     const first = outcomeOf(thrown, failureContext(turn, context));
@@ -121,10 +124,28 @@ async function write(turn: ApplyTurn, live: LiveState | undefined, context: Appl
   }
 }
 
+/**
+ * The payload for an object that lives: with an autoscaler, its `spec.replicas` is the live value.
+ * Leaving the field out instead would make the server default it while we still own it.
+ */
+async function adoptReplicas(turn: ApplyTurn, context: ApplyContext): Promise<KubeObject> {
+  const { object } = turn.target;
+  if (!context.autoscaled(turn.target) || dig(object, "spec", "replicas") === undefined) return object;
+  const replicas = dig(await context.session.get(refOf(object)), "spec", "replicas");
+  return { ...object, spec: { ...asMap(object["spec"]), replicas } };
+}
+
+/** The hash that drift of this object is judged by. */
+function ownedBy(turn: ApplyTurn, live: LiveState, context: ApplyContext): string {
+  const hashes = context.autoscaled(turn.target) ? (live.autoscaledHashes ?? live.ownHashes) : live.ownHashes;
+  return hashes[context.fieldManager] ?? "";
+}
+
 async function force(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): Promise<ObjectOutcome> {
   try {
+    const payload = await adoptReplicas(turn, context);
     context.wrote();
-    const answer = await context.session.apply(turn.target.object, { fieldManager: context.fieldManager, force: true });
+    const answer = await context.session.apply(payload, { fieldManager: context.fieldManager, force: true });
     return settle(turn, live, context, answer);
   } catch (thrown) {
     return failure(turn, context, thrown);
@@ -166,18 +187,18 @@ function settle(
   turn: ApplyTurn,
   before: LiveState | undefined,
   context: ApplyContext,
-  answer: { object: Parameters<typeof reduceMember>[0]; created: boolean; warnings: readonly string[] },
+  answer: { object: KubeObject; created: boolean; warnings: readonly string[] },
 ): ObjectOutcome {
   const live = reduceMember(answer.object, context.reduce);
   context.live.observe(live);
   // The server accepts an apply onto an object that is being deleted, and the write goes with it.
   if (live.deleting) return { ...terminating(turn, live), warnings: answer.warnings };
-  const own = live.ownHashes[context.fieldManager] ?? "";
+  const own = ownedBy(turn, live, context);
   const entry = entryOf(turn, live, own);
   const old = turn.entry;
   const drift = !answer.created && old !== undefined && old.state !== "Pending" && old.desiredHash === turn.target.hash && old.uid === live.uid;
   const lost = answer.created && old !== undefined && old.uid !== "" && old.desiredHash === turn.target.hash;
-  const changed = own !== (before?.ownHashes[context.fieldManager] ?? old?.appliedHash ?? "") || (before?.formerManagers.length ?? 0) > 0;
+  const changed = own !== (before === undefined ? (old?.appliedHash ?? "") : ownedBy(turn, before, context)) || (before?.formerManagers.length ?? 0) > 0;
   const action: ObjectAction = answer.created ? "Created" : changed ? "Configured" : "Confirmed";
   return { ...result(turn, { action, reason: action, message: "", live, entry, drift: drift || lost }), warnings: answer.warnings };
 }

@@ -4,7 +4,7 @@ import type { HealthRule } from "../health/health.ts";
 import type { KubeSession } from "../kube/client.ts";
 import type { Discovery } from "../kube/discovery.ts";
 import { isNotFound } from "../kube/errors.ts";
-import { apiVersionOf, compareResourceVersions, groupOf, versionOf, type FieldsV1, type KubeObject } from "../kube/object.ts";
+import { apiVersionOf, compareResourceVersions, dig, groupOf, versionOf, type FieldsV1, type KubeObject } from "../kube/object.ts";
 import { APPLICATION_LABEL, APPLY_ANNOTATION, ON_REMOVE_ANNOTATION, PART_OF_LABEL, SUSPEND_ANNOTATION } from "./labels.ts";
 import { ownHashes, withoutPath, type IgnoredPath } from "./projection.ts";
 import { idKey, type LiveState, type LiveView, type ObjectId } from "./types.ts";
@@ -33,6 +33,9 @@ const KEPT_ANNOTATIONS = [
   "argocd.argoproj.io/sync-options",
 ] as const;
 
+/** The field that an autoscaler writes. */
+const REPLICAS: IgnoredPath = ["f:spec", "f:replicas"];
+
 /** The identity of a live object. */
 export function idOf(object: KubeObject): ObjectId {
   return { group: groupOf(object.apiVersion), kind: object.kind, namespace: object.metadata.namespace ?? "", name: object.metadata.name };
@@ -49,13 +52,15 @@ export function reduceMember(object: KubeObject, context: ReduceContext): LiveSt
   }
   const partOf = metadata.labels?.[PART_OF_LABEL];
   const application = metadata.labels?.[APPLICATION_LABEL];
+  const ignored = context.ignored?.(id) ?? [];
   const hasStatus = context.crdHasStatus?.(object.apiVersion, object.kind);
   return {
     id,
     version: versionOf(object.apiVersion),
     uid: metadata.uid ?? "",
     resourceVersion: metadata.resourceVersion ?? "",
-    ownHashes: ownHashes(object, context.ignored?.(id) ?? []),
+    ownHashes: ownHashes(object, ignored),
+    ...(dig(object, "spec", "replicas") === undefined ? {} : { autoscaledHashes: ownHashes(object, [...ignored, REPLICAS]) }),
     formerManagers: formerManagers(object),
     ...(partOf === undefined ? {} : { partOf }),
     ...(application === undefined ? {} : { application }),

@@ -246,6 +246,29 @@ describe("applySet", () => {
     expect(app.state.writes).toEqual([]);
   });
 
+  it("leaves replicas to an autoscaler of the set, also when it applies for another reason", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    const deployment = (image: string): KubeObject => ({ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: "web" }, spec: { replicas: 2, template: { spec: { containers: [{ name: "web", image }] } } } });
+    const hpa: KubeObject = { apiVersion: "autoscaling/v2", kind: "HorizontalPodAutoscaler", metadata: { name: "web" }, spec: { scaleTargetRef: { kind: "Deployment", name: "web" }, maxReplicas: 9 } };
+    await app.run([deployment("a"), hpa]);
+    const ref = { apiVersion: "apps/v1", kind: "Deployment", namespace: "default", name: "web" };
+    expect(dig(cluster.store.get(ref), "spec", "replicas")).toBe(2);
+    await cluster.client().asAgent().mergePatch(ref, { spec: { replicas: 7 } }, { fieldManager: "kube-controller-manager" });
+    app.sync();
+    cluster.forgetCalls();
+    expect((await app.run([deployment("a"), hpa])).objects.map((o) => o.action)).toEqual(["Unchanged", "Unchanged"]);
+    expect(cluster.calls).toEqual([]);
+    const changed = await app.run([deployment("b"), hpa]);
+    expect(changed.objects.map((o) => o.action)).toEqual(["Configured", "Unchanged"]);
+    expect(dig(cluster.store.get(ref), "spec", "replicas")).toBe(7);
+    app.sync();
+    expect((await app.run([deployment("b"), hpa])).objects.map((o) => o.action)).toEqual(["Unchanged", "Unchanged"]);
+    // Without the autoscaler the manifest's number counts again.
+    expect((await app.run([deployment("b")], {})).drifted.map((id) => id.name)).toEqual(["web"]);
+    expect(dig(cluster.store.get(ref), "spec", "replicas")).toBe(2);
+  });
+
   it("gets 403 from the server for a tenant's write outside of its bindings", async () => {
     const cluster = newCluster();
     const app = application(cluster);

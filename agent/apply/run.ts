@@ -89,7 +89,11 @@ async function resolveTypes(input: ApplySetInput): Promise<Map<string, "Namespac
 
 function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: number }): ApplyContext {
   const crds = new Set<string>();
+  const scaled = new Set<string>();
   for (const o of planned.phases.flat()) {
+    const target = o.id.kind === "HorizontalPodAutoscaler" || o.id.kind === "ScaledObject" ? dig(o.object, "spec", "scaleTargetRef") : undefined;
+    // KEDA's kind defaults to Deployment.
+    if (target !== undefined) scaled.add(`${String(dig(target, "kind") ?? "Deployment")}/${o.id.namespace}/${String(dig(target, "name"))}`);
     if (o.id.kind === "CustomResourceDefinition") crds.add(`${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`);
   }
   return {
@@ -100,6 +104,7 @@ function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: numbe
     partOf: applySetId(input.identity.parent),
     policy: input.policy ?? {},
     firstInstall: input.inventory.length === 0,
+    autoscaled: (o) => scaled.has(`${o.id.kind}/${o.id.namespace}/${o.id.name}`),
     crdInSet: (o) => crds.has(`${o.id.group}/${o.id.kind}`),
     wrote: () => {
       counter.writes++;

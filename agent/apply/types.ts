@@ -39,6 +39,8 @@ export interface LiveState {
   resourceVersion: string;
   /** Hash of the fields owned by each `moorage.*` Apply manager. */
   ownHashes: Readonly<Record<string, string>>;
+  /** The same without `spec.replicas`, where there is one: what counts when an autoscaler owns it. */
+  autoscaledHashes?: Readonly<Record<string, string>>;
   /** Managers of people and former tools (kubectl, helm) that own fields, subresources apart. */
   formerManagers: readonly string[];
   /** `applyset.kubernetes.io/part-of`, if labelled. */
