@@ -146,6 +146,25 @@ describe.each(engines)("A watch on the $name store", (engine) => {
     expect((await history(store, 3)).map(show)).toEqual(["3 delete a, delete b", "4 put c=c", "progress 4"]);
   });
 
+  it("reads a revision of more events than a stretch of the log holds whole", async () => {
+    await open(1);
+    const { id } = await store.grant(60_000);
+    for (let t = 0; t < 3; t++) {
+      await run(store, ...Array.from({ length: 100 }, (_, i) => putOp(`${t}/${i}`, "", id)));
+    }
+    await store.revoke(id);
+    await run(store, putOp("after"));
+    const batches = await history(store, 2);
+    expect(batches.map((b) => (b.kind === "events" ? [b.rev, b.events.length] : b.kind))).toEqual([
+      [2, 100],
+      [3, 100],
+      [4, 100],
+      [5, 300],
+      [6, 1],
+      "progress",
+    ]);
+  });
+
   it("reads what it missed from the log when it is slower than the writes", async () => {
     await open(4);
     const watch = iterate({ progress: true });

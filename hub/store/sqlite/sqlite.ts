@@ -123,9 +123,10 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     const error = storeError("STORE_CLOSED", "Use the store: it is closed");
     dead ??= error;
     lives.close();
-    await link.close();
     watched.end(error);
+    // Before the writer's connection, which as the last one folds the write-ahead log into the file.
     reader.close();
+    await link.close();
     unlock();
   };
 

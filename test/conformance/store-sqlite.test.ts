@@ -1,0 +1,222 @@
+import Database from "better-sqlite3";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { configure, files } from "@moorage/hub/store/sqlite/schema";
+import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
+import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
+import { seededRng, systemRng } from "@moorage/shared/rng";
+import { bytes, everything, history, list, manualClock, putOp, run, show, tempDir } from "./support.ts";
+import type { ManualClock } from "./support.ts";
+
+/** What only a file can do, or fail to do. */
+describe("The SQLite store's file", () => {
+  let dir: string;
+  let clock: ManualClock;
+  let opened: SqliteStore[];
+  beforeEach(() => {
+    dir = tempDir();
+    clock = manualClock();
+    opened = [];
+  });
+  afterEach(async () => {
+    for (const store of opened) await store.close();
+    rmSync(dir, { recursive: true, force: true });
+  });
+
+  const open = async (more: Partial<SqliteStoreOptions> = {}): Promise<SqliteStore> => {
+    const store = await openSqliteStore({ dir, clock, rng: systemRng, ...more });
+    opened.push(store);
+    return store;
+  };
+  const file = (): string => join(dir, files.db);
+
+  it("keeps everything across a clean close", async () => {
+    const first = await open();
+    await run(first, putOp("a", "1"), putOp("b", "1"));
+    await run(first, putOp("a", "2"));
+    await first.txn({
+      then: [],
+      rows: [
+        { putDp: { uid: "dp" } },
+        { upsertRes: { dp: "dp", uid: "u", name: "n", del: false, update: bytes("x") } },
+      ],
+    });
+    const before = await first.status();
+    const log = await history(first, 1);
+    await first.close();
+    expect(existsSync(`${file()}-wal`)).toBe(false);
+
+    const second = await open();
+    expect(await second.status()).toMatchObject({
+      epoch: before.epoch,
+      rev: 4,
+      compactRev: 0,
+      uncleanStart: false,
+    });
+    expect(await list(second)).toEqual(["a=2", "b=1"]);
+    expect(await list(second, everything, 2)).toEqual(["a=1", "b=1"]);
+    expect(await history(second, 1)).toEqual(log);
+    expect((await second.changes({ dp: "dp", after: 0, limit: 9, maxBytes: 99 })).rows).toHaveLength(1);
+    expect((await run(second, putOp("c"))).rev).toBe(5);
+  });
+
+  it("gives a lease its whole life again after a restart, and no number twice", async () => {
+    const first = await open();
+    const { id } = await first.grant(1_000);
+    await run(first, putOp("a", "1", id));
+    clock.advance(900);
+    await first.close();
+    const second = await open();
+    clock.advance(999);
+    expect((await run(second, putOp("b"))).rev).toBe(3);
+    expect(await list(second)).toEqual(["a=1", "b=b"]);
+    expect((await second.grant(5_000)).id).toBe(id + 1);
+    clock.advance(1);
+    await run(second);
+    expect(await list(second)).toEqual(["b=b"]);
+  });
+
+  it("keeps a second hub out, naming the directory and its owner, and serves on", async () => {
+    const first = await open();
+    await expect(open()).rejects.toMatchObject({
+      reason: "DATA_DIR_IN_USE",
+      message: expect.stringMatching(`"${dir}": .*process ${process.pid}; "fuser ${dir}/lock.db"`),
+    });
+    expect((await run(first, putOp("a"))).rev).toBe(2);
+    await first.close();
+    expect(await list(await open())).toEqual(["a=a"]);
+  });
+
+  it("refuses a schema that is newer than it knows", async () => {
+    await (await open()).close();
+    const raw = new Database(file());
+    raw.exec("UPDATE meta SET v = 99 WHERE k = 'schema'");
+    raw.close();
+    await expect(open()).rejects.toMatchObject({
+      reason: "SCHEMA_TOO_NEW",
+      message: expect.stringContaining("its schema is 99"),
+    });
+    // The directory is free again.
+    const fixed = new Database(file());
+    fixed.exec("UPDATE meta SET v = 1 WHERE k = 'schema'");
+    fixed.close();
+    expect(await list(await open())).toEqual([]);
+  });
+
+  it("refuses a file that is no database", async () => {
+    writeFileSync(file(), "not a database, but long enough to have a header of its own".repeat(20));
+    await expect(open()).rejects.toMatchObject({
+      reason: "STORE_FAILED",
+      message: expect.stringContaining("file is not a database"),
+    });
+  });
+
+  it("refuses a connection whose settings would lose acknowledged writes", () => {
+    const raw = new Database(":memory:");
+    expect(() => configure(raw)).toThrow(expect.objectContaining({ reason: "NOT_DURABLE" }));
+    raw.close();
+  });
+
+  it("runs with FULL, which is not this build's default for WAL", async () => {
+    await open();
+    const raw = new Database(file());
+    expect(raw.pragma("synchronous", { simple: true })).toBe(1);
+    configure(raw);
+    expect(raw.pragma("synchronous", { simple: true })).toBe(2);
+    raw.close();
+  });
+
+  it("says UNCERTAIN for what was under way when the writer fails, then fails closed", async () => {
+    const failures: Error[] = [];
+    const store = await open({ onFailure: (e) => failures.push(e) });
+    await run(store, putOp("a"));
+    const waiting = store
+      .watch({ ...everything, from: 3 })
+      [Symbol.asyncIterator]()
+      .next();
+    const raw = new Database(file());
+    raw.exec("DROP TABLE log");
+    raw.close();
+    await expect(
+      Promise.all([run(store, putOp("b")), expect(waiting).rejects.toThrow()]),
+    ).rejects.toMatchObject({
+      reason: "UNCERTAIN",
+    });
+    expect(failures).toMatchObject([{ reason: "STORE_FAILED" }]);
+    await expect(run(store, putOp("c"))).rejects.toMatchObject({ reason: "STORE_FAILED" });
+    await expect(store.range(everything)).rejects.toMatchObject({ reason: "STORE_FAILED" });
+    await store.close();
+  });
+
+  it("refuses writes with STORE_FULL when space ends, keeps what it acknowledged and serves reads", async () => {
+    const store = await open({ maxBytes: 1024 * 1024 });
+    const acknowledged: string[] = [];
+    let refusal: unknown;
+    for (let i = 0; i < 40 && refusal === undefined; i++) {
+      const k = `k${String(i).padStart(2, "0")}`;
+      await run(store, putOp(k, "v".repeat(50_000))).then(
+        () => acknowledged.push(k),
+        (e: unknown) => (refusal = e),
+      );
+    }
+    expect(refusal).toMatchObject({ reason: "STORE_FULL", code: 8 });
+    expect(acknowledged.length).toBeGreaterThan(5);
+    const { kvs, rev } = await store.range({ ...everything, keysOnly: true });
+    expect(kvs.map((kv) => Buffer.from(kv.key).toString())).toEqual(acknowledged);
+    expect(rev).toBe(acknowledged.length + 1);
+    await store.close();
+    // With space again, writes go on where they stopped.
+    const roomy = await open();
+    expect((await run(roomy, putOp("more"))).rev).toBe(rev + 1);
+  });
+
+  it("removes what a compaction gave up, between the writes that go on", async () => {
+    const store = await open();
+    for (let i = 0; i < 20; i++) {
+      await Promise.all(
+        Array.from({ length: 50 }, (_, n) => run(store, putOp("k", `${n}`), putOp(`once${i}/${n}`))),
+      );
+    }
+    await store.compact(901);
+    const raw = new Database(file(), { readonly: true });
+    const rows = raw.prepare("SELECT count(*) FROM log WHERE key = ?").pluck();
+    let turns = 0;
+    while (rows.get(Buffer.from("k")) !== 101 && turns < 1_000) {
+      turns++;
+      await run(store, putOp("other"));
+    }
+    expect(rows.get(Buffer.from("k"))).toBe(101);
+    raw.close();
+    expect(await list(store, { start: bytes("k") }, 901)).toEqual(["k=49"]);
+    expect((await store.range({ ...everything, rev: 901 })).kvs).toHaveLength(901);
+  });
+
+  it("resumes a compaction that a restart cut short", async () => {
+    const first = await open();
+    await Promise.all(Array.from({ length: 900 }, (_, i) => run(first, putOp("k", `${i}`))));
+    await Promise.all([first.compact(901), first.close()]);
+    const second = await open();
+    for (let i = 0; i < 20; i++) await run(second, putOp("other"));
+    await second.close();
+    const raw = new Database(file(), { readonly: true });
+    expect(raw.prepare("SELECT count(*) FROM log WHERE key = ?").pluck().get(Buffer.from("k"))).toBe(1);
+    raw.close();
+  });
+
+  it("backs up to a file that is a store of its own, while it serves", async () => {
+    const store = await open({ rng: seededRng(7) });
+    await run(store, putOp("a", "1"));
+    const copy = tempDir();
+    const [, late] = await Promise.all([store.backup(join(copy, files.db)), run(store, putOp("b", "1"))]);
+    expect(late.rev).toBe(3);
+    const restored = await openSqliteStore({ dir: copy, clock, rng: systemRng });
+    expect((await history(restored, 1)).map(show)[0]).toBe("2 put a=1");
+    expect(await restored.status()).toMatchObject({
+      uncleanStart: true,
+      epoch: (await store.status()).epoch,
+    });
+    await restored.close();
+    rmSync(copy, { recursive: true });
+  });
+});
