@@ -1,0 +1,486 @@
+/**
+ * The mirror over a cluster: {@link Mirror} for the kinds and {@link SyncStore} for the link.
+ *
+ * While this process holds the Lease its memory is the truth of origin `hub` and what people change or
+ * delete is written anew; a record's write is a compare-and-set on `resourceVersion`. Answers of writes
+ * are taken in at once, so nothing waits for the watch to tell what is known already.
+ */
+import { create } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
+import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { API_VERSION, REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
+import type { Logger } from "@moorage/shared/log";
+import type { Rng } from "@moorage/shared/rng";
+import type { Service } from "@moorage/shared/service";
+import { isAbort } from "@moorage/shared/service";
+import type { AgentSession, KubeClient } from "../kube/client.ts";
+import { isNotFound } from "../kube/errors.ts";
+import { equalJson } from "../kube/json.ts";
+import type { KubeObject } from "../kube/object.ts";
+import { compareResourceVersions } from "../kube/object.ts";
+import type { Reflector } from "../kube/reflector.ts";
+import { createReflector } from "../kube/reflector.ts";
+import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
+import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
+import type { Entry } from "./record.ts";
+import { fromObject, mirrorKinds, statusObject } from "./record.ts";
+import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
+import type { SyncPosition, SyncState } from "./sync-state.ts";
+import { RecordWriter } from "./writer.ts";
+
+/** What the mirror is made of. */
+export interface MirrorDeps {
+  kube: KubeClient;
+  namespace: string;
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+  /** Loaded already. */
+  state: SyncState;
+  /** False while another agent may hold the Lease. */
+  mayWrite(): boolean;
+  /** Whether a hub is to be told of completed removals; without one they end at once. */
+  hasHub: boolean;
+}
+
+/** See the module's text. Runs its watches until the signal aborts. */
+export class ClusterMirror implements Mirror, SyncStore, Service {
+  readonly name = "mirror";
+  readonly #deps: MirrorDeps;
+  readonly #session: AgentSession;
+  readonly #writer: RecordWriter;
+  readonly #reflectors: Reflector<true>[];
+  /** All records by uid, those the kinds do not see included. */
+  readonly #entries = new Map<string, Entry>();
+  /** What the kinds see. */
+  readonly #visible = new Map<string, MirrorRecord>();
+  /** uid by custom resource, `<kind>/<metadata.name>`. */
+  readonly #byObject = new Map<string, string>();
+  readonly #listeners = new Set<(uid: string) => void>();
+  readonly #statusListeners = new Set<(change: StatusChange) => void>();
+  /** Removals of resources that were not here, as told to the hub. */
+  readonly #gone = new Map<string, ResourceStatus>();
+  /** Writes of records under way by uid: events about them say nothing that the answer does not. */
+  readonly #writing = new Map<string, number>();
+  readonly #chains = new Map<string, Promise<void>>();
+  #committed: Promise<void> = Promise.resolve();
+  #stop: AbortSignal = new AbortController().signal;
+
+  constructor(deps: MirrorDeps) {
+    this.#deps = deps;
+    this.#session = deps.kube.asAgent();
+    this.#writer = new RecordWriter({ session: this.#session, namespace: deps.namespace, clock: deps.clock, rng: deps.rng, log: deps.log });
+    this.#reflectors = mirrorKinds.map((kind) =>
+      createReflector<true>({
+        session: this.#session,
+        kind: { apiVersion: API_VERSION, kind },
+        namespace: deps.namespace,
+        clock: deps.clock,
+        rng: deps.rng,
+        reduce: (object) => this.#onObject(object),
+        onEvent: (event) => {
+          if (event.type === "delete") this.#onDeleted(kind, event.key.slice(event.key.indexOf("/") + 1));
+        },
+        onError: (error) => deps.log.warn("watch of the mirror failed, it is tried again", { kind, error }),
+      }),
+    );
+    for (const g of deps.state.position.gone) this.#gone.set(g.uid, goneStatus(g));
+  }
+
+  get synced(): boolean {
+    return this.#reflectors.every((r) => r.synced);
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    this.#stop = signal;
+    await Promise.all(this.#reflectors.map((r) => r.run(signal)));
+  }
+
+  /** Resolves when all records were read. */
+  async whenSynced(signal: AbortSignal): Promise<void> {
+    await Promise.all(this.#reflectors.map((r) => r.whenSynced(signal)));
+  }
+
+  list(kind: MirrorKind): readonly MirrorRecord[] {
+    return [...this.#visible.values()].filter((r) => r.kind === kind);
+  }
+
+  get(uid: string): MirrorRecord | undefined {
+    return this.#visible.get(uid);
+  }
+
+  byName(name: string): readonly MirrorRecord[] {
+    return [...this.#visible.values()].filter((r) => r.name === name);
+  }
+
+  subscribe(fn: (uid: string) => void): () => void {
+    this.#listeners.add(fn);
+    return () => this.#listeners.delete(fn);
+  }
+
+  async setStatus(uid: string, status: RecordStatus, options: { settled: boolean }): Promise<void> {
+    const entry = this.#entries.get(uid);
+    if (entry === undefined || !this.#deps.mayWrite()) return;
+    if (entry.record.status !== undefined && equalJson(statusObject(entry.record.status, false), statusObject(status, false))) return;
+    const next: Entry = { ...entry, record: { ...entry.record, status } };
+    this.#keep(next);
+    this.#tellStatus({ uid, settled: options.settled });
+    await this.#patchStatus(next, status, false);
+  }
+
+  async finishRemoval(uid: string): Promise<void> {
+    const entry = this.#entries.get(uid);
+    if (entry === undefined || !this.#deps.mayWrite()) return;
+    if (entry.record.origin === "local") {
+      await this.#setFinalizer(entry, false);
+      this.#drop(entry);
+      return;
+    }
+    if (!this.#deps.hasHub) {
+      this.#drop(entry);
+      await this.#writer.remove(entry);
+      return;
+    }
+    // Durable before it is told, and kept until the hub has it: a lost report would leave the resource there for ever.
+    await this.#patchStatus(entry, entry.record.status ?? { observedGeneration: entry.record.generation, conditions: [] }, true);
+    const now = this.#entries.get(uid);
+    if (now === undefined || now.record.removal === undefined) return;
+    this.#put({ ...now, gone: true });
+    this.#tellStatus({ uid, settled: true });
+  }
+
+  // The link's side.
+
+  cursor(): SyncPosition["cursor"] {
+    return this.#deps.state.position.cursor;
+  }
+
+  held(): HeldRecord[] {
+    const out: HeldRecord[] = [];
+    for (const entry of this.#entries.values()) {
+      if (entry.record.origin !== "hub" || entry.damaged) continue;
+      out.push({
+        name: entry.record.name,
+        uid: entry.record.uid,
+        digest: new Uint8Array(Buffer.from(entry.rejected?.digest ?? entry.record.digest, "hex")),
+        revision: newestRevision(entry),
+        removing: entry.record.removal !== undefined,
+      });
+    }
+    return out;
+  }
+
+  apply(batch: Batch, signal: AbortSignal): Promise<void> {
+    const writes = Promise.all(batch.updates.map((u) => this.#chain(u.uid, () => this.#update(u, signal))));
+    // The cursor of a batch is written after its records and after all earlier batches.
+    const before = this.#committed;
+    const commit = Promise.all([before, writes]).then(() => this.#commit(batch));
+    this.#committed = commit.catch(() => undefined);
+    return commit;
+  }
+
+  status(uid: string): ResourceStatus | undefined {
+    const entry = this.#entries.get(uid);
+    if (entry === undefined || entry.record.origin !== "hub") return this.#gone.get(uid);
+    return reported(entry);
+  }
+
+  statuses(): ResourceStatus[] {
+    const own = [...this.#entries.values()].filter((e) => e.record.origin === "hub").map(reported);
+    return [...own, ...[...this.#gone.values()].filter((g) => !this.#entries.has(g.uid))];
+  }
+
+  onStatus(fn: (change: StatusChange) => void): () => void {
+    this.#statusListeners.add(fn);
+    return () => this.#statusListeners.delete(fn);
+  }
+
+  acknowledged(status: ResourceStatus): void {
+    if (!status.gone) return;
+    this.#gone.delete(status.uid);
+    const entry = this.#entries.get(status.uid);
+    if (entry === undefined || !entry.gone) return;
+    this.#drop(entry);
+    this.#background("cannot delete the record of a removed resource", () => this.#writer.remove(entry));
+  }
+
+  // Receiving.
+
+  async #update(update: Update, signal: AbortSignal): Promise<void> {
+    const old = this.#entries.get(update.uid);
+    const localName = [...this.#entries.values()].some((e) => e.record.origin === "local" && e.record.name === update.name);
+    const step = planUpdate(old, update, localName);
+    if (step.kind === "ignore") return;
+    if (step.kind === "gone" || (old !== undefined && step.entry.record.removal !== undefined && neverAccepted(old))) {
+      if (old === undefined) this.#gone.set(update.uid, goneStatus({ name: update.name, uid: update.uid, revision: Number(update.revision) }));
+      else this.#put({ ...(step.kind === "write" ? step.entry : old), gone: true });
+      this.#tellStatus({ uid: update.uid, settled: true });
+      return;
+    }
+    this.#gone.delete(update.uid);
+    await this.#write(step.entry, signal);
+    if (step.entry.rejected !== undefined) this.#tellStatus({ uid: update.uid, settled: true });
+  }
+
+  async #write(entry: Entry, signal: AbortSignal): Promise<void> {
+    const { uid } = entry.record;
+    this.#writing.set(uid, (this.#writing.get(uid) ?? 0) + 1);
+    try {
+      const metadata = () => this.#entries.get(uid)?.metadata ?? entry.metadata;
+      const written = await this.#writer.write(entry, { metadata, signal });
+      // Status may have moved on meanwhile: the answer's is not newer than memory's.
+      const status = this.#entries.get(uid)?.record.status ?? written.record.status;
+      this.#put({ ...written, record: { ...written.record, status } });
+    } finally {
+      const left = (this.#writing.get(uid) ?? 1) - 1;
+      if (left === 0) this.#writing.delete(uid);
+      else this.#writing.set(uid, left);
+    }
+  }
+
+  async #commit(batch: Batch): Promise<void> {
+    const { position } = this.#deps.state;
+    const highest = batch.updates.reduce((max, u) => Math.max(max, Number(u.revision)), position.highestRevision);
+    const gone = [...this.#gone.values()].map((g) => ({ name: g.name, uid: g.uid, revision: Number(g.observedRevision) }));
+    const moved = batch.cursor !== undefined && (position.cursor === undefined || !equalCursor(position.cursor, batch.cursor));
+    if (!moved && equalJson(gone, position.gone)) return;
+    await this.#writer.persist("SyncState", () =>
+      this.#deps.state.write({ ...position, cursor: batch.cursor ?? position.cursor, highestRevision: highest, gone }),
+    );
+  }
+
+  #chain(uid: string, fn: () => Promise<void>): Promise<void> {
+    const next = (this.#chains.get(uid) ?? Promise.resolve()).catch(() => undefined).then(fn);
+    this.#chains.set(uid, next);
+    const clear = () => {
+      if (this.#chains.get(uid) === next) this.#chains.delete(uid);
+    };
+    next.then(clear, clear);
+    return next;
+  }
+
+  // Watching.
+
+  /** Takes a custom resource in. The reflector keeps no more than that it exists. */
+  #onObject(object: KubeObject): true {
+    const seen = fromObject(object);
+    if (seen === undefined) {
+      this.#deps.log.warn("custom resource names no resource, it is left alone", { kind: object.kind, object: object.metadata.name });
+      return true;
+    }
+    const known = this.#entries.get(seen.record.uid);
+    if (known !== undefined && known.metadata.uid === seen.metadata.uid) {
+      const order = compareResourceVersions(seen.metadata.resourceVersion ?? "", known.metadata.resourceVersion ?? "");
+      if (order <= 0 || this.#writing.has(seen.record.uid)) return true;
+    }
+    if (known !== undefined && seen.record.origin === "hub" && this.#deps.mayWrite()) {
+      if (seen.record.objectName !== known.record.objectName && known.metadata.uid !== undefined) return true;
+      if (!sameOrder(known, seen)) {
+        this.#deps.log.warn("custom resource was changed by another, it is written anew", { name: known.record.name });
+        const restored: Entry = { ...known, metadata: seen.metadata, record: { ...known.record, objectUid: seen.record.objectUid } };
+        this.#put(restored);
+        this.#background("cannot write a record anew", () => this.#chain(restored.record.uid, () => this.#write(restored, this.#stop)));
+        return true;
+      }
+      this.#put({ ...seen, gone: known.gone });
+      return true;
+    }
+    this.#put(seen);
+    if (seen.record.origin === "local" && this.#deps.mayWrite()) this.#background("cannot take in a local resource", () => this.#local(seen));
+    return true;
+  }
+
+  #onDeleted(kind: MirrorKind, objectName: string): void {
+    this.#writer.wentAway(objectName);
+    const uid = this.#byObject.get(`${kind}/${objectName}`);
+    const entry = uid === undefined ? undefined : this.#entries.get(uid);
+    if (entry === undefined || uid === undefined || entry.record.objectName !== objectName) return;
+    if (entry.record.origin === "hub" && !entry.gone && entry.body !== undefined && this.#deps.mayWrite()) {
+      if (this.#writing.has(uid)) return;
+      this.#deps.log.warn("custom resource was deleted by another, it is written anew: a deletion is no order", { name: entry.record.name });
+      const fresh: Entry = { ...entry, metadata: { name: objectName } };
+      this.#keep(fresh);
+      this.#background("cannot write a record anew", () =>
+        this.#chain(uid, async () => {
+          await this.#write(fresh, this.#stop);
+          const now = this.#entries.get(uid);
+          if (now?.record.status !== undefined) await this.#patchStatus(now, now.record.status, false);
+        }),
+      );
+      return;
+    }
+    this.#drop(entry);
+  }
+
+  /** Puts the finalizer on, or finds out whether a deletion is an order. */
+  async #local(entry: Entry): Promise<void> {
+    const has = entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) === true;
+    if (entry.record.removal === undefined) {
+      if (!has) await this.#setFinalizer(entry, true);
+      return;
+    }
+    if (!has || !(await this.#homeGoes(entry.record.kind))) return;
+    this.#deps.log.warn("agent is being uninstalled, the workload stays", { name: entry.record.name });
+    await this.#setFinalizer(entry, false);
+    this.#drop(entry);
+  }
+
+  /** Whether our namespace or the definition of `kind` is being deleted: then no deletion in it is an order. */
+  async #homeGoes(kind: MirrorKind): Promise<boolean> {
+    const plural = `${kind.toLowerCase()}s.moorage.dev`;
+    const refs = [
+      { apiVersion: "v1", kind: "Namespace", name: this.#deps.namespace },
+      { apiVersion: "apiextensions.k8s.io/v1", kind: "CustomResourceDefinition", name: plural },
+    ];
+    for (const ref of refs) {
+      try {
+        const object = await this.#session.get(ref, { metadataOnly: true });
+        if (object.metadata.deletionTimestamp !== undefined) return true;
+      } catch (thrown) {
+        if (isNotFound(thrown)) continue;
+        throw thrown;
+      }
+    }
+    return false;
+  }
+
+  async #setFinalizer(entry: Entry, on: boolean): Promise<void> {
+    const written = await this.#writer.setFinalizer(entry, on);
+    if (written !== undefined && on) this.#put(written);
+  }
+
+  async #patchStatus(entry: Entry, status: RecordStatus, gone: boolean): Promise<void> {
+    const metadata = await this.#writer.patchStatus(entry, statusObject(status, gone));
+    const now = this.#entries.get(entry.record.uid);
+    if (metadata === undefined || now === undefined || now.metadata.uid !== metadata.uid) return;
+    if (compareResourceVersions(metadata.resourceVersion ?? "", now.metadata.resourceVersion ?? "") > 0) this.#keep({ ...now, metadata });
+  }
+
+  // Memory.
+
+  /** Stores an entry and tells the kinds when they see another order. */
+  #put(entry: Entry): void {
+    const { uid } = entry.record;
+    const before = this.#visible.get(uid);
+    this.#keep(entry);
+    const after = this.#visible.get(uid);
+    if (!sameView(before, after)) this.#tell(uid);
+    if (entry.record.origin === "local" && entry.record.kind === "Tenant") this.#resolveApplications(entry.record.name);
+  }
+
+  #keep(entry: Entry): void {
+    const { uid } = entry.record;
+    this.#entries.set(uid, entry);
+    this.#byObject.set(`${entry.record.kind}/${entry.record.objectName}`, uid);
+    const view = this.#view(entry);
+    if (view === undefined) this.#visible.delete(uid);
+    else this.#visible.set(uid, view);
+  }
+
+  #drop(entry: Entry): void {
+    const { uid, kind, objectName, name } = entry.record;
+    const known = this.#entries.delete(uid);
+    this.#byObject.delete(`${kind}/${objectName}`);
+    const seen = this.#visible.delete(uid);
+    if (known && seen) this.#tell(uid);
+    if (entry.record.origin === "local" && kind === "Tenant") this.#resolveApplications(name);
+  }
+
+  /** The record as the kinds see it; undefined while there is nothing for them to work on. */
+  #view(entry: Entry): MirrorRecord | undefined {
+    const { record } = entry;
+    if (entry.body === undefined || entry.gone) return undefined;
+    if (record.origin === "hub") return record;
+    if (entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) !== true) return undefined;
+    const bearer = this.byName(record.name).find((r) => r.uid !== record.uid && r.removal === undefined);
+    if (bearer !== undefined && record.removal === undefined) return undefined;
+    if (record.body.kind !== "Application" || record.body.value.tenantUid !== "" || !record.name.startsWith("tenants/")) return record;
+    // People name the tenant, they do not know its uid.
+    const tenants = this.byName(record.name.split("/").slice(0, 2).join("/"));
+    const tenant = tenants.find((t) => t.removal === undefined) ?? tenants[0];
+    if (tenant === undefined) return undefined;
+    return { ...record, body: { kind: "Application", value: { ...record.body.value, tenantUid: tenant.uid } } };
+  }
+
+  #resolveApplications(tenantName: string): void {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.record.kind === "Application" && entry.record.origin === "local" && entry.record.name.startsWith(`${tenantName}/`)) this.#put(entry);
+    }
+  }
+
+  #tell(uid: string): void {
+    for (const fn of this.#listeners) fn(uid);
+  }
+
+  #tellStatus(change: StatusChange): void {
+    for (const fn of this.#statusListeners) fn(change);
+  }
+
+  #background(message: string, fn: () => Promise<void>): void {
+    fn().catch((error: unknown) => {
+      if (!isAbort(error, this.#stop)) this.#deps.log.warn(message, { error });
+    });
+  }
+}
+
+function neverAccepted(entry: Entry): boolean {
+  return entry.body === undefined && !entry.damaged;
+}
+
+function sameView(a: MirrorRecord | undefined, b: MirrorRecord | undefined): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  const tenant = (r: MirrorRecord) => (r.body.kind === "Application" ? r.body.value.tenantUid : "");
+  return (
+    a.revision === b.revision &&
+    a.digest === b.digest &&
+    a.objectUid === b.objectUid &&
+    a.removal?.revision === b.removal?.revision &&
+    tenant(a) === tenant(b) &&
+    (a.removal === undefined) === (b.removal === undefined)
+  );
+}
+
+function equalCursor(a: NonNullable<SyncPosition["cursor"]>, b: NonNullable<SyncPosition["cursor"]>): boolean {
+  return a.revision === b.revision && Buffer.from(a.epoch).equals(b.epoch);
+}
+
+function goneStatus(of: { name: string; uid: string; revision: number }): ResourceStatus {
+  return create(ResourceStatusSchema, { name: of.name, uid: of.uid, observedRevision: BigInt(of.revision), gone: true });
+}
+
+/** A record's status in the protocol's words. */
+function reported(entry: Entry): ResourceStatus {
+  const { record, rejected } = entry;
+  const status = record.status;
+  const revision = BigInt(newestRevision(entry));
+  return create(ResourceStatusSchema, {
+    name: record.name,
+    uid: record.uid,
+    observedRevision: revision,
+    observedGeneration: BigInt(status?.observedGeneration ?? 0),
+    verdict: create(
+      VerdictSchema,
+      rejected === undefined
+        ? { state: Verdict_State.ACCEPTED, revision }
+        : { state: Verdict_State.REJECTED, revision: BigInt(rejected.revision), reason: rejected.reason, message: rejected.message },
+    ),
+    conditions: (status?.conditions ?? []).map((c) =>
+      create(ConditionSchema, {
+        type: c.type,
+        status: c.status,
+        reason: c.reason,
+        message: c.message,
+        lastTransitionTime: timestampFromDate(new Date(c.lastTransitionTime)),
+        observedGeneration: BigInt(c.observedGeneration),
+      }),
+    ),
+    gone: entry.gone,
+    appliedVersion: status?.applied?.version ?? "",
+    appliedGeneration: BigInt(status?.applied?.generation ?? 0),
+    appliedDigest: status?.applied?.digest ?? "",
+    namespaces: [...(status?.namespaces ?? [])],
+  });
+}

@@ -1,0 +1,221 @@
+/** Writes of the mirror's custom resources: one call at a time for a record, a bounded number over all. */
+import type { Clock } from "@moorage/shared/clock";
+import { REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
+import type { Logger } from "@moorage/shared/log";
+import type { Rng } from "@moorage/shared/rng";
+import { backoffMs } from "@moorage/shared/service";
+import { API_VERSION } from "@moorage/shared/install/crds";
+import type { AgentSession } from "../kube/client.ts";
+import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
+import type { KubeObject } from "../kube/object.ts";
+import type { Entry } from "./record.ts";
+import { fromObject, toObject } from "./record.ts";
+
+/** Calls under way at a time. */
+const CALLS = 32;
+/** Between tries of a write that cannot be made yet; an event that cures it comes first. */
+const BACKOFF = { baseMs: 200, capMs: 10_000 };
+
+/** What a write needs. */
+export interface WriterDeps {
+  session: AgentSession;
+  namespace: string;
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+}
+
+/** See the module's text. */
+export class RecordWriter {
+  readonly #deps: WriterDeps;
+  #free = CALLS;
+  readonly #queue: (() => void)[] = [];
+  readonly #locks = new Map<string, Promise<unknown>>();
+  /** Whoever waits for a custom resource to go, by its name. */
+  readonly #waiting = new Map<string, Set<() => void>>();
+
+  constructor(deps: WriterDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * Makes `entry` durable and answers it with its metadata; tries until that is done. An object of that
+   * name that is being deleted, or is another resource's, is waited out. What the API server refuses
+   * for good becomes a rejection. Rejects when `signal` aborts.
+   */
+  async write(entry: Entry, on: { metadata(): KubeObject["metadata"]; signal: AbortSignal }): Promise<Entry> {
+    // Set when what memory has of the object is known to be out of date.
+    let found: KubeObject["metadata"] | undefined;
+    for (let attempt = 0; ; attempt++) {
+      on.signal.throwIfAborted();
+      try {
+        const answer = await this.#locked(entry.record.uid, () => this.#once({ ...entry, metadata: found ?? on.metadata() }));
+        if ("entry" in answer) return answer.entry;
+        found = answer.metadata;
+        if (answer.retryNow && attempt < 3) continue;
+      } catch (thrown) {
+        if (!(thrown instanceof KubeError)) throw thrown;
+        if (refusedForGood(thrown)) return this.#refused(entry, thrown);
+        this.#deps.log.warn("record could not be written, it is tried again", { name: entry.record.name, error: thrown });
+      }
+      await this.#pause(entry.record.objectName, attempt, on.signal);
+    }
+  }
+
+  async #once(entry: Entry): Promise<{ entry: Entry } | { metadata: KubeObject["metadata"]; retryNow: boolean }> {
+    const { session, namespace } = this.#deps;
+    const object = toObject(entry, namespace);
+    const fresh = { name: entry.record.objectName };
+    try {
+      const written = entry.metadata.resourceVersion === undefined ? await session.create(strip(object)) : await session.update(object);
+      const { metadata } = written.object;
+      // An update of an object that is being deleted is answered 200 and goes with it.
+      if (metadata.deletionTimestamp !== undefined) return { metadata, retryNow: false };
+      const { managedFields: _, ...kept } = metadata;
+      return { entry: { ...entry, metadata: kept, record: { ...entry.record, objectUid: metadata.uid ?? "" } } };
+    } catch (thrown) {
+      if (isNotFound(thrown) && entry.metadata.resourceVersion !== undefined) return { metadata: fresh, retryNow: true };
+      if (!isKubeError(thrown, 409)) throw thrown;
+    }
+    try {
+      const found = await session.get({ apiVersion: API_VERSION, kind: entry.record.kind, namespace, name: entry.record.objectName });
+      const same = fromObject(found)?.record.uid === entry.record.uid;
+      if (found.metadata.deletionTimestamp !== undefined || !same) return { metadata: fresh, retryNow: false };
+      return { metadata: found.metadata, retryNow: true };
+    } catch (thrown) {
+      if (isNotFound(thrown)) return { metadata: fresh, retryNow: true };
+      throw thrown;
+    }
+  }
+
+  #refused(entry: Entry, error: KubeError): Entry {
+    this.#deps.log.error("record was refused by the API server", { name: entry.record.name, error });
+    const rejected = {
+      revision: entry.record.revision,
+      digest: entry.record.digest,
+      reason: "RecordRefused",
+      message: `Cannot store "${entry.record.name}": ${error.message}`,
+    };
+    return { ...entry, body: undefined, rejected, record: { ...entry.record, rejected } };
+  }
+
+  /** Writes the status; undefined when the record is not there. Answers its metadata. */
+  async patchStatus(entry: Entry, status: Record<string, unknown>): Promise<KubeObject["metadata"] | undefined> {
+    const { kind, objectName, uid } = entry.record;
+    const object = { apiVersion: API_VERSION, kind, metadata: { name: objectName, namespace: this.#deps.namespace }, status };
+    try {
+      const answer = await this.#locked(uid, () => this.#deps.session.patchStatus(object, { fieldManager: "moorage-agent", mode: "merge" }));
+      const { managedFields: _, ...metadata } = answer.object.metadata;
+      return metadata;
+    } catch (thrown) {
+      if (isNotFound(thrown)) return undefined;
+      throw thrown;
+    }
+  }
+
+  /** Deletes the record, this very object alone. */
+  async remove(entry: Entry): Promise<void> {
+    const { kind, objectName, uid } = entry.record;
+    const ref = { apiVersion: API_VERSION, kind, namespace: this.#deps.namespace, name: objectName };
+    try {
+      const { uid: objectUid } = entry.metadata;
+      await this.#locked(uid, () => this.#deps.session.delete(ref, objectUid === undefined ? {} : { uid: objectUid }));
+    } catch (thrown) {
+      if (!isNotFound(thrown) && !isKubeError(thrown, 409)) throw thrown;
+    }
+  }
+
+  /** Puts our finalizer on or takes it off; undefined when the record went. */
+  async setFinalizer(entry: Entry, on: boolean): Promise<Entry | undefined> {
+    const { kind, objectName, uid } = entry.record;
+    const ref = { apiVersion: API_VERSION, kind, namespace: this.#deps.namespace, name: objectName };
+    return this.#locked(uid, async () => {
+      for (let tries = 0; ; tries++) {
+        try {
+          const found = await this.#deps.session.get(ref);
+          const others = (found.metadata.finalizers ?? []).filter((f) => f !== REMOVAL_FINALIZER);
+          const finalizers = on ? [...others, REMOVAL_FINALIZER] : others;
+          if (finalizers.length === (found.metadata.finalizers ?? []).length) return fromObject(found);
+          const answer = await this.#deps.session.update({ ...found, metadata: { ...found.metadata, finalizers } });
+          return fromObject(answer.object);
+        } catch (thrown) {
+          if (isNotFound(thrown)) return undefined;
+          if (!isKubeError(thrown, 409) || tries >= 5) throw thrown;
+        }
+      }
+    });
+  }
+
+  /** Tries `fn` until it succeeds or the error is not the API server's. */
+  async persist(what: string, fn: () => Promise<void>): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await fn();
+      } catch (thrown) {
+        if (!(thrown instanceof KubeError) || attempt > 20) throw thrown;
+        this.#deps.log.warn("write failed, it is tried again", { what, error: thrown });
+        await new Promise<void>((resolve) => this.#deps.clock.setTimer(backoffMs(BACKOFF, attempt, this.#deps.rng), resolve));
+      }
+    }
+  }
+
+  /** A custom resource went: whoever waits for its name tries at once. */
+  wentAway(objectName: string): void {
+    for (const wake of this.#waiting.get(objectName) ?? []) wake();
+  }
+
+  #pause(objectName: string, attempt: number, signal: AbortSignal): Promise<void> {
+    const waiting = this.#waiting.get(objectName) ?? new Set();
+    this.#waiting.set(objectName, waiting);
+    return new Promise((resolve, reject) => {
+      const end = () => {
+        timer.cancel();
+        signal.removeEventListener("abort", onAbort);
+        waiting.delete(end);
+        if (waiting.size === 0) this.#waiting.delete(objectName);
+        resolve();
+      };
+      const onAbort = () => {
+        end();
+        reject(signal.reason as Error);
+      };
+      const timer = this.#deps.clock.setTimer(BACKOFF.baseMs + backoffMs(BACKOFF, attempt, this.#deps.rng), end);
+      waiting.add(end);
+      signal.addEventListener("abort", onAbort, { once: true });
+    });
+  }
+
+  /** One call at a time for a record, {@link CALLS} over all. */
+  async #locked<T>(uid: string, fn: () => Promise<T>): Promise<T> {
+    const before = this.#locks.get(uid) ?? Promise.resolve();
+    const run = before.catch(() => undefined).then(() => this.#bounded(fn));
+    this.#locks.set(uid, run);
+    try {
+      return await run;
+    } finally {
+      if (this.#locks.get(uid) === run) this.#locks.delete(uid);
+    }
+  }
+
+  async #bounded<T>(fn: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free--;
+    else await new Promise<void>((resolve) => this.#queue.push(resolve));
+    try {
+      return await fn();
+    } finally {
+      const next = this.#queue.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    }
+  }
+}
+
+/** What a new try cannot cure: the record itself breaks the schema or a limit. */
+function refusedForGood(error: KubeError): boolean {
+  return error.status === 400 || error.status === 413 || error.status === 422;
+}
+
+function strip(object: KubeObject): KubeObject {
+  const { resourceVersion: _r, uid: _u, ...metadata } = object.metadata;
+  return { ...object, metadata: metadata as KubeObject["metadata"] };
+}
