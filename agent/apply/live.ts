@@ -102,6 +102,9 @@ export function contentOf(fields: FieldsV1): FieldsV1 | undefined {
   return left;
 }
 
+/** Deleted uids remembered: far more than a watch can lag behind. */
+const GONE_MAX = 5_000;
+
 /**
  * A LiveView for one cluster: filled by reflectors (`observe`, `forget`) and by the engine's own
  * answers, whichever is newer. An answer thus counts until the watch has caught up with it.
@@ -142,7 +145,8 @@ export class LiveCache implements LiveView {
     const key = idKey(live.id);
     if (this.#gone.get(key) === live.uid) return;
     const old = this.#states.get(key);
-    if (old !== undefined && old.uid === live.uid && compareResourceVersions(live.resourceVersion, old.resourceVersion) < 0) return;
+    // Versions of one kind are ordered across objects too: a late event of a former bearer is older.
+    if (old !== undefined && compareResourceVersions(live.resourceVersion, old.resourceVersion) < 0) return;
     this.#gone.delete(key);
     this.#states.set(key, live);
     if (old?.resourceVersion !== live.resourceVersion) this.#onChange?.(live, live.id);
@@ -152,8 +156,18 @@ export class LiveCache implements LiveView {
     const key = idKey(id);
     const old = this.#states.get(key);
     if (old !== undefined && uid !== "" && old.uid !== uid) return;
-    if (uid !== "") this.#gone.set(key, uid);
+    if (uid !== "") this.#remember(key, uid);
     if (this.#states.delete(key)) this.#onChange?.(undefined, id);
+  }
+
+  #remember(key: string, uid: string): void {
+    this.#gone.delete(key);
+    this.#gone.set(key, uid);
+    if (this.#gone.size <= GONE_MAX) return;
+    for (const oldest of this.#gone.keys()) {
+      this.#gone.delete(oldest);
+      return;
+    }
   }
 
   /** All states, for a full compare; do not keep the iterator across an await. */

@@ -23,21 +23,21 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
     let under: ClientUnderTest;
     let agent: AgentSession;
     let count = 0;
-    let namespace = "";
+    let home = "";
     /** A fresh name in the suite's namespace. */
     const fresh = (stem: string) => `${stem}-${++count}`;
     const configMap = (objectName: string, data: Record<string, string>, metadata: object = {}): KubeObject => ({
       apiVersion: "v1",
       kind: "ConfigMap",
-      metadata: { name: objectName, namespace, ...metadata },
+      metadata: { name: objectName, namespace: home, ...metadata },
       data,
     });
 
     beforeAll(async () => {
       under = await makeClient();
       agent = under.client.asAgent();
-      namespace = `${prefix}-a`;
-      await agent.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
+      home = `${prefix}-a`;
+      await agent.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: home } });
     });
     afterAll(() => under.close());
 
@@ -79,7 +79,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const seen: string[] = [];
         let next: string | undefined;
         do {
-          const page = await agent.list({ apiVersion: "v1", kind: "ConfigMap" }, { namespace, labelSelector: `page=${label}`, limit: 2, ...(next === undefined ? {} : { continue: next }) });
+          const page = await agent.list({ apiVersion: "v1", kind: "ConfigMap" }, { namespace: home, labelSelector: `page=${label}`, limit: 2, ...(next === undefined ? {} : { continue: next }) });
           expect(page.items.length).toBeLessThanOrEqual(2);
           expect(page.items[0]?.kind).toBe("ConfigMap");
           seen.push(...page.items.map((o) => o.metadata.name));
@@ -148,7 +148,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const pod = (containers: object[]): KubeObject => ({
           apiVersion: "apps/v1",
           kind: "Deployment",
-          metadata: { name: `keyed-${count}`, namespace },
+          metadata: { name: `keyed-${count}`, namespace: home },
           spec: { selector: { matchLabels: { app: "k" } }, template: { metadata: { labels: { app: "k" } }, spec: { containers } } },
         });
         count++;
@@ -195,7 +195,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const label = fresh("watch");
         await agent.create(configMap(`${label}-one`, {}, { labels: { w: label } }));
         const stop = new AbortController();
-        const lines = agent.watch({ apiVersion: "v1", kind: "ConfigMap" }, { namespace, labelSelector: `w=${label}`, sendInitialEvents: true, signal: stop.signal })[Symbol.asyncIterator]();
+        const lines = agent.watch({ apiVersion: "v1", kind: "ConfigMap" }, { namespace: home, labelSelector: `w=${label}`, sendInitialEvents: true, signal: stop.signal })[Symbol.asyncIterator]();
         const next = async (): Promise<{ type: string; object: KubeObject }> => JSON.parse((await lines.next()).value as string) as { type: string; object: KubeObject };
         expect(await next()).toMatchObject({ type: "ADDED", object: { metadata: { name: `${label}-one` } } });
         const end = await next();
@@ -216,7 +216,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const stop = new AbortController();
         const lines = agent.watch(
           { apiVersion: "v1", kind: "ConfigMap" },
-          { namespace, fieldSelector: `metadata.name=${object.metadata.name}`, resourceVersion: object.metadata.resourceVersion as string, signal: stop.signal },
+          { namespace: home, fieldSelector: `metadata.name=${object.metadata.name}`, resourceVersion: object.metadata.resourceVersion as string, signal: stop.signal },
         )[Symbol.asyncIterator]();
         expect(JSON.parse((await lines.next()).value as string)).toMatchObject({ type: "MODIFIED", object: { data: { a: "2" } } });
         stop.abort(new Error("enough"));
@@ -226,22 +226,22 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
 
     function identities(): void {
       it("writes as a ServiceAccount only what its bindings allow", async () => {
-        const account = { namespace, name: fresh("applier") };
+        const account = { namespace: home, name: fresh("applier") };
         const session = under.client.asServiceAccount(account);
         const object = configMap(fresh("as"), { a: "1" });
         await expect(session.apply(object, { fieldManager: ME })).rejects.toMatchObject({ status: 403, reason: "Forbidden" });
         await agent.create({
           apiVersion: "rbac.authorization.k8s.io/v1",
           kind: "Role",
-          metadata: { name: account.name, namespace },
+          metadata: { name: account.name, namespace: home },
           rules: [{ apiGroups: [""], resources: ["configmaps"], verbs: ["create", "get", "patch"] }],
         });
         await agent.create({
           apiVersion: "rbac.authorization.k8s.io/v1",
           kind: "RoleBinding",
-          metadata: { name: account.name, namespace },
+          metadata: { name: account.name, namespace: home },
           roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: account.name },
-          subjects: [{ kind: "ServiceAccount", name: account.name, namespace }],
+          subjects: [{ kind: "ServiceAccount", name: account.name, namespace: home }],
         });
         // Authorisation caches follow the binding by watch: wait for the right, not for a time.
         let written;
@@ -257,7 +257,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
       });
 
       it("refuses to impersonate nobody", () => {
-        expect(() => under.client.asServiceAccount({ namespace, name: "" })).toThrow("must not be empty");
+        expect(() => under.client.asServiceAccount({ namespace: home, name: "" })).toThrow("must not be empty");
         expect(() => under.client.asServiceAccount({ namespace: "", name: "x" })).toThrow("must not be empty");
       });
     }
@@ -265,7 +265,7 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
     function customKinds(): void {
       const group = `${prefix}.conformance.moorage.dev`;
       const apiVersion = `${group}/v1`;
-      const widget = (spec: Record<string, unknown>): KubeObject => ({ apiVersion, kind: "Widget", metadata: { name: "w", namespace }, spec });
+      const widget = (spec: Record<string, unknown>): KubeObject => ({ apiVersion, kind: "Widget", metadata: { name: "w", namespace: home }, spec });
 
       it("serves a custom kind once its definition is established: exact integers, status apart from spec", async () => {
         await expect(agent.get(refOf(widget({})))).rejects.toMatchObject({ status: 404, reason: "KindNotInstalled" });
