@@ -22,6 +22,8 @@ export interface CheckedTxn {
 /** What planning may ask of the state before the transaction. */
 export interface TxnView {
   get(key: Uint8Array): KV | undefined;
+  /** As {@link get}; an engine may leave `value` empty to spare reading it. */
+  meta(key: Uint8Array): KV | undefined;
   hasLease(id: LeaseId): boolean;
   hasDp(uid: string): boolean;
 }
@@ -135,7 +137,7 @@ function printable(k: Uint8Array): string {
  * `LEASE_NOT_FOUND`, `DATA_PLANE_UNKNOWN`; then nothing of it may be applied.
  */
 export function planTxn(t: CheckedTxn, view: TxnView, rev: Rev): TxnPlan {
-  const ok = t.if.every((c) => holds(c, view.get(c.key)));
+  const ok = t.if.every((c) => holds(c, view.meta(c.key)));
   const plan: TxnPlan = { ok, results: [], events: [], rows: ok ? t.rows : [] };
   for (const op of ok ? t.then : t.else) planOp(op, view, rev, plan);
   const known = new Map<string, boolean>();
@@ -167,10 +169,12 @@ function holds(c: Compare, kv: KV | undefined): boolean {
 }
 
 function planOp(op: Op, view: TxnView, rev: Rev, plan: TxnPlan): void {
-  const before = view.get(opKey(op));
   if ("get" in op) {
-    plan.results.push({ kind: "get", kv: before });
-  } else if ("delete" in op) {
+    plan.results.push({ kind: "get", kv: view.get(op.get.key) });
+    return;
+  }
+  const before = view.meta(opKey(op));
+  if ("delete" in op) {
     plan.results.push({ kind: "delete", deleted: before !== undefined });
     if (before !== undefined) plan.events.push(deletion(before, rev));
   } else {

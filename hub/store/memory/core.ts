@@ -59,8 +59,10 @@ export class MemoryCore {
 
   txn(t: CheckedTxn): TxnResult {
     const rev = this.#rev + 1;
+    const get = (key: Uint8Array): KV | undefined => live(this.#history.get(text(key))?.at(-1));
     const view = {
-      get: (key: Uint8Array) => live(this.#history.get(text(key))?.at(-1)),
+      get,
+      meta: get,
       hasLease: (id: LeaseId) => this.#leases.has(id),
       hasDp: (uid: string) => this.rows.has(uid),
     };

@@ -34,11 +34,13 @@ export class Applier {
     this.#before = { ...this.#counters };
     const sql = statements(db);
     this.#sql = sql;
+    const read = (statement: Database.Statement<unknown[]>, key: Uint8Array): KV | undefined => {
+      const row = statement.get(key) as HeadRow | undefined;
+      return row === undefined ? undefined : toKv(row);
+    };
     this.#view = {
-      get(key) {
-        const row = sql.head.get(key) as HeadRow | undefined;
-        return row === undefined ? undefined : toKv(row);
-      },
+      get: (key) => read(sql.head, key),
+      meta: (key) => read(sql.headMeta, key),
       hasLease: (id) => sql.lease.get(id) !== undefined,
       hasDp: (uid) => sql.dp.get(uid) !== undefined,
     };
@@ -167,6 +169,7 @@ function statements(db: Database.Database) {
     rollback: p("ROLLBACK"),
     meta: p("UPDATE meta SET v = ? WHERE k = ?"),
     head: p("SELECT * FROM head WHERE key = ?"),
+    headMeta: p("SELECT key, mod_rev, create_rev, version, lease, x'' AS value FROM head WHERE key = ?"),
     put: p(
       "INSERT INTO head(key, mod_rev, create_rev, version, lease, value) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET mod_rev = excluded.mod_rev, create_rev = excluded.create_rev, version = excluded.version, lease = excluded.lease, value = excluded.value",
     ),

@@ -5,6 +5,12 @@ import type { Rev } from "../store.ts";
 /** The newest schema this code writes; a file with a higher one is refused. */
 export const SCHEMA = 1;
 
+/** A page holds a value of 2 KB beside others; at SQLite's 4096 bytes one of 1 KB takes a page of its own. */
+const PAGE_BYTES = 8192;
+
+/** Memory for pages that the writer keeps at hand. */
+const CACHE_KIB = 64 * 1024;
+
 /** The database file and the lock beside it, in the data directory. */
 export const files = { db: "moorage.db", lock: "lock.db", owner: "owner" } as const;
 
@@ -38,16 +44,19 @@ export interface Meta {
  * writes (WAL defaults to NORMAL in this build) or serve a damaged page. Error: `NOT_DURABLE`.
  */
 export function configure(db: Database.Database): void {
+  // Of effect on a file that is still empty; one made with other pages is as good.
+  if (!db.readonly) db.pragma(`page_size = ${PAGE_BYTES}`);
   const settings: [string, string, string | number][] = [
     ["journal_mode", "WAL", "wal"],
     ["synchronous", "FULL", 2],
     ["wal_autocheckpoint", "0", 0],
+    ["cache_size", String(-CACHE_KIB), -CACHE_KIB],
     ["foreign_keys", "ON", 1],
     ["trusted_schema", "OFF", 0],
     ["cell_size_check", "ON", 1],
   ];
   for (const [name, value, expected] of settings) {
-    // Only a writer can turn WAL on; a reader finds it on.
+    // Only a writer can make the file what it is; a reader finds it so.
     if (!(db.readonly && name === "journal_mode")) db.pragma(`${name} = ${value}`);
     const actual = db.pragma(name, { simple: true });
     if (actual !== expected) {
