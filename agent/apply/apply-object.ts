@@ -7,7 +7,14 @@ import { reduceMember, type ReduceContext } from "./live.ts";
 import { migrate } from "./migrate.ts";
 import type { NormalObject } from "./normalise.ts";
 import { outcomeOf, type FailureContext } from "./outcome.ts";
-import { describeId, type InventoryEntry, type LiveState, type LiveView, type ObjectAction, type ObjectOutcome } from "./types.ts";
+import {
+  describeId,
+  type InventoryEntry,
+  type LiveState,
+  type LiveView,
+  type ObjectAction,
+  type ObjectOutcome,
+} from "./types.ts";
 
 /** What one object's turn needs; the same for all objects of a run. */
 export interface ApplyContext {
@@ -56,11 +63,20 @@ export async function applyObject(turn: ApplyTurn, context: ApplyContext): Promi
 }
 
 /** All answers that need no call. */
-function beforeCall(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): ObjectOutcome | undefined {
+function beforeCall(
+  turn: ApplyTurn,
+  live: LiveState | undefined,
+  context: ApplyContext,
+): ObjectOutcome | undefined {
   const { target, entry } = turn;
   const annotations = target.object.metadata.annotations ?? {};
   if (annotations[SUSPEND_ANNOTATION] === "true" || live?.annotations[SUSPEND_ANNOTATION] === "true") {
-    return result(turn, { action: "Skipped", reason: "Suspended", message: `${describeId(target.id)} is suspended`, live });
+    return result(turn, {
+      action: "Skipped",
+      reason: "Suspended",
+      message: `${describeId(target.id)} is suspended`,
+      live,
+    });
   }
   if (live === undefined) return undefined;
   if (live.deleting) return terminating(turn, live);
@@ -69,15 +85,33 @@ function beforeCall(turn: ApplyTurn, live: LiveState | undefined, context: Apply
     if (refused !== undefined) return refused;
   }
   if (annotations[APPLY_ANNOTATION] === "IfNotPresent") {
-    return result(turn, { action: "Skipped", reason: "Present", message: "", live, entry: { ...entryOf(turn, live, ""), desiredHash: target.hash } });
+    return result(turn, {
+      action: "Skipped",
+      reason: "Present",
+      message: "",
+      live,
+      entry: { ...entryOf(turn, live, ""), desiredHash: target.hash },
+    });
   }
-  if (entry !== undefined && entry.desiredHash === target.hash && entry.uid === live.uid && entry.state !== "Pending") {
+  if (
+    entry !== undefined &&
+    entry.desiredHash === target.hash &&
+    entry.uid === live.uid &&
+    entry.state !== "Pending"
+  ) {
     const same = ownedBy(turn, live, context) === entry.appliedHash && live.partOf === context.partOf;
     const additions = live.formerManagers.length > 0 && annotations[APPLY_ANNOTATION] !== "Merge";
-    if (same && !additions) return result(turn, { action: "Unchanged", reason: "Unchanged", message: "", live });
+    if (same && !additions)
+      return result(turn, { action: "Unchanged", reason: "Unchanged", message: "", live });
     const drift = context.policy.drift ?? "Correct";
     if (drift !== "Correct") {
-      return result(turn, { action: "Unchanged", reason: drift === "Warn" ? "Drifted" : "DriftIgnored", message: "", live, drift: drift === "Warn" });
+      return result(turn, {
+        action: "Unchanged",
+        reason: drift === "Warn" ? "Drifted" : "DriftIgnored",
+        message: "",
+        live,
+        drift: drift === "Warn",
+      });
     }
   }
   return undefined;
@@ -85,7 +119,12 @@ function beforeCall(turn: ApplyTurn, live: LiveState | undefined, context: Apply
 
 function terminating(turn: ApplyTurn, live: LiveState): ObjectOutcome {
   const waits = live.finalizers.length === 0 ? "" : `; finalizers: ${live.finalizers.join(", ")}`;
-  return result(turn, { action: "Waiting", reason: "Terminating", message: `${describeId(live.id)} is being deleted${waits}`, live });
+  return result(turn, {
+    action: "Waiting",
+    reason: "Terminating",
+    message: `${describeId(live.id)} is being deleted${waits}`,
+    live,
+  });
 }
 
 /** Whether an object that is not labelled as ours may become so (cli-utils pkg/inventory/policy.go). */
@@ -95,16 +134,31 @@ function adoption(turn: ApplyTurn, live: LiveState, context: ApplyContext): Obje
   const policy = context.policy.adoption ?? "MustMatch";
   if (policy === "AdoptAll") return undefined;
   if (live.partOf === undefined && policy === "AdoptIfNoInventory" && context.firstInstall) return undefined;
-  const whose = live.partOf === undefined ? "exists and is not managed by this application" : `belongs to application "${live.application ?? live.partOf}"`;
-  return result(turn, { action: "Conflict", reason: live.partOf === undefined ? "NotManaged" : "OwnedByAnother", message: `${describeId(live.id)} ${whose}`, live });
+  const whose =
+    live.partOf === undefined
+      ? "exists and is not managed by this application"
+      : `belongs to application "${live.application ?? live.partOf}"`;
+  return result(turn, {
+    action: "Conflict",
+    reason: live.partOf === undefined ? "NotManaged" : "OwnedByAnother",
+    message: `${describeId(live.id)} ${whose}`,
+    live,
+  });
 }
 
-async function write(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+async function write(
+  turn: ApplyTurn,
+  live: LiveState | undefined,
+  context: ApplyContext,
+): Promise<ObjectOutcome> {
   const { target, entry } = turn;
   const ref = refOf(target.object);
   const others = Object.keys(live?.ownHashes ?? {}).filter((manager) => manager !== context.fieldManager);
   // A `moorage.` manager on an object whose part-of is ours is this application's former self.
-  const formerSelf = others.length > 0 && live?.partOf === context.partOf && live.ownHashes[context.fieldManager] === undefined;
+  const formerSelf =
+    others.length > 0 &&
+    live?.partOf === context.partOf &&
+    live.ownHashes[context.fieldManager] === undefined;
   try {
     const merge = target.object.metadata.annotations?.[APPLY_ANNOTATION] === "Merge";
     if (live !== undefined && ((live.formerManagers.length > 0 && !merge) || formerSelf)) {
@@ -141,7 +195,11 @@ function ownedBy(turn: ApplyTurn, live: LiveState, context: ApplyContext): strin
   return hashes[context.fieldManager] ?? "";
 }
 
-async function force(turn: ApplyTurn, live: LiveState | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+async function force(
+  turn: ApplyTurn,
+  live: LiveState | undefined,
+  context: ApplyContext,
+): Promise<ObjectOutcome> {
   try {
     const payload = await adoptReplicas(turn, context);
     context.wrote();
@@ -153,27 +211,51 @@ async function force(turn: ApplyTurn, live: LiveState | undefined, context: Appl
 }
 
 /** Kinds that are never deleted to change a field. */
-const NEVER_RECREATED = new Set(["Namespace", "CustomResourceDefinition", "PersistentVolume", "PersistentVolumeClaim"]);
+const NEVER_RECREATED = new Set([
+  "Namespace",
+  "CustomResourceDefinition",
+  "PersistentVolume",
+  "PersistentVolumeClaim",
+]);
 
 function mayRecreate(turn: ApplyTurn, context: ApplyContext): boolean {
   const { id, object } = turn.target;
   if (NEVER_RECREATED.has(id.kind)) return false;
   if (id.kind === "Job" && id.group === "batch") return true;
-  return object.metadata.annotations?.[IMMUTABLE_ANNOTATION] === "Recreate" || context.policy.immutable === "Recreate";
+  return (
+    object.metadata.annotations?.[IMMUTABLE_ANNOTATION] === "Recreate" ||
+    context.policy.immutable === "Recreate"
+  );
 }
 
 /** DELETE by uid now; the PATCH follows in the run that the object's absence starts. */
-async function recreate(turn: ApplyTurn, live: LiveState | undefined, entry: InventoryEntry | undefined, context: ApplyContext): Promise<ObjectOutcome> {
+async function recreate(
+  turn: ApplyTurn,
+  live: LiveState | undefined,
+  entry: InventoryEntry | undefined,
+  context: ApplyContext,
+): Promise<ObjectOutcome> {
   const uid = live?.uid ?? entry?.uid ?? "";
   const { target } = turn;
-  if (uid === "") return result(turn, { action: "Retry", reason: "Recreating", message: `The uid of ${describeId(target.id)} is not known yet`, live });
+  if (uid === "")
+    return result(turn, {
+      action: "Retry",
+      reason: "Recreating",
+      message: `The uid of ${describeId(target.id)} is not known yet`,
+      live,
+    });
   try {
     context.wrote();
     const answer = await context.session.delete(refOf(target.object), { uid });
     if (answer.object === undefined) {
       context.live.forget(target.id, uid);
       context.wrote();
-      return settle(turn, undefined, context, await context.session.apply(target.object, { fieldManager: context.fieldManager, force: false }));
+      return settle(
+        turn,
+        undefined,
+        context,
+        await context.session.apply(target.object, { fieldManager: context.fieldManager, force: false }),
+      );
     }
     const state = reduceMember(answer.object, context.reduce);
     context.live.observe(state);
@@ -196,16 +278,34 @@ function settle(
   const own = ownedBy(turn, live, context);
   const entry = entryOf(turn, live, own);
   const old = turn.entry;
-  const drift = !answer.created && old !== undefined && old.state !== "Pending" && old.desiredHash === turn.target.hash && old.uid === live.uid;
+  const drift =
+    !answer.created &&
+    old !== undefined &&
+    old.state !== "Pending" &&
+    old.desiredHash === turn.target.hash &&
+    old.uid === live.uid;
   const lost = answer.created && old !== undefined && old.uid !== "" && old.desiredHash === turn.target.hash;
-  const changed = own !== (before === undefined ? (old?.appliedHash ?? "") : ownedBy(turn, before, context)) || (before?.formerManagers.length ?? 0) > 0;
+  const changed =
+    own !== (before === undefined ? (old?.appliedHash ?? "") : ownedBy(turn, before, context)) ||
+    (before?.formerManagers.length ?? 0) > 0;
   const action: ObjectAction = answer.created ? "Created" : changed ? "Configured" : "Confirmed";
-  return { ...result(turn, { action, reason: action, message: "", live, entry, drift: drift || lost }), warnings: answer.warnings };
+  return {
+    ...result(turn, { action, reason: action, message: "", live, entry, drift: drift || lost }),
+    warnings: answer.warnings,
+  };
 }
 
 function entryOf(turn: ApplyTurn, live: LiveState, own: string): InventoryEntry {
   const { target } = turn;
-  return { ...target.id, version: target.version, uid: live.uid, desiredHash: target.hash, appliedHash: own, phase: turn.phase, state: "Applied" };
+  return {
+    ...target.id,
+    version: target.version,
+    uid: live.uid,
+    desiredHash: target.hash,
+    appliedHash: own,
+    phase: turn.phase,
+    state: "Applied",
+  };
 }
 
 function failureContext(turn: ApplyTurn, context: ApplyContext): FailureContext {
@@ -247,7 +347,14 @@ function failed(turn: ApplyTurn, f: ReturnType<typeof outcomeOf>): ObjectOutcome
 
 function result(
   turn: ApplyTurn,
-  r: { action: ObjectAction; reason: string; message: string; live: LiveState | undefined; entry?: InventoryEntry; drift?: boolean },
+  r: {
+    action: ObjectAction;
+    reason: string;
+    message: string;
+    live: LiveState | undefined;
+    entry?: InventoryEntry;
+    drift?: boolean;
+  },
 ): ObjectOutcome {
   return {
     id: turn.target.id,

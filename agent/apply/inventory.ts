@@ -17,7 +17,15 @@ export function writeAhead(inventory: readonly InventoryEntry[], plan: Plan): In
   plan.phases.forEach((phase, index) => {
     for (const o of phase) {
       if (known.has(idKey(o.id))) continue;
-      fresh.push({ ...o.id, version: o.version, uid: "", desiredHash: "", appliedHash: "", phase: index, state: "Pending" });
+      fresh.push({
+        ...o.id,
+        version: o.version,
+        uid: "",
+        desiredHash: "",
+        appliedHash: "",
+        phase: index,
+        state: "Pending",
+      });
     }
   });
   return fresh.length === 0 ? undefined : sortEntries([...inventory, ...fresh]);
@@ -46,7 +54,11 @@ export function mergeRun(before: readonly InventoryEntry[], run: RunFacts): Inve
     const key = idKey(p.id);
     const old = out.get(key);
     if (p.action === "Deleted" || p.action === "Abandoned" || p.action === "Recreated") out.delete(key);
-    else if (old !== undefined) out.set(key, { ...old, state: p.action === "Deleting" ? "Pruning" : p.action === "Kept" ? "Kept" : old.state });
+    else if (old !== undefined)
+      out.set(key, {
+        ...old,
+        state: p.action === "Deleting" ? "Pruning" : p.action === "Kept" ? "Kept" : old.state,
+      });
   }
   return sortEntries([...out.values()]);
 }
@@ -78,9 +90,13 @@ export function inventoryChanged(a: readonly InventoryEntry[], b: readonly Inven
  * Entries in shards of at most {@link INVENTORY_SHARD_ENTRIES}; always at least one, possibly empty,
  * shard. An entry goes where its position in the sorted list puts it, so a small set is one object.
  */
-export function shards(entries: readonly InventoryEntry[], perShard: number = INVENTORY_SHARD_ENTRIES): InventoryEntry[][] {
+export function shards(
+  entries: readonly InventoryEntry[],
+  perShard: number = INVENTORY_SHARD_ENTRIES,
+): InventoryEntry[][] {
   const sorted = sortEntries(entries);
   const out: InventoryEntry[][] = [];
-  for (let i = 0; i < sorted.length || out.length === 0; i += perShard) out.push(sorted.slice(i, i + perShard));
+  for (let i = 0; i < sorted.length || out.length === 0; i += perShard)
+    out.push(sorted.slice(i, i + perShard));
   return out;
 }

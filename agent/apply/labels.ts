@@ -41,12 +41,17 @@ export function memberLabels(identity: SetIdentity): Record<string, string> {
 
 /** `text` where it fits into a label value, else its hash. */
 export function labelValue(text: string): string {
-  if (text.length <= LABEL_VALUE_MAX && /^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$/.test(text)) return text;
+  if (text.length <= LABEL_VALUE_MAX && /^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$/.test(text))
+    return text;
   return createHash("sha256").update(text).digest("hex").slice(0, LABEL_VALUE_MAX);
 }
 
 /** Annotations of the ApplySet parent. Both lists sorted, comma separated. */
-export function parentAnnotations(set: { groupKinds: Iterable<{ group: string; kind: string }>; namespaces: Iterable<string>; version: string }): Record<string, string> {
+export function parentAnnotations(set: {
+  groupKinds: Iterable<{ group: string; kind: string }>;
+  namespaces: Iterable<string>;
+  version: string;
+}): Record<string, string> {
   const kinds = new Set([...set.groupKinds].map((k) => (k.group === "" ? k.kind : `${k.kind}.${k.group}`)));
   const namespaces = new Set([...set.namespaces].filter((n) => n !== ""));
   return {

@@ -4,8 +4,22 @@ import type { HealthRule } from "../health/health.ts";
 import type { KubeSession } from "../kube/client.ts";
 import type { Discovery } from "../kube/discovery.ts";
 import { isNotFound } from "../kube/errors.ts";
-import { apiVersionOf, compareResourceVersions, dig, groupOf, versionOf, type FieldsV1, type KubeObject } from "../kube/object.ts";
-import { APPLICATION_LABEL, APPLY_ANNOTATION, ON_REMOVE_ANNOTATION, PART_OF_LABEL, SUSPEND_ANNOTATION } from "./labels.ts";
+import {
+  apiVersionOf,
+  compareResourceVersions,
+  dig,
+  groupOf,
+  versionOf,
+  type FieldsV1,
+  type KubeObject,
+} from "../kube/object.ts";
+import {
+  APPLICATION_LABEL,
+  APPLY_ANNOTATION,
+  ON_REMOVE_ANNOTATION,
+  PART_OF_LABEL,
+  SUSPEND_ANNOTATION,
+} from "./labels.ts";
 import { ownHashes, withoutPath, type IgnoredPath } from "./projection.ts";
 import { idKey, type LiveState, type LiveView, type ObjectId } from "./types.ts";
 
@@ -38,7 +52,12 @@ const REPLICAS: IgnoredPath = ["f:spec", "f:replicas"];
 
 /** The identity of a live object. */
 export function idOf(object: KubeObject): ObjectId {
-  return { group: groupOf(object.apiVersion), kind: object.kind, namespace: object.metadata.namespace ?? "", name: object.metadata.name };
+  return {
+    group: groupOf(object.apiVersion),
+    kind: object.kind,
+    namespace: object.metadata.namespace ?? "",
+    name: object.metadata.name,
+  };
 }
 
 /** Reduces an object as the API server sent it. */
@@ -60,7 +79,9 @@ export function reduceMember(object: KubeObject, context: ReduceContext): LiveSt
     uid: metadata.uid ?? "",
     resourceVersion: metadata.resourceVersion ?? "",
     ownHashes: ownHashes(object, ignored),
-    ...(dig(object, "spec", "replicas") === undefined ? {} : { autoscaledHashes: ownHashes(object, [...ignored, REPLICAS]) }),
+    ...(dig(object, "spec", "replicas") === undefined
+      ? {}
+      : { autoscaledHashes: ownHashes(object, [...ignored, REPLICAS]) }),
     formerManagers: formerManagers(object),
     ...(partOf === undefined ? {} : { partOf }),
     ...(application === undefined ? {} : { application }),
@@ -116,7 +137,12 @@ export class LiveCache implements LiveView {
   #read: { session: KubeSession; discovery: Discovery; reduce: ReduceContext };
   #onChange: ((live: LiveState | undefined, id: ObjectId) => void) | undefined;
 
-  constructor(read: { session: KubeSession; discovery: Discovery; reduce: ReduceContext; onChange?: (live: LiveState | undefined, id: ObjectId) => void }) {
+  constructor(read: {
+    session: KubeSession;
+    discovery: Discovery;
+    reduce: ReduceContext;
+    onChange?: (live: LiveState | undefined, id: ObjectId) => void;
+  }) {
     this.#read = read;
     this.#onChange = read.onChange;
   }
@@ -131,7 +157,12 @@ export class LiveCache implements LiveView {
 
   async fetch(id: ObjectId, version: string): Promise<LiveState | undefined> {
     try {
-      const ref = { apiVersion: apiVersionOf(id.group, version), kind: id.kind, name: id.name, ...(id.namespace === "" ? {} : { namespace: id.namespace }) };
+      const ref = {
+        apiVersion: apiVersionOf(id.group, version),
+        kind: id.kind,
+        name: id.name,
+        ...(id.namespace === "" ? {} : { namespace: id.namespace }),
+      };
       const live = reduceMember(await this.#read.session.get(ref), this.#read.reduce);
       this.observe(live);
       return live;

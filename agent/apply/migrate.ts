@@ -10,7 +10,10 @@ import { MANAGER_PREFIX, uniteFields } from "./projection.ts";
  */
 
 /** The new managedFields, or undefined when nothing has to move. Pure. */
-export function migratedFields(object: KubeObject, options: { manager: string; formerSelf: boolean }): ManagedFieldsEntry[] | undefined {
+export function migratedFields(
+  object: KubeObject,
+  options: { manager: string; formerSelf: boolean },
+): ManagedFieldsEntry[] | undefined {
   const entries = object.metadata.managedFields ?? [];
   const isFormer = (entry: ManagedFieldsEntry): boolean => {
     const name = entry.manager ?? "";
@@ -20,7 +23,9 @@ export function migratedFields(object: KubeObject, options: { manager: string; f
   };
   const former = entries.filter(isFormer);
   if (former.length === 0) return undefined;
-  const own = entries.find((e) => e.manager === options.manager && e.operation === "Apply" && (e.subresource ?? "") === "");
+  const own = entries.find(
+    (e) => e.manager === options.manager && e.operation === "Apply" && (e.subresource ?? "") === "",
+  );
   // Only sets of one schema can be united: an entry of another version would name fields it lacks.
   const apiVersion = own?.apiVersion ?? former[0]?.apiVersion ?? object.apiVersion;
   let fieldsV1 = own?.fieldsV1 ?? {};
@@ -28,7 +33,13 @@ export function migratedFields(object: KubeObject, options: { manager: string; f
     const content = entry.apiVersion === apiVersion ? contentOf(entry.fieldsV1 ?? {}) : undefined;
     if (content !== undefined) fieldsV1 = uniteFields(fieldsV1, content);
   }
-  const united: ManagedFieldsEntry = { manager: options.manager, operation: "Apply", apiVersion, fieldsType: "FieldsV1", fieldsV1 };
+  const united: ManagedFieldsEntry = {
+    manager: options.manager,
+    operation: "Apply",
+    apiVersion,
+    fieldsType: "FieldsV1",
+    fieldsV1,
+  };
   return [united, ...entries.filter((entry) => entry !== own && !isFormer(entry))];
 }
 
@@ -36,12 +47,24 @@ export function migratedFields(object: KubeObject, options: { manager: string; f
  * Migrates the live object; a race with another writer is a 409. Answers false when there was nothing
  * to do. One GET and one JSON patch.
  */
-export async function migrate(session: KubeSession, ref: ObjectRef, options: { manager: string; formerSelf: boolean }): Promise<boolean> {
+export async function migrate(
+  session: KubeSession,
+  ref: ObjectRef,
+  options: { manager: string; formerSelf: boolean },
+): Promise<boolean> {
   const live = await session.get(ref);
   const fields = migratedFields(live, options);
   if (fields === undefined) return false;
   const annotation = "kubectl.kubernetes.io/last-applied-configuration";
-  const drop = live.metadata.annotations?.[annotation] === undefined ? [] : [{ op: "remove" as const, path: "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration" }];
+  const drop =
+    live.metadata.annotations?.[annotation] === undefined
+      ? []
+      : [
+          {
+            op: "remove" as const,
+            path: "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
+          },
+        ];
   await session.jsonPatch(
     ref,
     [

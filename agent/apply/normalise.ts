@@ -35,7 +35,10 @@ export interface NormaliseErrors {
 }
 
 /** The set in input order, or the reasons against it. */
-export function normalise(manifests: readonly KubeObject[], context: NormaliseContext): NormalObject[] | NormaliseErrors {
+export function normalise(
+  manifests: readonly KubeObject[],
+  context: NormaliseContext,
+): NormalObject[] | NormaliseErrors {
   const errors: string[] = [];
   const out: NormalObject[] = [];
   const seen = new Set<string>();
@@ -46,8 +49,14 @@ export function normalise(manifests: readonly KubeObject[], context: NormaliseCo
       continue;
     }
     const scope = context.scopeOf(manifest.apiVersion, manifest.kind);
-    const namespace = scope === "Cluster" ? "" : (manifest.metadata.namespace ?? context.defaultNamespace ?? "");
-    const id: ObjectId = { group: groupOf(manifest.apiVersion), kind: manifest.kind, namespace, name: manifest.metadata.name };
+    const namespace =
+      scope === "Cluster" ? "" : (manifest.metadata.namespace ?? context.defaultNamespace ?? "");
+    const id: ObjectId = {
+      group: groupOf(manifest.apiVersion),
+      kind: manifest.kind,
+      namespace,
+      name: manifest.metadata.name,
+    };
     const wrong = misplaced(id, scope, context);
     if (wrong !== undefined) errors.push(wrong);
     if (seen.has(idKey(id))) errors.push(`Cannot apply ${describeId(id)}: the set holds it twice`);
@@ -60,29 +69,53 @@ export function normalise(manifests: readonly KubeObject[], context: NormaliseCo
 
 function refuse(manifest: KubeObject): string | undefined {
   const what = `Cannot apply ${String(manifest.kind)} "${String(dig(manifest, "metadata", "name") ?? "")}"`;
-  if (typeof manifest.apiVersion !== "string" || manifest.apiVersion === "" || typeof manifest.kind !== "string" || manifest.kind === "") {
+  if (
+    typeof manifest.apiVersion !== "string" ||
+    manifest.apiVersion === "" ||
+    typeof manifest.kind !== "string" ||
+    manifest.kind === ""
+  ) {
     return `${what}: apiVersion and kind are required`;
   }
   const name = dig(manifest, "metadata", "name");
   if (typeof name !== "string" || name === "") return `${what}: metadata.name is required`;
-  if (dig(manifest, "metadata", "labels", PART_OF_LABEL) !== undefined) return `${what}: the label ${PART_OF_LABEL} is reserved`;
+  if (dig(manifest, "metadata", "labels", PART_OF_LABEL) !== undefined)
+    return `${what}: the label ${PART_OF_LABEL} is reserved`;
   return undefined;
 }
 
 /** An early message only: what holds is the API server's answer to the impersonated write. */
-function misplaced(id: ObjectId, scope: "Namespaced" | "Cluster" | undefined, context: NormaliseContext): string | undefined {
+function misplaced(
+  id: ObjectId,
+  scope: "Namespaced" | "Cluster" | undefined,
+  context: NormaliseContext,
+): string | undefined {
   if (context.namespaces === undefined) return undefined;
-  if (scope === "Cluster") return `Cannot apply ${describeId(id)}: a tenant's application may not hold cluster-scoped objects`;
+  if (scope === "Cluster")
+    return `Cannot apply ${describeId(id)}: a tenant's application may not hold cluster-scoped objects`;
   if (scope === "Namespaced" && !context.namespaces.includes(id.namespace)) {
     return `Cannot apply ${describeId(id)}: namespace "${id.namespace}" is not the tenant's`;
   }
   return undefined;
 }
 
-const SERVER_FIELDS = ["uid", "resourceVersion", "generation", "managedFields", "creationTimestamp", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"];
+const SERVER_FIELDS = [
+  "uid",
+  "resourceVersion",
+  "generation",
+  "managedFields",
+  "creationTimestamp",
+  "selfLink",
+  "deletionTimestamp",
+  "deletionGracePeriodSeconds",
+  "generateName",
+];
 
 /** One manifest: stripped, rewritten, labelled. The input is not changed. */
-export function normaliseObject(manifest: KubeObject, context: { namespace: string; labels: Readonly<Record<string, string>> }): KubeObject {
+export function normaliseObject(
+  manifest: KubeObject,
+  context: { namespace: string; labels: Readonly<Record<string, string>> },
+): KubeObject {
   const object = dropEmpty(exactNumbers(cloneJson(manifest))) as KubeObject;
   delete object["status"];
   const metadata = object.metadata;
@@ -112,14 +145,26 @@ function dropEmpty(value: unknown): unknown {
   const map = asMap(value);
   if (map === undefined) return value;
   for (const [key, item] of Object.entries(map)) {
-    if (item === null || (OMITTED_WHEN_EMPTY.has(key) && Array.isArray(item) && item.length === 0)) delete map[key];
+    if (item === null || (OMITTED_WHEN_EMPTY.has(key) && Array.isArray(item) && item.length === 0))
+      delete map[key];
     else map[key] = dropEmpty(item);
   }
   return value;
 }
 
 /** Lists that the built-in types mark `omitempty`; in rules and network policies an empty list means something. */
-const OMITTED_WHEN_EMPTY = new Set(["subjects", "env", "envFrom", "volumes", "volumeMounts", "imagePullSecrets", "tolerations", "finalizers", "ownerReferences", "initContainers"]);
+const OMITTED_WHEN_EMPTY = new Set([
+  "subjects",
+  "env",
+  "envFrom",
+  "volumes",
+  "volumeMounts",
+  "imagePullSecrets",
+  "tolerations",
+  "finalizers",
+  "ownerReferences",
+  "initContainers",
+]);
 
 function rewrite(object: KubeObject): void {
   const group = groupOf(object.apiVersion);
@@ -133,7 +178,8 @@ function rewrite(object: KubeObject): void {
   if (group === "apiextensions.k8s.io" && object.kind === "CustomResourceDefinition") {
     const client = asMap(dig(object, "spec", "conversion", "webhook", "clientConfig"));
     // A placeholder that is no certificate is refused; the injector fills it in later.
-    if (typeof client?.["caBundle"] === "string" && !client["caBundle"].startsWith("LS0t")) delete client["caBundle"];
+    if (typeof client?.["caBundle"] === "string" && !client["caBundle"].startsWith("LS0t"))
+      delete client["caBundle"];
   }
 }
 
@@ -142,7 +188,8 @@ function secretData(object: KubeObject): void {
   const text = asMap(object["stringData"]);
   if (text === undefined) return;
   const data: Record<string, unknown> = { ...asMap(object["data"]) };
-  for (const [key, value] of Object.entries(text)) data[key] = Buffer.from(String(value), "utf8").toString("base64");
+  for (const [key, value] of Object.entries(text))
+    data[key] = Buffer.from(String(value), "utf8").toString("base64");
   object["data"] = data;
   delete object["stringData"];
 }

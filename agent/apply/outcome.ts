@@ -47,9 +47,15 @@ export function outcomeOf(thrown: unknown, context: FailureContext): FailureOutc
       return { ...base(thrown), action: "Waiting", reason: "NamespaceNotFound", wait: "Dependency" };
     case 403:
       if (thrown.causes.some((c) => c.reason === "NamespaceTerminating")) {
-        return { ...base(thrown), action: "Waiting", reason: "NamespaceTerminating", wait: "NamespaceTerminating" };
+        return {
+          ...base(thrown),
+          action: "Waiting",
+          reason: "NamespaceTerminating",
+          wait: "NamespaceTerminating",
+        };
       }
-      if (/exceeded quota/.test(thrown.message)) return { ...base(thrown), action: "Stalled", reason: "QuotaExceeded" };
+      if (/exceeded quota/.test(thrown.message))
+        return { ...base(thrown), action: "Stalled", reason: "QuotaExceeded" };
       return { ...base(thrown), action: "Stalled", reason: "Forbidden" };
     case 400:
     case 405:
@@ -87,7 +93,11 @@ function conflict(error: KubeError): FailureOutcome {
   const conflicts = managerConflicts(error.causes);
   if (conflicts.length === 0) {
     // ResourceQuota's own update, a stale uid or resourceVersion: gone at the next try.
-    return { ...base(error), action: "Retry", reason: error.reason === "AlreadyExists" ? "AlreadyExists" : "Conflict" };
+    return {
+      ...base(error),
+      action: "Retry",
+      reason: error.reason === "AlreadyExists" ? "AlreadyExists" : "Conflict",
+    };
   }
   const ours = conflicts.filter((c) => c.manager.startsWith(MANAGER_PREFIX));
   const named = ours.length > 0 ? ours : conflicts;
@@ -108,7 +118,10 @@ export function managerConflicts(causes: readonly StatusCause[]): ManagerConflic
   for (const cause of causes) {
     if (cause.reason !== "FieldManagerConflict") continue;
     const match = /^conflict with ("(?:[^"\\]|\\.)*")/.exec(cause.message);
-    out.push({ manager: match === null ? "" : (JSON.parse(match[1] as string) as string), field: cause.field });
+    out.push({
+      manager: match === null ? "" : (JSON.parse(match[1] as string) as string),
+      field: cause.field,
+    });
   }
   return out;
 }
@@ -120,7 +133,13 @@ function invalid(error: KubeError, context: FailureContext): FailureOutcome {
   // A webhook may say "is immutable" of a field that is not ours: only a field that we change counts.
   const immutable = error.causes.filter((c) => IMMUTABLE.test(c.message) && context.changes(c.field));
   if (immutable.length > 0) {
-    return { ...base(error), action: "Stalled", reason: "ImmutableField", fields: immutable.map((c) => c.field), immutable: true };
+    return {
+      ...base(error),
+      action: "Stalled",
+      reason: "ImmutableField",
+      fields: immutable.map((c) => c.field),
+      immutable: true,
+    };
   }
   return { ...base(error), action: "Stalled", reason: "Invalid" };
 }

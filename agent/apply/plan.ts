@@ -27,7 +27,10 @@ export function plan(objects: readonly NormalObject[]): Plan | { error: string }
   const crds = new Map<string, ObjectId>();
   for (const o of objects) {
     if (o.id.kind === "CustomResourceDefinition" && o.id.group === "apiextensions.k8s.io") {
-      crds.set(`${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`, o.id);
+      crds.set(
+        `${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`,
+        o.id,
+      );
     }
   }
   for (const o of objects) {
@@ -39,13 +42,19 @@ export function plan(objects: readonly NormalObject[]): Plan | { error: string }
     const named = dependsOn(o);
     if ("error" in named) return named;
     for (const id of named.ids) {
-      if (!byKey.has(idKey(id))) return { error: `Cannot order ${describeId(o.id)}: it depends on ${describeId(id)}, which is not in the set` };
+      if (!byKey.has(idKey(id)))
+        return {
+          error: `Cannot order ${describeId(o.id)}: it depends on ${describeId(id)}, which is not in the set`,
+        };
       edges.push(id);
     }
     hard.set(idKey(o.id), edges);
   }
   const cycle = findCycle(hard);
-  if (cycle !== undefined) return { error: `Cannot order the set: dependency cycle ${cycle.map((key) => describeId((byKey.get(key) as NormalObject).id)).join(" -> ")}` };
+  if (cycle !== undefined)
+    return {
+      error: `Cannot order the set: dependency cycle ${cycle.map((key) => describeId((byKey.get(key) as NormalObject).id)).join(" -> ")}`,
+    };
   return arrange(objects, hard);
 }
 
@@ -121,7 +130,8 @@ function stageOf(id: ObjectId): number {
   const { kind } = id;
   if (kind === "CustomResourceDefinition") return 0;
   if (kind === "Namespace") return 1;
-  if (kind === "ResourceQuota" || kind === "LimitRange" || kind === "NetworkPolicy" || kind.endsWith("Class")) return 2;
+  if (kind === "ResourceQuota" || kind === "LimitRange" || kind === "NetworkPolicy" || kind.endsWith("Class"))
+    return 2;
   if (LAST.includes(kind)) return 6;
   const order = KIND_ORDER.indexOf(kind);
   if (kind === "RoleBinding" || kind === "ClusterRoleBinding") return 4;
@@ -135,13 +145,20 @@ function dependsOn(o: NormalObject): { ids: ObjectId[] } | { error: string } {
   const text = annotations[DEPENDS_ON_ANNOTATION] ?? annotations["config.kubernetes.io/depends-on"] ?? "";
   const ids: ObjectId[] = [];
   const seen = new Set<string>();
-  for (const part of text.split(",").map((p) => p.trim()).filter((p) => p !== "")) {
+  for (const part of text
+    .split(",")
+    .map((p) => p.trim())
+    .filter((p) => p !== "")) {
     const f = part.split("/");
     let id: ObjectId | undefined;
-    if (f.length === 5 && f[1] === "namespaces") id = { group: f[0] as string, namespace: f[2] as string, kind: f[3] as string, name: f[4] as string };
-    else if (f.length === 3) id = { group: f[0] as string, namespace: "", kind: f[1] as string, name: f[2] as string };
-    if (id === undefined) return { error: `Cannot order ${describeId(o.id)}: depends-on entry "${part}" is malformed` };
-    if (seen.has(idKey(id))) return { error: `Cannot order ${describeId(o.id)}: depends-on names ${describeId(id)} twice` };
+    if (f.length === 5 && f[1] === "namespaces")
+      id = { group: f[0] as string, namespace: f[2] as string, kind: f[3] as string, name: f[4] as string };
+    else if (f.length === 3)
+      id = { group: f[0] as string, namespace: "", kind: f[1] as string, name: f[2] as string };
+    if (id === undefined)
+      return { error: `Cannot order ${describeId(o.id)}: depends-on entry "${part}" is malformed` };
+    if (seen.has(idKey(id)))
+      return { error: `Cannot order ${describeId(o.id)}: depends-on names ${describeId(id)} twice` };
     seen.add(idKey(id));
     ids.push(id);
   }

@@ -2,7 +2,11 @@
  * Runs `work` over `items`, at most `width` at a time, and answers in the items' order. The first
  * rejection stops further starts and is thrown once those under way have ended.
  */
-export async function pool<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
+export async function pool<T, R>(
+  items: readonly T[],
+  width: number,
+  work: (item: T) => Promise<R>,
+): Promise<R[]> {
   const out = new Array<R>(items.length);
   let next = 0;
   let failure: { thrown: unknown } | undefined;

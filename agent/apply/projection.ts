@@ -29,7 +29,9 @@ export function applyEntryOf(object: KubeObject, manager: string): ManagedFields
 export function ownHash(object: KubeObject, manager: string, ignored: readonly IgnoredPath[] = []): string {
   const fields = applyEntryOf(object, manager)?.fieldsV1;
   if (fields === undefined) return "";
-  return createHash("sha256").update(project(fields, object, ignored)).digest("hex");
+  return createHash("sha256")
+    .update(project(fields, object, ignored))
+    .digest("hex");
 }
 
 /** {@link ownHash} of every `moorage.*` Apply manager on the object. */
@@ -37,7 +39,11 @@ export function ownHashes(object: KubeObject, ignored: readonly IgnoredPath[] = 
   const out: Record<string, string> = {};
   for (const entry of object.metadata.managedFields ?? []) {
     const manager = entry.manager ?? "";
-    if (manager.startsWith(MANAGER_PREFIX) && entry.operation === "Apply" && (entry.subresource ?? "") === "") {
+    if (
+      manager.startsWith(MANAGER_PREFIX) &&
+      entry.operation === "Apply" &&
+      (entry.subresource ?? "") === ""
+    ) {
       out[manager] = ownHash(object, manager, ignored);
     }
   }
@@ -51,9 +57,15 @@ export function project(fields: FieldsV1, value: unknown, ignored: readonly Igno
   const parts: string[] = [];
   for (const element of elements) {
     if (ignored.some((path) => path.length === 1 && matches(path[0], element))) continue;
-    const below = ignored.filter((path) => path.length > 1 && matches(path[0], element)).map((path) => path.slice(1));
+    const below = ignored
+      .filter((path) => path.length > 1 && matches(path[0], element))
+      .map((path) => path.slice(1));
     const text =
-      element === "." ? (value === undefined ? "-" : "+") : project(fields[element] as FieldsV1, childOf(value, element), below);
+      element === "."
+        ? value === undefined
+          ? "-"
+          : "+"
+        : project(fields[element] as FieldsV1, childOf(value, element), below);
     parts.push(`${JSON.stringify(element)}:${text}`);
   }
   return `{${parts.join(",")}}`;
@@ -76,7 +88,9 @@ export function childOf(value: unknown, element: string): unknown {
       if (!Array.isArray(value)) return undefined;
       return value.find((item) => {
         const map = asMap(item);
-        return map !== undefined && Object.entries(key).every(([name, wanted]) => equalJson(map[name], wanted));
+        return (
+          map !== undefined && Object.entries(key).every(([name, wanted]) => equalJson(map[name], wanted))
+        );
       }) as unknown;
     }
     case "v:": {

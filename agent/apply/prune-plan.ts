@@ -1,6 +1,15 @@
 import { hashJson } from "./hash.ts";
 import { ON_REMOVE_ANNOTATION } from "./labels.ts";
-import { compareIds, describeId, idKey, type InventoryEntry, type LiveState, type ObjectId, type PruneHold, type PruneOutcome } from "./types.ts";
+import {
+  compareIds,
+  describeId,
+  idKey,
+  type InventoryEntry,
+  type LiveState,
+  type ObjectId,
+  type PruneHold,
+  type PruneOutcome,
+} from "./types.ts";
 
 /** What leaves the cluster, decided without a call. Deletion is a positive order, never an inference. */
 
@@ -39,11 +48,23 @@ export interface PrunePlan {
 export const PRUNE_FREE_COUNT = 10;
 export const PRUNE_FREE_RATIO = 0.3;
 
-const PROTECTED = new Set(["/Namespace", "apiextensions.k8s.io/CustomResourceDefinition", "/PersistentVolumeClaim", "/PersistentVolume"]);
-const DATA_KINDS = new Set(["/PersistentVolumeClaim", "/PersistentVolume", "apiextensions.k8s.io/CustomResourceDefinition"]);
+const PROTECTED = new Set([
+  "/Namespace",
+  "apiextensions.k8s.io/CustomResourceDefinition",
+  "/PersistentVolumeClaim",
+  "/PersistentVolume",
+]);
+const DATA_KINDS = new Set([
+  "/PersistentVolumeClaim",
+  "/PersistentVolume",
+  "apiextensions.k8s.io/CustomResourceDefinition",
+]);
 
 /** Entries that are no longer desired, by the version-less identity. */
-export function undesired(inventory: readonly InventoryEntry[], desired: ReadonlySet<string>): InventoryEntry[] {
+export function undesired(
+  inventory: readonly InventoryEntry[],
+  desired: ReadonlySet<string>,
+): InventoryEntry[] {
   return inventory.filter((entry) => !desired.has(idKey(entry)));
 }
 
@@ -63,8 +84,16 @@ export function planPrune(input: PruneInput): PrunePlan {
     else if (verdict.action === "Abandoned") abandons.push({ entry, reason: verdict.reason });
     else settled.push({ id: idOfEntry(entry), ...verdict });
   }
-  deletes.sort((a, b) => deleteOrder(a.entry) - deleteOrder(b.entry) || b.entry.phase - a.entry.phase || compareIds(a.entry, b.entry));
-  const held = guard(deletes.map((d) => d.entry), input);
+  deletes.sort(
+    (a, b) =>
+      deleteOrder(a.entry) - deleteOrder(b.entry) ||
+      b.entry.phase - a.entry.phase ||
+      compareIds(a.entry, b.entry),
+  );
+  const held = guard(
+    deletes.map((d) => d.entry),
+    input,
+  );
   if (held === undefined) return { deletes, abandons, settled };
   return { deletes: [], abandons: [], settled, held };
 }
@@ -74,18 +103,48 @@ type Verdict = { action: PruneOutcome["action"]; reason: string; message: string
 /** Why this object is not deleted; undefined: it is. */
 function judge(entry: InventoryEntry, live: LiveState, input: PruneInput): Verdict | undefined {
   const key = `${entry.group}/${entry.kind}`;
-  if (entry.uid !== "" && entry.uid !== live.uid) return { action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
-  if (live.partOf !== input.partOf) return { action: "Kept", reason: "NotOurs", message: `${describeId(entry)} is no longer labelled as part of this application` };
-  if (input.appliedUids.has(live.uid)) return { action: "Deleted", reason: "AppliedUnderAnotherGroup", message: "" };
+  if (entry.uid !== "" && entry.uid !== live.uid)
+    return {
+      action: "Recreated",
+      reason: "Recreated",
+      message: `${describeId(entry)} was recreated by somebody else`,
+    };
+  if (live.partOf !== input.partOf)
+    return {
+      action: "Kept",
+      reason: "NotOurs",
+      message: `${describeId(entry)} is no longer labelled as part of this application`,
+    };
+  if (input.appliedUids.has(live.uid))
+    return { action: "Deleted", reason: "AppliedUnderAnotherGroup", message: "" };
   const keep = input.abandon ? "Orphaned" : keepReason(live);
   if (keep !== undefined) return { action: "Abandoned", reason: keep, message: "" };
-  if (live.owners.length > 0) return { action: "Kept", reason: "ForeignOwner", message: `${describeId(entry)} is owned by ${live.owners.join(", ")}` };
+  if (live.owners.length > 0)
+    return {
+      action: "Kept",
+      reason: "ForeignOwner",
+      message: `${describeId(entry)} is owned by ${live.owners.join(", ")}`,
+    };
   if (live.deleting) {
     const waits = live.finalizers.length === 0 ? "" : `; finalizers: ${live.finalizers.join(", ")}`;
-    return { action: "Deleting", reason: "Terminating", message: `${describeId(entry)} is being deleted${waits}` };
+    return {
+      action: "Deleting",
+      reason: "Terminating",
+      message: `${describeId(entry)} is being deleted${waits}`,
+    };
   }
-  if (DATA_KINDS.has(key) && !input.deleteData) return { action: "Kept", reason: "DataRetained", message: `${describeId(entry)} holds data and no data-deletion policy is set` };
-  if (key === "/Namespace" && input.usedNamespaces.has(entry.name)) return { action: "Kept", reason: "NamespaceInUse", message: `Namespace "${entry.name}" holds objects that are still applied` };
+  if (DATA_KINDS.has(key) && !input.deleteData)
+    return {
+      action: "Kept",
+      reason: "DataRetained",
+      message: `${describeId(entry)} holds data and no data-deletion policy is set`,
+    };
+  if (key === "/Namespace" && input.usedNamespaces.has(entry.name))
+    return {
+      action: "Kept",
+      reason: "NamespaceInUse",
+      message: `Namespace "${entry.name}" holds objects that are still applied`,
+    };
   return undefined;
 }
 
@@ -96,7 +155,8 @@ export function keepReason(live: LiveState): string | undefined {
   if (a["cli-utils.sigs.k8s.io/on-remove"] === "keep") return "CliUtilsKeep";
   if (a["client.lifecycle.config.k8s.io/deletion"] === "detach") return "DetachAnnotation";
   if (a["helm.sh/resource-policy"]?.split(",").some((v) => v.trim() === "keep") === true) return "HelmKeep";
-  if (/(^|,)\s*Prune=(false|confirm)\s*(,|$)/.test(a["argocd.argoproj.io/sync-options"] ?? "")) return "ArgoPruneFalse";
+  if (/(^|,)\s*Prune=(false|confirm)\s*(,|$)/.test(a["argocd.argoproj.io/sync-options"] ?? ""))
+    return "ArgoPruneFalse";
   return undefined;
 }
 
@@ -116,15 +176,30 @@ function guard(entries: readonly InventoryEntry[], input: PruneInput): PruneHold
   const planDigest = pruneDigest(entries);
   if (input.approvedPlans.includes(planDigest)) return undefined;
   if (input.desired.size === 0) {
-    return { reason: "EmptyDesiredSet", message: "The desired set is empty without a removal order", planDigest, ids };
+    return {
+      reason: "EmptyDesiredSet",
+      message: "The desired set is empty without a removal order",
+      planDigest,
+      ids,
+    };
   }
   const kept = entries.filter((e) => PROTECTED.has(`${e.group}/${e.kind}`));
   if (kept.length > 0) {
-    return { reason: "ProtectedKind", message: `The prune would delete ${kept.map(describeId).join(", ")}`, planDigest, ids };
+    return {
+      reason: "ProtectedKind",
+      message: `The prune would delete ${kept.map(describeId).join(", ")}`,
+      planDigest,
+      ids,
+    };
   }
   const free = Math.max(PRUNE_FREE_COUNT, PRUNE_FREE_RATIO * input.inventory.length);
   if (entries.length > free) {
-    return { reason: "TooMany", message: `The prune would delete ${entries.length} of ${input.inventory.length} objects`, planDigest, ids };
+    return {
+      reason: "TooMany",
+      message: `The prune would delete ${entries.length} of ${input.inventory.length} objects`,
+      planDigest,
+      ids,
+    };
   }
   return undefined;
 }

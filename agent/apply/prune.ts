@@ -1,7 +1,13 @@
 import type { KubeSession } from "../kube/client.ts";
 import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
 import { apiVersionOf, type ObjectRef } from "../kube/object.ts";
-import { APPLICATION_LABEL, DATA_PLANE_LABEL, MANAGED_BY_LABEL, PART_OF_LABEL, TENANT_LABEL } from "./labels.ts";
+import {
+  APPLICATION_LABEL,
+  DATA_PLANE_LABEL,
+  MANAGED_BY_LABEL,
+  PART_OF_LABEL,
+  TENANT_LABEL,
+} from "./labels.ts";
 import { reduceMember, type ReduceContext } from "./live.ts";
 import type { PrunePlan } from "./prune-plan.ts";
 import { describeId, type InventoryEntry, type LiveView, type PruneOutcome } from "./types.ts";
@@ -34,14 +40,23 @@ export async function prune(plan: PrunePlan, context: PruneContext): Promise<Pru
   let blocked = false;
   for (const group of groups) {
     if (blocked) {
-      for (const d of group) out.push({ id: d.entry, action: "Deleting", reason: "WaitingForOthers", message: `${describeId(d.entry)} goes after the objects before it` });
+      for (const d of group)
+        out.push({
+          id: d.entry,
+          action: "Deleting",
+          reason: "WaitingForOthers",
+          message: `${describeId(d.entry)} goes after the objects before it`,
+        });
       continue;
     }
     const answers = await context.pool(group, (d) => remove(d.entry, d.uid, context));
     out.push(...answers);
     blocked = answers.some((a) => a.action === "Deleting" || a.action === "Failed");
   }
-  return out.map((o) => ({ ...o, id: { group: o.id.group, kind: o.id.kind, namespace: o.id.namespace, name: o.id.name } }));
+  return out.map((o) => ({
+    ...o,
+    id: { group: o.id.group, kind: o.id.kind, namespace: o.id.namespace, name: o.id.name },
+  }));
 }
 
 async function remove(entry: InventoryEntry, uid: string, context: PruneContext): Promise<PruneOutcome> {
@@ -55,14 +70,24 @@ async function remove(entry: InventoryEntry, uid: string, context: PruneContext)
     const live = reduceMember(answer.object, context.reduce);
     context.live.observe(live);
     const waits = live.finalizers.length === 0 ? "" : `; finalizers: ${live.finalizers.join(", ")}`;
-    return { id: entry, action: "Deleting", reason: "Terminating", message: `${describeId(entry)} is being deleted${waits}` };
+    return {
+      id: entry,
+      action: "Deleting",
+      reason: "Terminating",
+      message: `${describeId(entry)} is being deleted${waits}`,
+    };
   } catch (thrown) {
     if (isNotFound(thrown)) {
       context.live.forget(entry, uid);
       return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
     }
     if (isKubeError(thrown, 409)) {
-      return { id: entry, action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
+      return {
+        id: entry,
+        action: "Recreated",
+        reason: "Recreated",
+        message: `${describeId(entry)} was recreated by somebody else`,
+      };
     }
     return failedOutcome(entry, thrown);
   }
@@ -74,16 +99,28 @@ async function abandon(entry: InventoryEntry, reason: string, context: PruneCont
   try {
     const live = await context.session.get(ref);
     if (entry.uid !== "" && live.metadata.uid !== entry.uid) {
-      return { id: entry, action: "Recreated", reason: "Recreated", message: `${describeId(entry)} was recreated by somebody else` };
+      return {
+        id: entry,
+        action: "Recreated",
+        reason: "Recreated",
+        message: `${describeId(entry)} was recreated by somebody else`,
+      };
     }
     const labels: Record<string, null> = {};
-    for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL]) labels[key] = null;
+    for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL])
+      labels[key] = null;
     const kept = (live.metadata.managedFields ?? []).filter((e) => e.manager !== context.fieldManager);
     context.wrote();
     await context.session.mergePatch(
       ref,
       // An empty list would mean "no change": one empty entry resets managedFields.
-      { metadata: { labels, managedFields: kept.length === 0 ? [{}] : kept, resourceVersion: live.metadata.resourceVersion } },
+      {
+        metadata: {
+          labels,
+          managedFields: kept.length === 0 ? [{}] : kept,
+          resourceVersion: live.metadata.resourceVersion,
+        },
+      },
       { fieldManager: `${context.fieldManager}.abandon` },
     );
     context.live.forget(entry, "");

@@ -12,7 +12,18 @@ import { plan, type Plan } from "./plan.ts";
 import { pool } from "./pool.ts";
 import { prune } from "./prune.ts";
 import { planPrune, undesired } from "./prune-plan.ts";
-import { describeId, idKey, type InventoryEntry, type LiveState, type ObjectAction, type ObjectId, type ObjectOutcome, type PruneHold, type PruneOutcome, type Wait } from "./types.ts";
+import {
+  describeId,
+  idKey,
+  type InventoryEntry,
+  type LiveState,
+  type ObjectAction,
+  type ObjectId,
+  type ObjectOutcome,
+  type PruneHold,
+  type PruneOutcome,
+  type Wait,
+} from "./types.ts";
 
 /** Calls under way at a time when the caller names no number. */
 const DEFAULT_CONCURRENCY = 16;
@@ -66,7 +77,9 @@ const APPLIED: ReadonlySet<ObjectAction> = new Set(["Unchanged", "Created", "Con
 
 async function resolveTypes(input: ApplySetInput): Promise<Map<string, "Namespaced" | "Cluster">> {
   const types = new Map<string, "Namespaced" | "Cluster">();
-  const wanted = new Map(input.desired.map((o) => [`${o.apiVersion}/${o.kind}`, { apiVersion: o.apiVersion, kind: o.kind }]));
+  const wanted = new Map(
+    input.desired.map((o) => [`${o.apiVersion}/${o.kind}`, { apiVersion: o.apiVersion, kind: o.kind }]),
+  );
   for (const [key, kind] of wanted) {
     try {
       const type = input.discovery.cached(kind) ?? (await input.discovery.resolve(kind));
@@ -91,10 +104,17 @@ function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: numbe
   const crds = new Set<string>();
   const scaled = new Set<string>();
   for (const o of planned.phases.flat()) {
-    const target = o.id.kind === "HorizontalPodAutoscaler" || o.id.kind === "ScaledObject" ? dig(o.object, "spec", "scaleTargetRef") : undefined;
+    const target =
+      o.id.kind === "HorizontalPodAutoscaler" || o.id.kind === "ScaledObject"
+        ? dig(o.object, "spec", "scaleTargetRef")
+        : undefined;
     // KEDA's kind defaults to Deployment.
-    if (target !== undefined) scaled.add(`${String(dig(target, "kind") ?? "Deployment")}/${o.id.namespace}/${String(dig(target, "name"))}`);
-    if (o.id.kind === "CustomResourceDefinition") crds.add(`${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`);
+    if (target !== undefined)
+      scaled.add(
+        `${String(dig(target, "kind") ?? "Deployment")}/${o.id.namespace}/${String(dig(target, "name"))}`,
+      );
+    if (o.id.kind === "CustomResourceDefinition")
+      crds.add(`${String(dig(o.object, "spec", "group"))}/${String(dig(o.object, "spec", "names", "kind"))}`);
   }
   return {
     session: input.applier.session,
@@ -124,7 +144,12 @@ async function applyPhases(input: ApplySetInput, state: RunState): Promise<Objec
   const out: ObjectOutcome[] = [];
   for (const [phase, members] of state.planned.phases.entries()) {
     const outcomes = await pool(members, input.concurrency ?? DEFAULT_CONCURRENCY, async (target) => {
-      if (input.policy?.signal?.aborted === true) return idle(target, { action: "Skipped", reason: "Superseded", message: "A newer generation cancelled the run" });
+      if (input.policy?.signal?.aborted === true)
+        return idle(target, {
+          action: "Skipped",
+          reason: "Superseded",
+          message: "A newer generation cancelled the run",
+        });
       const blocked = blockedBy(target, state, { done, live: input.live });
       if (blocked === undefined && state.context.crdInSet(target)) forgetMiss(input, target);
       return blocked ?? applyObject({ target, entry: entries.get(idKey(target.id)), phase }, state.context);
@@ -144,24 +169,44 @@ function forgetMiss(input: ApplySetInput, target: NormalObject): void {
 }
 
 /** A failed dependency skips its dependants alone; one that is not Current makes them wait. */
-function blockedBy(target: NormalObject, state: RunState, now: { done: ReadonlyMap<string, ObjectOutcome>; live: ApplySetInput["live"] }): ObjectOutcome | undefined {
+function blockedBy(
+  target: NormalObject,
+  state: RunState,
+  now: { done: ReadonlyMap<string, ObjectOutcome>; live: ApplySetInput["live"] },
+): ObjectOutcome | undefined {
   for (const id of state.planned.hard.get(idKey(target.id)) ?? []) {
     const outcome = now.done.get(idKey(id));
     if (outcome === undefined) continue;
     const name = describeId(id);
-    if (outcome.action === "Waiting") return idle(target, { action: "Waiting", reason: "DependencyNotReady", message: `Dependency ${name} is waiting` });
+    if (outcome.action === "Waiting")
+      return idle(target, {
+        action: "Waiting",
+        reason: "DependencyNotReady",
+        message: `Dependency ${name} is waiting`,
+      });
     if (!APPLIED.has(outcome.action) && outcome.reason !== "Present") {
-      return idle(target, { action: "Skipped", reason: "DependencyFailed", message: `Dependency ${name} failed: ${outcome.message}` });
+      return idle(target, {
+        action: "Skipped",
+        reason: "DependencyFailed",
+        message: `Dependency ${name} failed: ${outcome.message}`,
+      });
     }
     const live = now.live.get(id) ?? outcome.live;
     if (live?.health.status !== "Current") {
-      return idle(target, { action: "Waiting", reason: "DependencyNotReady", message: `Dependency ${name} is ${live?.health.status ?? "NotFound"}` });
+      return idle(target, {
+        action: "Waiting",
+        reason: "DependencyNotReady",
+        message: `Dependency ${name} is ${live?.health.status ?? "NotFound"}`,
+      });
     }
   }
   return undefined;
 }
 
-function idle(target: NormalObject, r: { action: ObjectAction; reason: string; message: string }): ObjectOutcome {
+function idle(
+  target: NormalObject,
+  r: { action: ObjectAction; reason: string; message: string },
+): ObjectOutcome {
   return { id: target.id, ...r, fields: [], ambiguous: false, warnings: [], drift: false };
 }
 
@@ -171,7 +216,8 @@ async function pruneStep(
 ): Promise<{ pruned: PruneOutcome[]; held?: PruneHold }> {
   const policy = input.policy ?? {};
   const suspended = policy.suspended === true || state.objects.some((o) => o.reason === "Suspended");
-  if (!state.applied || suspended || policy.prune === false || policy.signal?.aborted === true) return { pruned: [] };
+  if (!state.applied || suspended || policy.prune === false || policy.signal?.aborted === true)
+    return { pruned: [] };
   const desired = new Set(state.objects.map((o) => idKey(o.id)));
   const candidates = undesired(state.inventory, desired);
   if (candidates.length === 0) return { pruned: [] };
@@ -184,7 +230,12 @@ async function pruneStep(
       live.set(idKey(entry), input.live.get(entry) ?? (await input.live.fetch(entry, entry.version)));
     } catch (thrown) {
       if (!(thrown instanceof KubeError)) throw thrown;
-      failed.push({ id: identityOf(entry), action: "Failed", reason: thrown.reason, message: thrown.message });
+      failed.push({
+        id: identityOf(entry),
+        action: "Failed",
+        reason: thrown.reason,
+        message: thrown.message,
+      });
     }
   });
   const unread = new Set(failed.map((f) => idKey(f.id)));
@@ -225,11 +276,22 @@ function conclude(input: ApplySetInput, objects: readonly ObjectOutcome[], prune
     const health = (input.live.get(o.id) ?? o.live)?.health;
     if (o.action === "Waiting") waits.push({ id: o.id, reason: waitReason(o.reason), message: o.message });
     if (!gates(o.id)) continue;
-    const shown: Health = health ?? { status: "NotFound", reason: "NotFound", message: "", confidence: "high" };
-    healths.push({ ...shown, message: shown.status === "Current" ? shown.message : `${describeId(o.id)}: ${shown.message || shown.reason}` });
-    if (APPLIED.has(o.action) && shown.status !== "Current") waits.push({ id: o.id, reason: "Health", message: shown.message });
+    const shown: Health = health ?? {
+      status: "NotFound",
+      reason: "NotFound",
+      message: "",
+      confidence: "high",
+    };
+    healths.push({
+      ...shown,
+      message:
+        shown.status === "Current" ? shown.message : `${describeId(o.id)}: ${shown.message || shown.reason}`,
+    });
+    if (APPLIED.has(o.action) && shown.status !== "Current")
+      waits.push({ id: o.id, reason: "Health", message: shown.message });
   }
-  for (const p of pruned) if (p.action === "Deleting") waits.push({ id: p.id, reason: "Deleting", message: p.message });
+  for (const p of pruned)
+    if (p.action === "Deleting") waits.push({ id: p.id, reason: "Deleting", message: p.message });
   return {
     waitingFor: waits,
     health: aggregate(healths),
@@ -244,5 +306,15 @@ function waitReason(reason: string): Wait["reason"] {
 
 function refused(input: ApplySetInput, reason: string, message: string): ApplyResult {
   const health: Health = { status: "Unknown", reason, message, confidence: "high" };
-  return { objects: [], waitingFor: [], pruned: [], inventory: input.inventory, applied: false, health, drifted: [], invalid: { reason, message }, writes: 0 };
+  return {
+    objects: [],
+    waitingFor: [],
+    pruned: [],
+    inventory: input.inventory,
+    applied: false,
+    health,
+    drifted: [],
+    invalid: { reason, message },
+    writes: 0,
+  };
 }

@@ -116,7 +116,12 @@ describe("the work queue", () => {
 
   it("never runs a key twice at once and loses none, whatever the order of calls", () => {
     const step = fc.oneof(
-      fc.record({ op: fc.constant("add" as const), key: fc.integer({ min: 0, max: 5 }), delay: fc.integer({ min: 0, max: 50 }), priority: fc.constantFrom(...Object.values(Priority)) }),
+      fc.record({
+        op: fc.constant("add" as const),
+        key: fc.integer({ min: 0, max: 5 }),
+        delay: fc.integer({ min: 0, max: 50 }),
+        priority: fc.constantFrom(...Object.values(Priority)),
+      }),
       fc.record({ op: fc.constant("take" as const) }),
       fc.record({ op: fc.constant("done" as const), pick: fc.nat() }),
       fc.record({ op: fc.constant("advance" as const), ms: fc.integer({ min: 1, max: 60 }) }),
@@ -199,7 +204,12 @@ describe("the loop", () => {
 
 describe("conditions of an outcome", () => {
   it("shows Reconciling or Stalled only while true, and never both", () => {
-    for (const outcome of [{ kind: "done" }, { kind: "again", afterMs: 1 }, { kind: "retry", reason: "R", message: "m" }, { kind: "terminal", reason: "R", message: "m" }] as Outcome[]) {
+    for (const outcome of [
+      { kind: "done" },
+      { kind: "again", afterMs: 1 },
+      { kind: "retry", reason: "R", message: "m" },
+      { kind: "terminal", reason: "R", message: "m" },
+    ] as Outcome[]) {
       const by = Object.fromEntries(conditionsOf(outcome).map((c) => [c.type, c.status]));
       expect(by["Reconciling"] === "True" && by["Stalled"] === "True").toBe(false);
       expect(by["Ready"]).toBe(outcome.kind === "done" ? "True" : "False");

@@ -140,7 +140,14 @@ class KeyedQueue implements WorkQueue {
     const dueMs = this.#clock.monotonicMs() + Math.max(0, options.delayMs ?? 0);
     const entry = this.#entries.get(key);
     if (entry === undefined) {
-      const fresh: Entry = { key, priority, tenant: options.tenant ?? "", dueMs, state: "delayed", dirty: undefined };
+      const fresh: Entry = {
+        key,
+        priority,
+        tenant: options.tenant ?? "",
+        dueMs,
+        state: "delayed",
+        dirty: undefined,
+      };
       this.#entries.set(key, fresh);
       this.#place(fresh);
       return;

@@ -150,7 +150,8 @@ function customResourceDefinition(object: UnknownObject): Health {
   const conditions = conditionsOf(object);
   const names = findCondition(conditions, "NamesAccepted");
   if (names?.status === "False") return health("Failed", names.reason || "NamesNotAccepted", names.message);
-  if (findCondition(conditions, "Terminating")?.status === "True") return health("Terminating", "Terminating", "");
+  if (findCondition(conditions, "Terminating")?.status === "True")
+    return health("Terminating", "Terminating", "");
   const established = findCondition(conditions, "Established");
   if (established?.status === "False" && established.reason !== "Installing") {
     return health("Failed", established.reason || "NotEstablished", established.message);

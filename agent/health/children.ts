@@ -12,11 +12,13 @@ export function childFailure(children: readonly UnknownObject[], now: number): H
     if (str(dig(child, "metadata", "deletionTimestamp")) !== "") continue;
     if (child["kind"] === "Pod") {
       const verdict = pod(child, now);
-      if (verdict.status === "Failed") return health("Failed", verdict.reason, `Pod ${name}: ${verdict.message}`);
+      if (verdict.status === "Failed")
+        return health("Failed", verdict.reason, `Pod ${name}: ${verdict.message}`);
     }
     if (child["kind"] === "ReplicaSet") {
       const failure = findCondition(conditionsOf(child), "ReplicaFailure");
-      if (failure?.status === "True") return health("Failed", failure.reason || "FailedCreate", `ReplicaSet ${name}: ${failure.message}`);
+      if (failure?.status === "True")
+        return health("Failed", failure.reason || "FailedCreate", `ReplicaSet ${name}: ${failure.message}`);
     }
   }
   return undefined;

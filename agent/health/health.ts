@@ -4,7 +4,8 @@
  */
 
 /** The verdicts, in no order; see {@link ./aggregate.ts} for the order of badness. */
-export type HealthStatus = "Current" | "InProgress" | "Failed" | "Suspended" | "Terminating" | "NotFound" | "Unknown";
+export type HealthStatus =
+  "Current" | "InProgress" | "Failed" | "Suspended" | "Terminating" | "NotFound" | "Unknown";
 
 /** A verdict with its reason (CamelCase, bounded) and a message for people. */
 export interface Health {

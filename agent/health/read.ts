@@ -17,14 +17,20 @@ const MESSAGE_MAX = 512;
 /** A verdict with high confidence. Reason and message are cut to fit a condition. */
 export function health(status: HealthStatus, reason: string, message: string): Health {
   const safe = reason.replace(/[^A-Za-z0-9_,:]/g, "").slice(0, 128);
-  return { status, reason: safe === "" ? status : safe, message: message.slice(0, MESSAGE_MAX), confidence: "high" };
+  return {
+    status,
+    reason: safe === "" ? status : safe,
+    message: message.slice(0, MESSAGE_MAX),
+    confidence: "high",
+  };
 }
 
 /** The value under `keys`; undefined where the path ends early. */
 export function dig(value: unknown, ...keys: string[]): unknown {
   let at: unknown = value;
   for (const key of keys) {
-    if (typeof at !== "object" || at === null || Array.isArray(at) || !Object.hasOwn(at, key)) return undefined;
+    if (typeof at !== "object" || at === null || Array.isArray(at) || !Object.hasOwn(at, key))
+      return undefined;
     at = (at as Record<string, unknown>)[key];
   }
   return at;
@@ -46,7 +52,10 @@ export function list(value: unknown): readonly unknown[] {
 }
 
 /** The conditions at `path` (default `status.conditions`), malformed ones left out. */
-export function conditionsOf(object: UnknownObject, path: readonly string[] = ["status", "conditions"]): Condition[] {
+export function conditionsOf(
+  object: UnknownObject,
+  path: readonly string[] = ["status", "conditions"],
+): Condition[] {
   const out: Condition[] = [];
   for (const raw of list(dig(object, ...path))) {
     const type = str(dig(raw, "type"));

@@ -17,7 +17,8 @@ export function applyRule(object: UnknownObject, rule: HealthRule): Health {
     const value = str(dig(object, ...rule.phase.path.split(".")));
     if (value !== "") {
       for (const status of ["Failed", "Suspended", "Current", "InProgress"] as const) {
-        if (rule.phase[status]?.includes(value) === true) return health(status, value, `${rule.phase.path} is ${value}`);
+        if (rule.phase[status]?.includes(value) === true)
+          return health(status, value, `${rule.phase.path} is ${value}`);
       }
       return health("InProgress", value, `${rule.phase.path} is ${value}`);
     }
@@ -29,12 +30,21 @@ function byCondition(object: UnknownObject, row: ConditionRule): Health | undefi
   const condition = findCondition(conditionsOf(object, row.path?.split(".")), row.type);
   if (condition === undefined) return undefined;
   const generation = num(dig(object, "metadata", "generation"));
-  if (condition.observedGeneration !== undefined && generation !== undefined && condition.observedGeneration < generation) {
+  if (
+    condition.observedGeneration !== undefined &&
+    generation !== undefined &&
+    condition.observedGeneration < generation
+  ) {
     return health("InProgress", "ConditionStale", `${row.type} is of an older generation`);
   }
   const reasons = row.reasons ?? {};
-  let status: HealthStatus | undefined = Object.hasOwn(reasons, condition.reason) ? reasons[condition.reason] : undefined;
-  if (status === undefined && (condition.status === "True" || condition.status === "False" || condition.status === "Unknown")) {
+  let status: HealthStatus | undefined = Object.hasOwn(reasons, condition.reason)
+    ? reasons[condition.reason]
+    : undefined;
+  if (
+    status === undefined &&
+    (condition.status === "True" || condition.status === "False" || condition.status === "Unknown")
+  ) {
     status = row[condition.status];
   }
   return status === undefined ? undefined : health(status, condition.reason || row.type, condition.message);
@@ -57,7 +67,13 @@ export const DEFAULT_RULES: readonly HealthRule[] = [
     kinds: ["gateway.networking.k8s.io/Gateway"],
     conditions: [
       { type: "Accepted", False: "Failed", Unknown: "InProgress", reasons: { Pending: "InProgress" } },
-      { type: "Programmed", True: "Current", False: "InProgress", Unknown: "InProgress", reasons: { Invalid: "Failed" } },
+      {
+        type: "Programmed",
+        True: "Current",
+        False: "InProgress",
+        Unknown: "InProgress",
+        reasons: { Invalid: "Failed" },
+      },
     ],
     reference: "https://gateway-api.sigs.k8s.io/reference/spec/#gatewayconditiontype",
   },

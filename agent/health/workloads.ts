@@ -5,15 +5,19 @@ import { conditionsOf, dig, findCondition, health, list, num, str } from "./read
 
 const field = (object: UnknownObject, ...path: string[]): number => num(dig(object, ...path)) ?? 0;
 const wanted = (object: UnknownObject): number => num(dig(object, "spec", "replicas")) ?? 1;
-const short = (what: string, have: number, want: number): Health => health("InProgress", `${what}Replicas`, `${what}: ${have}/${want}`);
+const short = (what: string, have: number, want: number): Health =>
+  health("InProgress", `${what}Replicas`, `${what}: ${have}/${want}`);
 
 /** kstatus; `spec.paused` from Argo CD. */
 export function deployment(object: UnknownObject): Health {
-  if (dig(object, "spec", "paused") === true) return health("Suspended", "Paused", "The deployment is paused");
+  if (dig(object, "spec", "paused") === true)
+    return health("Suspended", "Paused", "The deployment is paused");
   const conditions = conditionsOf(object);
   const progressing = findCondition(conditions, "Progressing");
-  if (progressing?.reason === "ProgressDeadlineExceeded") return health("Failed", "ProgressDeadlineExceeded", progressing.message);
-  if (num(dig(object, "status", "observedGeneration")) === undefined) return health("InProgress", "NotObserved", "Not observed yet");
+  if (progressing?.reason === "ProgressDeadlineExceeded")
+    return health("Failed", "ProgressDeadlineExceeded", progressing.message);
+  if (num(dig(object, "status", "observedGeneration")) === undefined)
+    return health("InProgress", "NotObserved", "Not observed yet");
   const want = wanted(object);
   const replicas = field(object, "status", "replicas");
   const updated = field(object, "status", "updatedReplicas");
@@ -25,7 +29,11 @@ export function deployment(object: UnknownObject): Health {
   if (available < updated) return short("Available", available, updated);
   if (ready < want) return short("Ready", ready, want);
   if (num(dig(object, "spec", "progressDeadlineSeconds")) !== undefined) {
-    if (progressing === undefined || progressing.status !== "True" || progressing.reason !== "NewReplicaSetAvailable") {
+    if (
+      progressing === undefined ||
+      progressing.status !== "True" ||
+      progressing.reason !== "NewReplicaSetAvailable"
+    ) {
       return health("InProgress", "NewReplicaSetNotAvailable", progressing?.message ?? "");
     }
   }
@@ -36,8 +44,10 @@ export function deployment(object: UnknownObject): Health {
 
 /** kstatus; observedGeneration 0 from Argo CD. */
 export function statefulSet(object: UnknownObject): Health {
-  if (str(dig(object, "spec", "updateStrategy", "type")) === "OnDelete") return health("Current", "OnDelete", "Updated when pods are deleted");
-  if (field(object, "status", "observedGeneration") === 0) return health("InProgress", "NotObserved", "Not observed yet");
+  if (str(dig(object, "spec", "updateStrategy", "type")) === "OnDelete")
+    return health("Current", "OnDelete", "Updated when pods are deleted");
+  if (field(object, "status", "observedGeneration") === 0)
+    return health("InProgress", "NotObserved", "Not observed yet");
   const want = wanted(object);
   const replicas = field(object, "status", "replicas");
   const ready = field(object, "status", "readyReplicas");
@@ -48,7 +58,9 @@ export function statefulSet(object: UnknownObject): Health {
   if (partition !== undefined && partition > 0) {
     const updated = field(object, "status", "updatedReplicas");
     const due = Math.max(0, want - partition);
-    return updated < due ? short("Updated", updated, due) : health("Current", "PartitionUpdated", `Updated: ${updated}`);
+    return updated < due
+      ? short("Updated", updated, due)
+      : health("Current", "PartitionUpdated", `Updated: ${updated}`);
   }
   const current = field(object, "status", "currentReplicas");
   if (current < want) return short("Current", current, want);
@@ -60,7 +72,8 @@ export function statefulSet(object: UnknownObject): Health {
 
 /** kstatus: generation and observedGeneration must be set; OnDelete from Argo CD. */
 export function daemonSet(object: UnknownObject): Health {
-  if (str(dig(object, "spec", "updateStrategy", "type")) === "OnDelete") return health("Current", "OnDelete", "Updated when pods are deleted");
+  if (str(dig(object, "spec", "updateStrategy", "type")) === "OnDelete")
+    return health("Current", "OnDelete", "Updated when pods are deleted");
   const generation = num(dig(object, "metadata", "generation"));
   if (generation === undefined || num(dig(object, "status", "observedGeneration")) === undefined) {
     return health("InProgress", "NotObserved", "Not observed yet");
@@ -82,8 +95,10 @@ export function daemonSet(object: UnknownObject): Health {
 /** kstatus; ReplicaFailure is a failure as in Argo CD. */
 export function replicaSet(object: UnknownObject): Health {
   const failure = findCondition(conditionsOf(object), "ReplicaFailure");
-  if (failure?.status === "True") return health("Failed", failure.reason || "ReplicaFailure", failure.message);
-  if (num(dig(object, "status", "observedGeneration")) === undefined) return health("InProgress", "NotObserved", "Not observed yet");
+  if (failure?.status === "True")
+    return health("Failed", failure.reason || "ReplicaFailure", failure.message);
+  if (num(dig(object, "status", "observedGeneration")) === undefined)
+    return health("InProgress", "NotObserved", "Not observed yet");
   const want = wanted(object);
   for (const [what, key] of [
     ["Labelled", "fullyLabeledReplicas"],
@@ -102,16 +117,23 @@ export function replicaSet(object: UnknownObject): Health {
 export function pod(object: UnknownObject, now: number): Health {
   const phase = str(dig(object, "status", "phase"));
   if (phase === "Succeeded") return health("Current", "Succeeded", "");
-  if (phase === "Failed") return health("Failed", str(dig(object, "status", "reason")) || "PodFailed", str(dig(object, "status", "message")));
+  if (phase === "Failed")
+    return health(
+      "Failed",
+      str(dig(object, "status", "reason")) || "PodFailed",
+      str(dig(object, "status", "message")),
+    );
   const policy = str(dig(object, "spec", "restartPolicy")) || "Always";
   const bad = containerFailure(object, policy === "Always");
   if (bad !== undefined) return bad;
   const conditions = conditionsOf(object);
-  if (phase === "Running" && policy === "Always" && findCondition(conditions, "Ready")?.status === "True") return health("Current", "Ready", "");
+  if (phase === "Running" && policy === "Always" && findCondition(conditions, "Ready")?.status === "True")
+    return health("Current", "Ready", "");
   const scheduled = findCondition(conditions, "PodScheduled");
   if (scheduled?.status === "False" && scheduled.reason === "Unschedulable") {
     const since = Date.parse(transitionOf(object, "PodScheduled"));
-    if (!Number.isNaN(since) && now - since > UNSCHEDULABLE_GRACE_MS) return health("Failed", "Unschedulable", scheduled.message);
+    if (!Number.isNaN(since) && now - since > UNSCHEDULABLE_GRACE_MS)
+      return health("Failed", "Unschedulable", scheduled.message);
   }
   return health("InProgress", phase === "Running" ? "NotReady" : "Pending", `Phase is ${phase || "not set"}`);
 }
@@ -132,7 +154,13 @@ function containerFailure(object: UnknownObject, restarts: boolean): Health | un
       if (reason === "CrashLoopBackOff") return health("Failed", reason, message);
       if (restarts && /^Err|Error$|BackOff$/.test(reason)) return health("Failed", reason, message);
       const terminated = str(dig(status, "lastState", "terminated", "reason"));
-      if (restarts && key === "containerStatuses" && terminated !== "" && terminated !== "Completed" && dig(status, "ready") === false) {
+      if (
+        restarts &&
+        key === "containerStatuses" &&
+        terminated !== "" &&
+        terminated !== "Completed" &&
+        dig(status, "ready") === false
+      ) {
         return health("Failed", terminated, `Container ${name} is not ready after it ended: ${terminated}`);
       }
     }
@@ -147,14 +175,21 @@ export function job(object: UnknownObject): Health {
   if (failed?.status === "True") return health("Failed", failed.reason || "JobFailed", failed.message);
   const complete = findCondition(conditions, "Complete");
   if (complete?.status === "True") return health("Current", "Complete", complete.message);
-  if (findCondition(conditions, "Suspended")?.status === "True") return health("Suspended", "Suspended", "The job is suspended");
-  return health("InProgress", "Running", `Active: ${field(object, "status", "active")}, succeeded: ${field(object, "status", "succeeded")}`);
+  if (findCondition(conditions, "Suspended")?.status === "True")
+    return health("Suspended", "Suspended", "The job is suspended");
+  return health(
+    "InProgress",
+    "Running",
+    `Active: ${field(object, "status", "active")}, succeeded: ${field(object, "status", "succeeded")}`,
+  );
 }
 
 /** Argo CD's Lua: a schedule that has not fired yet is healthy. */
 export function cronJob(object: UnknownObject): Health {
-  if (dig(object, "spec", "suspend") === true) return health("Suspended", "Suspended", "The schedule is suspended");
-  if (list(dig(object, "status", "active")).length > 0) return health("InProgress", "JobRunning", "A job is running");
+  if (dig(object, "spec", "suspend") === true)
+    return health("Suspended", "Suspended", "The schedule is suspended");
+  if (list(dig(object, "status", "active")).length > 0)
+    return health("InProgress", "JobRunning", "A job is running");
   const scheduled = Date.parse(str(dig(object, "status", "lastScheduleTime")));
   if (Number.isNaN(scheduled)) return health("Current", "NotYetScheduled", "No job was due yet");
   const succeeded = Date.parse(str(dig(object, "status", "lastSuccessfulTime")));

@@ -18,7 +18,11 @@ const ME = "moorage.conformance";
  * server (test/cluster/engine.test.ts). Everything happens in namespaces of the suite's own, whose
  * names start with `prefix`.
  */
-export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUnderTest>, prefix: string): void {
+export function kubeClientSuite(
+  name: string,
+  makeClient: () => Promise<ClientUnderTest>,
+  prefix: string,
+): void {
   describe(`a KubeClient on ${name}`, () => {
     let under: ClientUnderTest;
     let agent: AgentSession;
@@ -26,7 +30,11 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
     let home = "";
     /** A fresh name in the suite's namespace. */
     const fresh = (stem: string) => `${stem}-${++count}`;
-    const configMap = (objectName: string, data: Record<string, string>, metadata: object = {}): KubeObject => ({
+    const configMap = (
+      objectName: string,
+      data: Record<string, string>,
+      metadata: object = {},
+    ): KubeObject => ({
       apiVersion: "v1",
       kind: "ConfigMap",
       metadata: { name: objectName, namespace: home, ...metadata },
@@ -63,7 +71,10 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const { object } = await agent.create(configMap(fresh("cas"), { a: "1" }));
         const second = await agent.update({ ...object, data: { a: "2" } });
         expect(second.object.metadata.resourceVersion).not.toBe(object.metadata.resourceVersion);
-        await expect(agent.update({ ...object, data: { a: "3" } })).rejects.toMatchObject({ status: 409, reason: "Conflict" });
+        await expect(agent.update({ ...object, data: { a: "3" } })).rejects.toMatchObject({
+          status: 409,
+          reason: "Conflict",
+        });
       });
 
       it("keeps control characters and line separators in strings exactly", async () => {
@@ -75,11 +86,20 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
 
       it("lists in pages and by label", async () => {
         const label = fresh("page");
-        for (let i = 0; i < 5; i++) await agent.create(configMap(`${label}-${i}`, {}, { labels: { page: label } }));
+        for (let i = 0; i < 5; i++)
+          await agent.create(configMap(`${label}-${i}`, {}, { labels: { page: label } }));
         const seen: string[] = [];
         let next: string | undefined;
         do {
-          const page = await agent.list({ apiVersion: "v1", kind: "ConfigMap" }, { namespace: home, labelSelector: `page=${label}`, limit: 2, ...(next === undefined ? {} : { continue: next }) });
+          const page = await agent.list(
+            { apiVersion: "v1", kind: "ConfigMap" },
+            {
+              namespace: home,
+              labelSelector: `page=${label}`,
+              limit: 2,
+              ...(next === undefined ? {} : { continue: next }),
+            },
+          );
           expect(page.items.length).toBeLessThanOrEqual(2);
           expect(page.items[0]?.kind).toBe("ConfigMap");
           seen.push(...page.items.map((o) => o.metadata.name));
@@ -95,7 +115,10 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
       });
 
       it("answers the namespace in a 404 for a write into one that is not there", async () => {
-        const object: KubeObject = { ...configMap(fresh("lost"), {}), metadata: { name: "lost", namespace: `${prefix}-none` } };
+        const object: KubeObject = {
+          ...configMap(fresh("lost"), {}),
+          metadata: { name: "lost", namespace: `${prefix}-none` },
+        };
         await expect(agent.create(object)).rejects.toMatchObject({ status: 404, about: "namespaces" });
       });
     }
@@ -119,7 +142,13 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         expect(refused).toBeInstanceOf(KubeError);
         const error = refused as KubeError;
         expect(error.status).toBe(409);
-        expect(error.causes).toEqual([{ reason: "FieldManagerConflict", message: expect.stringContaining('conflict with "moorage.other"') as string, field: ".data.a" }]);
+        expect(error.causes).toEqual([
+          {
+            reason: "FieldManagerConflict",
+            message: expect.stringContaining('conflict with "moorage.other"') as string,
+            field: ".data.a",
+          },
+        ]);
         const forced = await agent.apply(mine, { fieldManager: ME, force: true });
         expect(forced.object["data"]).toEqual({ a: "2" });
       });
@@ -135,9 +164,17 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
       it("takes a changed field out of our ownership, and leaves our hash alone when others add", async () => {
         const object = configMap(fresh("own"), { a: "1", b: "1" });
         const { object: first } = await agent.apply(object, { fieldManager: ME });
-        const added = await agent.mergePatch(refOf(object), { data: { z: "1" } }, { fieldManager: "somebody" });
+        const added = await agent.mergePatch(
+          refOf(object),
+          { data: { z: "1" } },
+          { fieldManager: "somebody" },
+        );
         expect(ownHash(added.object, ME)).toBe(ownHash(first, ME));
-        const changed = await agent.mergePatch(refOf(object), { data: { a: "9" } }, { fieldManager: "somebody" });
+        const changed = await agent.mergePatch(
+          refOf(object),
+          { data: { a: "9" } },
+          { fieldManager: "somebody" },
+        );
         expect(ownHash(changed.object, ME)).not.toBe(ownHash(first, ME));
         const { object: repaired } = await agent.apply(object, { fieldManager: ME, force: true });
         expect(ownHash(repaired, ME)).toBe(ownHash(first, ME));
@@ -149,12 +186,16 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
           apiVersion: "apps/v1",
           kind: "Deployment",
           metadata: { name: `keyed-${count}`, namespace: home },
-          spec: { selector: { matchLabels: { app: "k" } }, template: { metadata: { labels: { app: "k" } }, spec: { containers } } },
+          spec: {
+            selector: { matchLabels: { app: "k" } },
+            template: { metadata: { labels: { app: "k" } }, spec: { containers } },
+          },
         });
         count++;
         const { object: first } = await agent.apply(pod([container("web", "web:1")]), { fieldManager: ME });
         const both = await agent.apply(pod([container("side", "side:1")]), { fieldManager: "somebody" });
-        const names = (o: KubeObject) => (dig(o, "spec", "template", "spec", "containers") as { name: string }[]).map((c) => c.name).sort();
+        const names = (o: KubeObject) =>
+          (dig(o, "spec", "template", "spec", "containers") as { name: string }[]).map((c) => c.name).sort();
         expect(names(both.object)).toEqual(["side", "web"]);
         expect(ownHash(both.object, ME)).toBe(ownHash(first, ME));
       });
@@ -164,16 +205,23 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
       it("deletes only the very object that the uid names", async () => {
         const { object } = await agent.create(configMap(fresh("uid"), {}));
         const ref = refOf(object);
-        await expect(agent.delete(ref, { uid: "00000000-0000-4000-8000-000000000000" })).rejects.toMatchObject({ status: 409 });
+        await expect(
+          agent.delete(ref, { uid: "00000000-0000-4000-8000-000000000000" }),
+        ).rejects.toMatchObject({ status: 409 });
         expect((await agent.delete(ref, { uid: object.metadata.uid as string })).object).toBeUndefined();
         await expect(agent.delete(ref)).rejects.toMatchObject({ status: 404 });
       });
 
       it("keeps an object with finalizers until they are gone, and accepts a write onto it meanwhile", async () => {
-        const { object } = await agent.create(configMap(fresh("final"), { a: "1" }, { finalizers: ["moorage.dev/test"] }));
+        const { object } = await agent.create(
+          configMap(fresh("final"), { a: "1" }, { finalizers: ["moorage.dev/test"] }),
+        );
         const ref = refOf(object);
         expect((await agent.delete(ref)).object?.metadata.deletionTimestamp).toBeDefined();
-        const written = await agent.apply(configMap(object.metadata.name, { a: "2" }), { fieldManager: ME, force: true });
+        const written = await agent.apply(configMap(object.metadata.name, { a: "2" }), {
+          fieldManager: ME,
+          force: true,
+        });
         expect(written.object.metadata.deletionTimestamp).toBeDefined();
         await agent.mergePatch(ref, { metadata: { finalizers: null } });
         await expect(agent.get(ref)).rejects.toMatchObject({ status: 404 });
@@ -184,7 +232,11 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         await agent.mergePatch(refOf(object), { data: { a: "2" } });
         const patch = [
           { op: "replace" as const, path: "/data/a", value: "3" },
-          { op: "replace" as const, path: "/metadata/resourceVersion", value: object.metadata.resourceVersion },
+          {
+            op: "replace" as const,
+            path: "/metadata/resourceVersion",
+            value: object.metadata.resourceVersion,
+          },
         ];
         await expect(agent.jsonPatch(refOf(object), patch)).rejects.toMatchObject({ status: 409 });
       });
@@ -195,17 +247,29 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const label = fresh("watch");
         await agent.create(configMap(`${label}-one`, {}, { labels: { w: label } }));
         const stop = new AbortController();
-        const lines = agent.watch({ apiVersion: "v1", kind: "ConfigMap" }, { namespace: home, labelSelector: `w=${label}`, sendInitialEvents: true, signal: stop.signal })[Symbol.asyncIterator]();
-        const next = async (): Promise<{ type: string; object: KubeObject }> => JSON.parse((await lines.next()).value as string) as { type: string; object: KubeObject };
+        const lines = agent
+          .watch(
+            { apiVersion: "v1", kind: "ConfigMap" },
+            { namespace: home, labelSelector: `w=${label}`, sendInitialEvents: true, signal: stop.signal },
+          )
+          [Symbol.asyncIterator]();
+        const next = async (): Promise<{ type: string; object: KubeObject }> =>
+          JSON.parse((await lines.next()).value as string) as { type: string; object: KubeObject };
         expect(await next()).toMatchObject({ type: "ADDED", object: { metadata: { name: `${label}-one` } } });
         const end = await next();
-        expect(end).toMatchObject({ type: "BOOKMARK", object: { metadata: { annotations: { "k8s.io/initial-events-end": "true" } } } });
+        expect(end).toMatchObject({
+          type: "BOOKMARK",
+          object: { metadata: { annotations: { "k8s.io/initial-events-end": "true" } } },
+        });
         const { object } = await agent.create(configMap(`${label}-two`, {}, { labels: { w: label } }));
         expect(await next()).toMatchObject({ type: "ADDED", object: { metadata: { name: `${label}-two` } } });
         await agent.mergePatch(refOf(object), { data: { a: "1" } });
         expect(await next()).toMatchObject({ type: "MODIFIED", object: { data: { a: "1" } } });
         await agent.mergePatch(refOf(object), { metadata: { labels: { w: null } } });
-        expect(await next()).toMatchObject({ type: "DELETED", object: { metadata: { name: `${label}-two` } } });
+        expect(await next()).toMatchObject({
+          type: "DELETED",
+          object: { metadata: { name: `${label}-two` } },
+        });
         stop.abort(new Error("enough"));
         await expect(lines.next()).rejects.toThrow("enough");
       });
@@ -214,11 +278,21 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const { object } = await agent.create(configMap(fresh("resume"), { a: "1" }));
         await agent.mergePatch(refOf(object), { data: { a: "2" } });
         const stop = new AbortController();
-        const lines = agent.watch(
-          { apiVersion: "v1", kind: "ConfigMap" },
-          { namespace: home, fieldSelector: `metadata.name=${object.metadata.name}`, resourceVersion: object.metadata.resourceVersion as string, signal: stop.signal },
-        )[Symbol.asyncIterator]();
-        expect(JSON.parse((await lines.next()).value as string)).toMatchObject({ type: "MODIFIED", object: { data: { a: "2" } } });
+        const lines = agent
+          .watch(
+            { apiVersion: "v1", kind: "ConfigMap" },
+            {
+              namespace: home,
+              fieldSelector: `metadata.name=${object.metadata.name}`,
+              resourceVersion: object.metadata.resourceVersion as string,
+              signal: stop.signal,
+            },
+          )
+          [Symbol.asyncIterator]();
+        expect(JSON.parse((await lines.next()).value as string)).toMatchObject({
+          type: "MODIFIED",
+          object: { data: { a: "2" } },
+        });
         stop.abort(new Error("enough"));
         await expect(lines.next()).rejects.toThrow("enough");
       });
@@ -229,7 +303,10 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
         const account = { namespace: home, name: fresh("applier") };
         const session = under.client.asServiceAccount(account);
         const object = configMap(fresh("as"), { a: "1" });
-        await expect(session.apply(object, { fieldManager: ME })).rejects.toMatchObject({ status: 403, reason: "Forbidden" });
+        await expect(session.apply(object, { fieldManager: ME })).rejects.toMatchObject({
+          status: 403,
+          reason: "Forbidden",
+        });
         await agent.create({
           apiVersion: "rbac.authorization.k8s.io/v1",
           kind: "Role",
@@ -252,46 +329,76 @@ export function kubeClientSuite(name: string, makeClient: () => Promise<ClientUn
           });
         }
         expect(written.created).toBe(true);
-        const elsewhere: KubeObject = { ...object, metadata: { name: object.metadata.name, namespace: "default" } };
+        const elsewhere: KubeObject = {
+          ...object,
+          metadata: { name: object.metadata.name, namespace: "default" },
+        };
         await expect(session.apply(elsewhere, { fieldManager: ME })).rejects.toMatchObject({ status: 403 });
       });
 
       it("refuses to impersonate nobody", () => {
-        expect(() => under.client.asServiceAccount({ namespace: home, name: "" })).toThrow("must not be empty");
-        expect(() => under.client.asServiceAccount({ namespace: "", name: "x" })).toThrow("must not be empty");
+        expect(() => under.client.asServiceAccount({ namespace: home, name: "" })).toThrow(
+          "must not be empty",
+        );
+        expect(() => under.client.asServiceAccount({ namespace: "", name: "x" })).toThrow(
+          "must not be empty",
+        );
       });
     }
 
     function customKinds(): void {
       const group = `${prefix}.conformance.moorage.dev`;
       const apiVersion = `${group}/v1`;
-      const widget = (spec: Record<string, unknown>): KubeObject => ({ apiVersion, kind: "Widget", metadata: { name: "w", namespace: home }, spec });
+      const widget = (spec: Record<string, unknown>): KubeObject => ({
+        apiVersion,
+        kind: "Widget",
+        metadata: { name: "w", namespace: home },
+        spec,
+      });
 
       it("serves a custom kind once its definition is established: exact integers, status apart from spec", async () => {
-        await expect(agent.get(refOf(widget({})))).rejects.toMatchObject({ status: 404, reason: "KindNotInstalled" });
+        await expect(agent.get(refOf(widget({})))).rejects.toMatchObject({
+          status: 404,
+          reason: "KindNotInstalled",
+        });
         const stop = new AbortController();
         await agent.create(definition(group));
-        const lines = agent.watch({ apiVersion: "apiextensions.k8s.io/v1", kind: "CustomResourceDefinition" }, { fieldSelector: `metadata.name=widgets.${group}`, sendInitialEvents: true, signal: stop.signal });
+        const lines = agent.watch(
+          { apiVersion: "apiextensions.k8s.io/v1", kind: "CustomResourceDefinition" },
+          { fieldSelector: `metadata.name=widgets.${group}`, sendInitialEvents: true, signal: stop.signal },
+        );
         for await (const line of lines) {
           const conditions = dig(JSON.parse(line), "object", "status", "conditions");
-          if (Array.isArray(conditions) && conditions.some((c) => dig(c, "type") === "Established" && dig(c, "status") === "True")) break;
+          if (
+            Array.isArray(conditions) &&
+            conditions.some((c) => dig(c, "type") === "Established" && dig(c, "status") === "True")
+          )
+            break;
         }
         stop.abort(new Error("enough"));
         let first;
         while (first === undefined) {
           // Established precedes serving by a moment.
           under.client.discovery.invalidate(apiVersion);
-          first = await agent.apply(widget({ big: rawNumber("9007199254740993") }), { fieldManager: ME }).catch((e: unknown) => {
-            if (e instanceof KubeError && e.status === 404) return undefined;
-            throw e;
-          });
+          first = await agent
+            .apply(widget({ big: rawNumber("9007199254740993") }), { fieldManager: ME })
+            .catch((e: unknown) => {
+              if (e instanceof KubeError && e.status === 404) return undefined;
+              throw e;
+            });
         }
         expect(dig(await agent.get(refOf(widget({}))), "spec", "big")).toEqual(rawNumber("9007199254740993"));
         const generation = first.object.metadata.generation;
-        const status = await agent.patchStatus({ ...widget({}), status: { phase: "Good" } }, { fieldManager: `${ME}.status` });
+        const status = await agent.patchStatus(
+          { ...widget({}), status: { phase: "Good" } },
+          { fieldManager: `${ME}.status` },
+        );
         expect(status.object["status"]).toEqual({ phase: "Good" });
         expect(status.object.metadata.generation).toBe(generation);
-        const spec = await agent.apply({ ...widget({ big: 1 }), status: { phase: "Bad" } }, { fieldManager: ME });
+        const spec = await agent.apply(
+          { ...widget({ big: 1 }), status: { phase: "Bad" } },
+          { fieldManager: ME },
+        );
         expect(spec.object["status"]).toEqual({ phase: "Good" });
         expect(spec.object.metadata.generation).toBe((generation as number) + 1);
       });

@@ -36,12 +36,15 @@ export interface ServiceAccountRef {
 }
 
 /** Whose permissions a session's calls are checked against. */
-export type AppliedAs = { readonly kind: "Agent" } | ({ readonly kind: "ServiceAccount" } & Readonly<ServiceAccountRef>);
+export type AppliedAs =
+  { readonly kind: "Agent" } | ({ readonly kind: "ServiceAccount" } & Readonly<ServiceAccountRef>);
 
 /** A session with the agent's own rights. */
 export type AgentSession = KubeSession<{ readonly kind: "Agent" }>;
 /** A session with a ServiceAccount's rights. */
-export type ServiceAccountSession = KubeSession<{ readonly kind: "ServiceAccount" } & Readonly<ServiceAccountRef>>;
+export type ServiceAccountSession = KubeSession<
+  { readonly kind: "ServiceAccount" } & Readonly<ServiceAccountRef>
+>;
 
 /** The verbs, under one identity. */
 export interface KubeSession<Identity extends AppliedAs = AppliedAs> {
@@ -62,9 +65,17 @@ export interface KubeSession<Identity extends AppliedAs = AppliedAs> {
    */
   patchStatus(object: KubeObject, options: StatusOptions): Promise<WriteAnswer>;
   /** RFC 6902; a failed `test` is 422. */
-  jsonPatch(ref: ObjectRef, operations: readonly JsonPatchOperation[], options?: WriteOptions & { subresource?: "status" }): Promise<WriteAnswer>;
+  jsonPatch(
+    ref: ObjectRef,
+    operations: readonly JsonPatchOperation[],
+    options?: WriteOptions & { subresource?: "status" },
+  ): Promise<WriteAnswer>;
   /** RFC 7386. A `metadata.resourceVersion` in `patch` makes it a compare-and-set. */
-  mergePatch(ref: ObjectRef, patch: Record<string, unknown>, options?: WriteOptions & { subresource?: "status" }): Promise<WriteAnswer>;
+  mergePatch(
+    ref: ObjectRef,
+    patch: Record<string, unknown>,
+    options?: WriteOptions & { subresource?: "status" },
+  ): Promise<WriteAnswer>;
   /** 404 when absent; 409 when a precondition does not hold. */
   delete(ref: ObjectRef, options?: DeleteOptions): Promise<DeleteAnswer>;
   /**
@@ -175,7 +186,9 @@ export const CALL_TIMEOUT_MS = 30_000;
 /** The user name of a ServiceAccount. Throws when a part is empty. */
 export function serviceAccountUser(account: ServiceAccountRef): string {
   if (account.namespace === "" || account.name === "") {
-    throw new Error(`Cannot impersonate ServiceAccount "${account.namespace}/${account.name}": namespace and name must not be empty`);
+    throw new Error(
+      `Cannot impersonate ServiceAccount "${account.namespace}/${account.name}": namespace and name must not be empty`,
+    );
   }
   return `system:serviceaccount:${account.namespace}:${account.name}`;
 }

@@ -56,8 +56,12 @@ export function inClusterCredentials(config: InClusterConfig): Credentials {
 }
 
 /** Credentials that never change: test clusters, and certificates given in the configuration. */
-export function staticCredentials(server: string, options: { token?: string; tls?: TlsMaterial } = {}): Credentials {
-  const headers: Record<string, string> = options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
+export function staticCredentials(
+  server: string,
+  options: { token?: string; tls?: TlsMaterial } = {},
+): Credentials {
+  const headers: Record<string, string> =
+    options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
   const access = accessOf(server, headers, options.tls ?? {});
   return { access: () => Promise.resolve(access) };
 }
@@ -71,7 +75,10 @@ export function accessOf(server: string, headers: Record<string, string>, tls: T
 const ACCESS_TTL_MS = 50_000;
 
 /** `credentials` behind a cache of 50 s; `invalidate` (after a 401 or a TLS failure) empties it. */
-export function cachedAccess(credentials: Credentials, clock: Clock): { get(): Promise<Access>; invalidate(): void } {
+export function cachedAccess(
+  credentials: Credentials,
+  clock: Clock,
+): { get(): Promise<Access>; invalidate(): void } {
   let held: { at: number; access: Promise<Access> } | undefined;
   return {
     get() {

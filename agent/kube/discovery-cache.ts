@@ -79,10 +79,13 @@ export function createDiscovery(source: DiscoverySource): Discovery {
 }
 
 function notInstalled(kind: KindRef): KubeError {
-  return new KubeError(`Cannot find kind "${kind.kind}": the cluster does not serve it in "${kind.apiVersion}"`, {
-    status: 404,
-    reason: "KindNotInstalled",
-  });
+  return new KubeError(
+    `Cannot find kind "${kind.kind}": the cluster does not serve it in "${kind.apiVersion}"`,
+    {
+      status: 404,
+      reason: "KindNotInstalled",
+    },
+  );
 }
 
 async function fetchKinds(source: DiscoverySource, apiVersion: string): Promise<Map<string, ResourceType>> {
@@ -106,9 +109,17 @@ async function fetchKinds(source: DiscoverySource, apiVersion: string): Promise<
       continue;
     }
     const verbs = Array.isArray(type["verbs"]) ? type["verbs"].filter((v) => typeof v === "string") : [];
-    kinds.set(type["kind"], { apiVersion, kind: type["kind"], plural: name, namespaced: type["namespaced"] === true, hasStatus: false, verbs });
+    kinds.set(type["kind"], {
+      apiVersion,
+      kind: type["kind"],
+      plural: name,
+      namespaced: type["namespaced"] === true,
+      hasStatus: false,
+      verbs,
+    });
   }
-  for (const [kind, type] of kinds) if (withStatus.has(type.plural)) kinds.set(kind, { ...type, hasStatus: true });
+  for (const [kind, type] of kinds)
+    if (withStatus.has(type.plural)) kinds.set(kind, { ...type, hasStatus: true });
   return kinds;
 }
 

@@ -51,7 +51,11 @@ export class KubeError extends Error {
 
 /** True for a KubeError of HTTP status `status`, and of `reason` where one is given. */
 export function isKubeError(thrown: unknown, status: number, reason?: string): thrown is KubeError {
-  return thrown instanceof KubeError && thrown.status === status && (reason === undefined || thrown.reason === reason);
+  return (
+    thrown instanceof KubeError &&
+    thrown.status === status &&
+    (reason === undefined || thrown.reason === reason)
+  );
 }
 
 /** True for "no such object" or "no such resource type". */
@@ -61,7 +65,10 @@ export function isNotFound(thrown: unknown): thrown is KubeError {
 
 /** True when a watch or page must start over: 410 in any of its spellings. */
 export function isExpired(thrown: unknown): boolean {
-  return thrown instanceof KubeError && (thrown.status === 410 || thrown.reason === "Expired" || thrown.reason === "Gone");
+  return (
+    thrown instanceof KubeError &&
+    (thrown.status === 410 || thrown.reason === "Expired" || thrown.reason === "Gone")
+  );
 }
 
 /**
@@ -80,14 +87,20 @@ export function errorFromStatus(
     for (const raw of details["causes"]) {
       const cause = asMap(raw);
       if (cause === undefined) continue;
-      causes.push({ reason: text(cause["reason"]), message: text(cause["message"]), field: text(cause["field"]) });
+      causes.push({
+        reason: text(cause["reason"]),
+        message: text(cause["message"]),
+        field: text(cause["field"]),
+      });
     }
   }
   const seconds = Number(answer.retryAfter ?? details?.["retryAfterSeconds"]);
   const message = body?.["kind"] === "Status" ? text(body["message"]) : text(answer.body).slice(0, 256);
   return new KubeError(`${what}: ${message === "" ? `status ${answer.status}` : message}`, {
     status: answer.status,
-    reason: text(body?.["reason"]) || (answer.status === 404 && body === undefined ? "KindNotInstalled" : "Unknown"),
+    reason:
+      text(body?.["reason"]) ||
+      (answer.status === 404 && body === undefined ? "KindNotInstalled" : "Unknown"),
     causes,
     about: text(details?.["kind"]),
     ...(Number.isFinite(seconds) && seconds > 0 ? { retryAfterMs: seconds * 1000 } : {}),

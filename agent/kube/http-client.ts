@@ -41,7 +41,8 @@ export function createHttpClient(deps: { credentials: Credentials; clock: Clock 
       const headers = { "impersonate-user": serviceAccountUser(account) };
       return session(transport, discovery, { kind: "ServiceAccount", ...account }, headers);
     },
-    rawGet: async (path) => (await transport.send({ what: `Cannot read "${path}"`, method: "GET", path })).text,
+    rawGet: async (path) =>
+      (await transport.send({ what: `Cannot read "${path}"`, method: "GET", path })).text,
     close: () => transport.close(),
   };
 }
@@ -65,10 +66,18 @@ function session<I extends AppliedAs>(
       throw thrown;
     }
   };
-  const path = (ref: ObjectRef, query: Query, subresource?: string) => objectPath(discovery, ref, query, subresource);
+  const path = (ref: ObjectRef, query: Query, subresource?: string) =>
+    objectPath(discovery, ref, query, subresource);
   const patch = async (
     ref: ObjectRef,
-    body: { type: string; value: unknown; query: Query; subresource?: string | undefined; signal?: AbortSignal | undefined; verb: string },
+    body: {
+      type: string;
+      value: unknown;
+      query: Query;
+      subresource?: string | undefined;
+      signal?: AbortSignal | undefined;
+      verb: string;
+    },
   ): Promise<WriteAnswer> =>
     written(
       await send(
@@ -119,7 +128,10 @@ function session<I extends AppliedAs>(
           {
             what: `Cannot create ${describeRef(refOf(object))}`,
             method: "POST",
-            path: await collectionPath(discovery, kind, object.metadata.namespace, { ...writeQuery(options), fieldValidation: "Strict" }),
+            path: await collectionPath(discovery, kind, object.metadata.namespace, {
+              ...writeQuery(options),
+              fieldValidation: "Strict",
+            }),
             headers: { "content-type": "application/json" },
             body: encodeJson(object),
             ...withSignal(options.signal),
@@ -154,7 +166,12 @@ function session<I extends AppliedAs>(
       }),
     patchStatus(object, options) {
       const { name, namespace, resourceVersion } = object.metadata;
-      const value = { apiVersion: object.apiVersion, kind: object.kind, metadata: { name, namespace, resourceVersion }, status: object["status"] };
+      const value = {
+        apiVersion: object.apiVersion,
+        kind: object.kind,
+        metadata: { name, namespace, resourceVersion },
+        status: object["status"],
+      };
       const apply = options.mode !== "merge";
       return patch(refOf(object), {
         verb: "write the status of",
@@ -196,7 +213,8 @@ function session<I extends AppliedAs>(
         ref,
       );
       const object = asMap(parseJson(answer.text));
-      const alive = object?.["kind"] !== "Status" && asMap(object?.["metadata"])?.["deletionTimestamp"] !== undefined;
+      const alive =
+        object?.["kind"] !== "Status" && asMap(object?.["metadata"])?.["deletionTimestamp"] !== undefined;
       return alive ? { object: stamp(object as KubeObject, ref) } : {};
     },
     watch: (kind, options) => watchLines(transport, discovery, { kind, options, as }),
@@ -218,17 +236,37 @@ async function* watchLines(
   });
 }
 
-async function collectionPath(discovery: Discovery, kind: KindRef, namespace: string | undefined, query: Query): Promise<string> {
+async function collectionPath(
+  discovery: Discovery,
+  kind: KindRef,
+  namespace: string | undefined,
+  query: Query,
+): Promise<string> {
   const type = await discovery.resolve(kind);
-  const scope = type.namespaced && namespace !== undefined && namespace !== "" ? `/namespaces/${encodeURIComponent(namespace)}` : "";
+  const scope =
+    type.namespaced && namespace !== undefined && namespace !== ""
+      ? `/namespaces/${encodeURIComponent(namespace)}`
+      : "";
   return `${groupVersionPath(kind.apiVersion)}${scope}/${type.plural}${queryText(query)}`;
 }
 
-async function objectPath(discovery: Discovery, ref: ObjectRef, query: Query, subresource: string | undefined): Promise<string> {
+async function objectPath(
+  discovery: Discovery,
+  ref: ObjectRef,
+  query: Query,
+  subresource: string | undefined,
+): Promise<string> {
   const type = await discovery.resolve(ref);
-  if (ref.name === "") throw new KubeError(`Cannot address ${ref.kind}: the name is empty`, { status: 400, reason: "BadRequest" });
+  if (ref.name === "")
+    throw new KubeError(`Cannot address ${ref.kind}: the name is empty`, {
+      status: 400,
+      reason: "BadRequest",
+    });
   if (type.namespaced && (ref.namespace === undefined || ref.namespace === "")) {
-    throw new KubeError(`Cannot address ${describeRef(ref)}: the kind is namespaced, and no namespace is given`, { status: 400, reason: "BadRequest" });
+    throw new KubeError(
+      `Cannot address ${describeRef(ref)}: the kind is namespaced, and no namespace is given`,
+      { status: 400, reason: "BadRequest" },
+    );
   }
   const scope = type.namespaced ? `/namespaces/${encodeURIComponent(ref.namespace as string)}` : "";
   const below = subresource === undefined ? "" : `/${subresource}`;
@@ -243,18 +281,39 @@ function queryText(query: Query): string {
 }
 
 function writeQuery(options: WriteOptions): Query {
-  return { fieldManager: options.fieldManager ?? DEFAULT_FIELD_MANAGER, dryRun: options.dryRun === true ? "All" : undefined };
+  return {
+    fieldManager: options.fieldManager ?? DEFAULT_FIELD_MANAGER,
+    dryRun: options.dryRun === true ? "All" : undefined,
+  };
 }
 
 function listQuery(options: ListOptions): Query {
   const { labelSelector, fieldSelector, limit, resourceVersion, resourceVersionMatch } = options;
-  return { labelSelector, fieldSelector, limit, continue: options.continue, resourceVersion, resourceVersionMatch };
+  return {
+    labelSelector,
+    fieldSelector,
+    limit,
+    continue: options.continue,
+    resourceVersion,
+    resourceVersionMatch,
+  };
 }
 
 function watchQuery(options: WatchOptions): Query {
   const { labelSelector, fieldSelector, resourceVersion, timeoutSeconds } = options;
-  const initial = options.sendInitialEvents === true ? { sendInitialEvents: true, resourceVersionMatch: "NotOlderThan" } : {};
-  return { watch: true, allowWatchBookmarks: true, labelSelector, fieldSelector, resourceVersion, timeoutSeconds, ...initial };
+  const initial =
+    options.sendInitialEvents === true
+      ? { sendInitialEvents: true, resourceVersionMatch: "NotOlderThan" }
+      : {};
+  return {
+    watch: true,
+    allowWatchBookmarks: true,
+    labelSelector,
+    fieldSelector,
+    resourceVersion,
+    timeoutSeconds,
+    ...initial,
+  };
 }
 
 function deleteBody(options: DeleteOptions): Record<string, unknown> {
@@ -264,7 +323,9 @@ function deleteBody(options: DeleteOptions): Record<string, unknown> {
     kind: "DeleteOptions",
     propagationPolicy: options.propagationPolicy ?? "Background",
     gracePeriodSeconds,
-    ...(uid === undefined && resourceVersion === undefined ? {} : { preconditions: { uid, resourceVersion } }),
+    ...(uid === undefined && resourceVersion === undefined
+      ? {}
+      : { preconditions: { uid, resourceVersion } }),
     ...(options.dryRun === true ? { dryRun: ["All"] } : {}),
   };
 }
@@ -280,7 +341,10 @@ function written(answer: HttpAnswer): WriteAnswer {
 function objectOf(text: string): KubeObject {
   const value = asMap(parseJson(text));
   if (value === undefined || asMap(value["metadata"]) === undefined) {
-    throw new KubeError("Cannot read the answer: it is no Kubernetes object", { status: 0, reason: "Unparsable" });
+    throw new KubeError("Cannot read the answer: it is no Kubernetes object", {
+      status: 0,
+      reason: "Unparsable",
+    });
   }
   return value as KubeObject;
 }

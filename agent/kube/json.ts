@@ -36,7 +36,9 @@ const keepBigIntegers: SourceReviver = (_key, value, context) => {
  * times a plain parse, so it runs only when the text holds a run of 16 digits. Throws SyntaxError.
  */
 export function parseJson(text: string): unknown {
-  return /[0-9]{16}/.test(text) ? JSON.parse(text, keepBigIntegers as (key: string, value: unknown) => unknown) : JSON.parse(text);
+  return /[0-9]{16}/.test(text)
+    ? JSON.parse(text, keepBigIntegers as (key: string, value: unknown) => unknown)
+    : JSON.parse(text);
 }
 
 /**
@@ -50,9 +52,14 @@ export function encodeJson(value: unknown): string {
     text = JSON.stringify(value);
   } catch (thrown) {
     if (!(thrown instanceof TypeError)) throw thrown;
-    text = JSON.stringify(value, (_key, v: unknown) => (typeof v === "bigint" ? rawApi.rawJSON(v.toString()) : v));
+    text = JSON.stringify(value, (_key, v: unknown) =>
+      typeof v === "bigint" ? rawApi.rawJSON(v.toString()) : v,
+    );
   }
-  return text.replace(/[\u007f-\u009f\ufffe\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(
+    /[\u007f-\u009f\ufffe\uffff]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** A deep copy of a JSON value that keeps raw numbers; undefined members are dropped. */

@@ -6,14 +6,19 @@ import { accessOf, type Credentials, type TlsMaterial } from "./credentials.ts";
  * than doubles the agent's resident memory, and a pod never needs it. `context` defaults to the file's
  * current one. Proxies named in the file are not used.
  */
-export async function kubeconfigCredentials(file: string, options: { context?: string } = {}): Promise<Credentials> {
+export async function kubeconfigCredentials(
+  file: string,
+  options: { context?: string } = {},
+): Promise<Credentials> {
   const { KubeConfig } = await import("@kubernetes/client-node");
   const config = new KubeConfig();
   config.loadFromFile(file);
   if (options.context !== undefined) config.setCurrentContext(options.context);
   const cluster = config.getCurrentCluster();
   if (cluster === null) {
-    throw new Error(`Cannot use kubeconfig "${file}": context "${config.getCurrentContext()}" names no cluster`);
+    throw new Error(
+      `Cannot use kubeconfig "${file}": context "${config.getCurrentContext()}" names no cluster`,
+    );
   }
   return {
     async access() {

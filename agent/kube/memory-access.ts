@@ -28,28 +28,37 @@ export function allowed(store: MemoryStore, identity: AppliedAs, request: Access
   const names = (binding: KubeObject): boolean =>
     list(binding["subjects"]).some((s) => {
       const at = dig(s, "namespace") ?? binding.metadata.namespace;
-      if (dig(s, "kind") === "ServiceAccount") return dig(s, "name") === identity.name && at === identity.namespace;
+      if (dig(s, "kind") === "ServiceAccount")
+        return dig(s, "name") === identity.name && at === identity.namespace;
       return dig(s, "kind") === "Group" && dig(s, "name") === `system:serviceaccounts:${identity.namespace}`;
     });
   const bindings = [
     ...store.list({ apiVersion: RBAC, kind: "ClusterRoleBinding" }),
-    ...store.list({ apiVersion: RBAC, kind: "RoleBinding" }).filter((b) => request.namespace !== "" && b.metadata.namespace === request.namespace),
+    ...store
+      .list({ apiVersion: RBAC, kind: "RoleBinding" })
+      .filter((b) => request.namespace !== "" && b.metadata.namespace === request.namespace),
   ];
-  return bindings.filter(names).some((binding) => rulesOf(store, binding).some((rule) => covers(rule, request)));
+  return bindings
+    .filter(names)
+    .some((binding) => rulesOf(store, binding).some((rule) => covers(rule, request)));
 }
 
 function rulesOf(store: MemoryStore, binding: KubeObject): readonly unknown[] {
   const kind = String(dig(binding, "roleRef", "kind"));
   const name = String(dig(binding, "roleRef", "name"));
-  const role = store.list({ apiVersion: RBAC, kind: kind === "Role" ? "Role" : "ClusterRole" }).find(
-    (r) => r.metadata.name === name && (kind !== "Role" || r.metadata.namespace === binding.metadata.namespace),
-  );
+  const role = store
+    .list({ apiVersion: RBAC, kind: kind === "Role" ? "Role" : "ClusterRole" })
+    .find(
+      (r) =>
+        r.metadata.name === name && (kind !== "Role" || r.metadata.namespace === binding.metadata.namespace),
+    );
   if (role !== undefined) return list(role["rules"]);
   return kind === "ClusterRole" && Object.hasOwn(DEFAULT_ROLES, name) ? (DEFAULT_ROLES[name] ?? []) : [];
 }
 
 function covers(rule: unknown, request: AccessRequest): boolean {
-  const has = (field: string, value: string) => list(asMap(rule)?.[field]).some((v) => v === "*" || v === value);
+  const has = (field: string, value: string) =>
+    list(asMap(rule)?.[field]).some((v) => v === "*" || v === value);
   return has("apiGroups", request.group) && has("resources", request.plural) && has("verbs", request.verb);
 }
 

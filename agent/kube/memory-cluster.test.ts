@@ -11,7 +11,11 @@ const setUp = () => {
   const cluster = createMemoryCluster({ clock: systemClock, rng: seededRng(9) });
   return { cluster, agent: cluster.client().asAgent() };
 };
-const inNamespace = (name: string, metadata: object = {}): KubeObject => ({ apiVersion: "v1", kind: "ConfigMap", metadata: { name, namespace: "n", ...metadata } });
+const inNamespace = (name: string, metadata: object = {}): KubeObject => ({
+  apiVersion: "v1",
+  kind: "ConfigMap",
+  metadata: { name, namespace: "n", ...metadata },
+});
 
 describe("the in-memory cluster", () => {
   it("takes a namespace's objects with it, and waits for those that finalizers hold", async () => {
@@ -21,8 +25,13 @@ describe("the in-memory cluster", () => {
     await agent.create(inNamespace("free"));
     await agent.create(inNamespace("held", { finalizers: ["x/hold"] }));
     expect((await agent.delete(refOf(namespace))).object).toMatchObject({ status: { phase: "Terminating" } });
-    await expect(agent.create(inNamespace("late"))).rejects.toMatchObject({ status: 403, causes: [{ reason: "NamespaceTerminating" }] });
-    expect(cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" }).map((o) => o.metadata.name)).toEqual(["held"]);
+    await expect(agent.create(inNamespace("late"))).rejects.toMatchObject({
+      status: 403,
+      causes: [{ reason: "NamespaceTerminating" }],
+    });
+    expect(cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" }).map((o) => o.metadata.name)).toEqual([
+      "held",
+    ]);
     await agent.mergePatch(refOf(inNamespace("held")), { metadata: { finalizers: null } });
     await expect(agent.get(refOf(namespace))).rejects.toMatchObject({ status: 404 });
   });
@@ -33,22 +42,36 @@ describe("the in-memory cluster", () => {
       apiVersion: "apiextensions.k8s.io/v1",
       kind: "CustomResourceDefinition",
       metadata: { name: "gears.example.test" },
-      spec: { group: "example.test", scope: "Cluster", names: { kind: "Gear", plural: "gears" }, versions: [{ name: "v1", served: true }] },
+      spec: {
+        group: "example.test",
+        scope: "Cluster",
+        names: { kind: "Gear", plural: "gears" },
+        versions: [{ name: "v1", served: true }],
+      },
     };
-    const gear: KubeObject = { apiVersion: "example.test/v1", kind: "Gear", metadata: { name: "g", finalizers: ["x/hold"] } };
+    const gear: KubeObject = {
+      apiVersion: "example.test/v1",
+      kind: "Gear",
+      metadata: { name: "g", finalizers: ["x/hold"] },
+    };
     await agent.create(crd);
     await agent.create(gear);
     expect((await agent.delete(refOf(crd))).object?.metadata.deletionTimestamp).toBeDefined();
     await agent.mergePatch(refOf(gear), { metadata: { finalizers: null } });
     await expect(agent.get(refOf(crd))).rejects.toMatchObject({ status: 404 });
-    await expect(cluster.client().asAgent().get(refOf(gear))).rejects.toMatchObject({ reason: "KindNotInstalled" });
+    await expect(cluster.client().asAgent().get(refOf(gear))).rejects.toMatchObject({
+      reason: "KindNotInstalled",
+    });
   });
 
   it("gives the same run for the same seed", async () => {
     const trace = async () => {
       const { cluster, agent } = setUp();
-      for (const name of ["a", "b"]) await agent.create({ ...inNamespace(name), metadata: { name, namespace: "default" } });
-      return cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" }).map((o) => [o.metadata.uid, o.metadata.resourceVersion]);
+      for (const name of ["a", "b"])
+        await agent.create({ ...inNamespace(name), metadata: { name, namespace: "default" } });
+      return cluster.store
+        .list({ apiVersion: "v1", kind: "ConfigMap" })
+        .map((o) => [o.metadata.uid, o.metadata.resourceVersion]);
     };
     expect(await trace()).toEqual(await trace());
   });

@@ -1,11 +1,21 @@
 import type { Clock } from "@moorage/shared/clock";
 import type { Rng } from "@moorage/shared/rng";
-import { serviceAccountUser, type AppliedAs, type KubeClient, type KubeSession, type ListOptions, type ListPage, type WatchOptions, type WriteOptions } from "./client.ts";
+import {
+  serviceAccountUser,
+  type AppliedAs,
+  type KubeClient,
+  type KubeSession,
+  type ListOptions,
+  type ListPage,
+  type WatchOptions,
+  type WriteOptions,
+} from "./client.ts";
 import { createDiscovery, groupVersionPath } from "./discovery-cache.ts";
 import type { Discovery } from "./discovery.ts";
 import { isExpired, KubeError } from "./errors.ts";
 import { allowed } from "./memory-access.ts";
-import { kindKey, MemoryStore, mergeJson, patchJson, type Change } from "./memory-store.ts";
+import { mergeJson, patchJson } from "./json-patch.ts";
+import { kindKey, MemoryStore, type Change } from "./memory-store.ts";
 import { apiVersionOf, describeRef, refOf, type KindRef, type KubeObject, type ObjectRef } from "./object.ts";
 import { parseSelector } from "./selector.ts";
 
@@ -97,7 +107,9 @@ function memoryClient(cluster: MemoryCluster, shared: Shared): KubeClient {
     rawGet: (path) =>
       path === "/version"
         ? Promise.resolve(JSON.stringify({ major: "1", minor: "37", gitVersion: "v1.37.0-memory" }))
-        : Promise.reject(new KubeError(`Cannot read "${path}": not found`, { status: 404, reason: "NotFound" })),
+        : Promise.reject(
+            new KubeError(`Cannot read "${path}": not found`, { status: 404, reason: "NotFound" }),
+          ),
     close() {
       closer.abort(new KubeError("Cannot call: the client is closed", { status: 0, reason: "Closed" }));
       return Promise.resolve();
@@ -118,7 +130,10 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
 
   /** One call: discovery as a real client does, faults, authorisation, then the effect. */
   const call = async <R>(
-    what: Omit<MemoryCall, "identity" | "dryRun"> & { dryRun?: boolean | undefined; signal?: AbortSignal | undefined },
+    what: Omit<MemoryCall, "identity" | "dryRun"> & {
+      dryRun?: boolean | undefined;
+      signal?: AbortSignal | undefined;
+    },
     effect: () => R,
   ): Promise<R> => {
     const { signal, ...rest } = what;
@@ -133,7 +148,8 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
     try {
       result = effect();
     } catch (thrown) {
-      if (thrown instanceof KubeError && thrown.reason === "KindNotInstalled") discovery.invalidate(what.ref.apiVersion);
+      if (thrown instanceof KubeError && thrown.reason === "KindNotInstalled")
+        discovery.invalidate(what.ref.apiVersion);
       throw thrown;
     }
     await cluster.faults.after?.(entry);
@@ -144,14 +160,24 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
     const verb = entry.verb === "apply" ? "patch" : entry.verb;
     const namespace = kind.namespaced ? (entry.ref.namespace ?? "") : "";
     if (allowed(store, identity, { verb, group: kind.group, plural: kind.plural, namespace })) return;
-    throw new KubeError(`Cannot ${entry.verb} ${entry.ref.kind} "${entry.ref.name ?? ""}": User cannot ${verb} resource "${kind.plural}" in the namespace "${namespace}"`, {
-      status: 403,
-      reason: "Forbidden",
-      about: kind.plural,
-    });
+    throw new KubeError(
+      `Cannot ${entry.verb} ${entry.ref.kind} "${entry.ref.name ?? ""}": User cannot ${verb} resource "${kind.plural}" in the namespace "${namespace}"`,
+      {
+        status: 403,
+        reason: "Forbidden",
+        about: kind.plural,
+      },
+    );
   };
-  const fields = (options: WriteOptions | undefined) => ({ manager: options?.fieldManager ?? "moorage-agent", dryRun: options?.dryRun });
-  const patch = (ref: ObjectRef, options: (WriteOptions & { subresource?: "status" }) | undefined, change: (o: KubeObject) => KubeObject) =>
+  const fields = (options: WriteOptions | undefined) => ({
+    manager: options?.fieldManager ?? "moorage-agent",
+    dryRun: options?.dryRun,
+  });
+  const patch = (
+    ref: ObjectRef,
+    options: (WriteOptions & { subresource?: "status" }) | undefined,
+    change: (o: KubeObject) => KubeObject,
+  ) =>
     call({ verb: "patch", ref, ...sub(options), dryRun: options?.dryRun, signal: options?.signal }, () =>
       answer(store.patch(ref, { ...fields(options), subresource: options?.subresource }, change)),
     );
@@ -161,12 +187,23 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
     get: (ref, options) =>
       call({ verb: "get", ref, signal: options?.signal }, () => view(store.get(ref), options?.metadataOnly)),
     list: (kind, options = {}) =>
-      call({ verb: "list", ref: scoped(kind, options.namespace), signal: options.signal }, () => page(store, kind, options)),
+      call({ verb: "list", ref: scoped(kind, options.namespace), signal: options.signal }, () =>
+        page(store, kind, options),
+      ),
     create: (object, options) =>
-      call({ verb: "create", ref: refOf(object), dryRun: options?.dryRun, signal: options?.signal }, () => answer(store.create(object, fields(options)), true)),
+      call({ verb: "create", ref: refOf(object), dryRun: options?.dryRun, signal: options?.signal }, () =>
+        answer(store.create(object, fields(options)), true),
+      ),
     update: (object, options) =>
-      call({ verb: "update", ref: refOf(object), ...sub(options), dryRun: options?.dryRun, signal: options?.signal }, () =>
-        answer(store.update(object, { ...fields(options), subresource: options?.subresource })),
+      call(
+        {
+          verb: "update",
+          ref: refOf(object),
+          ...sub(options),
+          dryRun: options?.dryRun,
+          signal: options?.signal,
+        },
+        () => answer(store.update(object, { ...fields(options), subresource: options?.subresource })),
       ),
     apply: (object, options) =>
       call({ verb: "apply", ref: refOf(object), dryRun: options.dryRun, signal: options.signal }, () => {
@@ -177,16 +214,27 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
       const ref = refOf(object);
       const { name, namespace, resourceVersion } = object.metadata;
       if (options.mode === "merge") {
-        return patch(ref, { ...options, subresource: "status" }, (live) => mergeJson(live, { metadata: { resourceVersion }, status: object["status"] }) as KubeObject);
+        return patch(
+          ref,
+          { ...options, subresource: "status" },
+          (live) =>
+            mergeJson(live, { metadata: { resourceVersion }, status: object["status"] }) as KubeObject,
+        );
       }
-      const metadata = { name, ...(namespace === undefined ? {} : { namespace }), ...(resourceVersion === undefined ? {} : { resourceVersion }) };
-      return call({ verb: "apply", ref, subresource: "status", dryRun: options.dryRun, signal: options.signal }, () =>
-        answer(
-          store.apply(
-            { apiVersion: object.apiVersion, kind: object.kind, metadata, status: object["status"] },
-            { ...fields(options), subresource: "status", force: true },
-          ).object,
-        ),
+      const metadata = {
+        name,
+        ...(namespace === undefined ? {} : { namespace }),
+        ...(resourceVersion === undefined ? {} : { resourceVersion }),
+      };
+      return call(
+        { verb: "apply", ref, subresource: "status", dryRun: options.dryRun, signal: options.signal },
+        () =>
+          answer(
+            store.apply(
+              { apiVersion: object.apiVersion, kind: object.kind, metadata, status: object["status"] },
+              { ...fields(options), subresource: "status", force: true },
+            ).object,
+          ),
       );
     },
     jsonPatch: (ref, operations, options) => patch(ref, options, (live) => patchJson(live, operations)),
@@ -196,7 +244,13 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
         const object = store.delete(ref, options);
         return object === undefined ? {} : { object };
       }),
-    watch: (kind, options) => watchLines(context, { kind, options, begin: (effect) => call({ verb: "watch", ref: scoped(kind, options.namespace), signal: options.signal }, effect) }),
+    watch: (kind, options) =>
+      watchLines(context, {
+        kind,
+        options,
+        begin: (effect) =>
+          call({ verb: "watch", ref: scoped(kind, options.namespace), signal: options.signal }, effect),
+      }),
   };
 }
 
@@ -213,7 +267,9 @@ function answer(object: KubeObject, created = false) {
 }
 
 function view(object: KubeObject, metadataOnly: boolean | undefined): KubeObject {
-  return metadataOnly === true ? { apiVersion: object.apiVersion, kind: object.kind, metadata: object.metadata } : object;
+  return metadataOnly === true
+    ? { apiVersion: object.apiVersion, kind: object.kind, metadata: object.metadata }
+    : object;
 }
 
 type Filter = (object: KubeObject) => boolean;
@@ -222,7 +278,9 @@ function filterOf(options: { namespace?: string; labelSelector?: string; fieldSe
   const labels = parseSelector(options.labelSelector);
   const fields = parseSelector(options.fieldSelector);
   return (object) =>
-    (options.namespace === undefined || options.namespace === "" || object.metadata.namespace === options.namespace) &&
+    (options.namespace === undefined ||
+      options.namespace === "" ||
+      object.metadata.namespace === options.namespace) &&
     labels(object.metadata.labels) &&
     fields({ "metadata.name": object.metadata.name, "metadata.namespace": object.metadata.namespace ?? "" });
 }
@@ -241,7 +299,10 @@ function page(store: MemoryStore, kind: KindRef, options: ListOptions): ListPage
   const limit = options.limit ?? all.length;
   const items = all.slice(from, from + limit).map((o) => view(o, options.metadataOnly));
   const left = all.length - from - items.length;
-  const next = left > 0 ? { continue: JSON.stringify([version, pageKey(items.at(-1) as KubeObject)]), remainingItemCount: left } : {};
+  const next =
+    left > 0
+      ? { continue: JSON.stringify([version, pageKey(items.at(-1) as KubeObject)]), remainingItemCount: left }
+      : {};
   return { items, resourceVersion: version, ...next };
 }
 
@@ -269,7 +330,10 @@ async function* watchLines(
   let wake = () => {};
   const watcher: Watcher = {
     take(change) {
-      const frame = change.kindKey === key ? frameOf(change, kind, { filter, metadataOnly: options.metadataOnly }) : undefined;
+      const frame =
+        change.kindKey === key
+          ? frameOf(change, kind, { filter, metadataOnly: options.metadataOnly })
+          : undefined;
       if (frame === undefined) return;
       lines.push(frame);
       wake();
@@ -287,7 +351,10 @@ async function* watchLines(
       return first;
     })),
   );
-  const timer = options.timeoutSeconds === undefined ? undefined : shared.clock.setTimer(options.timeoutSeconds * 1000, () => watcher.end());
+  const timer =
+    options.timeoutSeconds === undefined
+      ? undefined
+      : shared.clock.setTimer(options.timeoutSeconds * 1000, () => watcher.end());
   const onAbort = () => wake();
   options.signal.addEventListener("abort", onAbort, { once: true });
   context.closed.addEventListener("abort", onAbort, { once: true });
@@ -308,44 +375,96 @@ async function* watchLines(
   }
 }
 
-function initialFrames(store: MemoryStore, kind: KindRef, watch: { options: WatchOptions; filter: Filter }): string[] {
+function initialFrames(
+  store: MemoryStore,
+  kind: KindRef,
+  watch: { options: WatchOptions; filter: Filter },
+): string[] {
   const { options, filter } = watch;
   const shape = { filter, metadataOnly: options.metadataOnly };
   store.kindOf(kind);
-  if (options.resourceVersion !== undefined && options.resourceVersion !== "" && options.sendInitialEvents !== true) {
+  if (
+    options.resourceVersion !== undefined &&
+    options.resourceVersion !== "" &&
+    options.sendInitialEvents !== true
+  ) {
     try {
-      return store.changesSince(options.resourceVersion, kind).map((c) => frameOf(c, kind, shape)).filter((f) => f !== undefined);
+      return store
+        .changesSince(options.resourceVersion, kind)
+        .map((c) => frameOf(c, kind, shape))
+        .filter((f) => f !== undefined);
     } catch (thrown) {
       // A real server opens the stream and says so in its first frame.
       if (!isExpired(thrown)) throw thrown;
       const message = (thrown as KubeError).message;
-      return [JSON.stringify({ type: "ERROR", object: { kind: "Status", apiVersion: "v1", status: "Failure", message, reason: "Expired", code: 410 } })];
+      return [
+        JSON.stringify({
+          type: "ERROR",
+          object: {
+            kind: "Status",
+            apiVersion: "v1",
+            status: "Failure",
+            message,
+            reason: "Expired",
+            code: 410,
+          },
+        }),
+      ];
     }
   }
   if (options.sendInitialEvents !== true) return [];
-  const frames = store.list(kind).filter(filter).map((object) => JSON.stringify({ type: "ADDED", object: view(object, options.metadataOnly) }));
-  const end = { apiVersion: kind.apiVersion, kind: kind.kind, metadata: { resourceVersion: store.version, annotations: { "k8s.io/initial-events-end": "true" } } };
+  const frames = store
+    .list(kind)
+    .filter(filter)
+    .map((object) => JSON.stringify({ type: "ADDED", object: view(object, options.metadataOnly) }));
+  const end = {
+    apiVersion: kind.apiVersion,
+    kind: kind.kind,
+    metadata: { resourceVersion: store.version, annotations: { "k8s.io/initial-events-end": "true" } },
+  };
   return [...frames, JSON.stringify({ type: "BOOKMARK", object: end })];
 }
 
 /** A change as one selector sees it: leaving the selection is a deletion, entering it an addition. */
-function frameOf(change: Change, kind: KindRef, shape: { filter: Filter; metadataOnly: boolean | undefined }): string | undefined {
+function frameOf(
+  change: Change,
+  kind: KindRef,
+  shape: { filter: Filter; metadataOnly: boolean | undefined },
+): string | undefined {
   const was = change.before !== undefined && shape.filter(change.before);
   const is = change.after !== undefined && shape.filter(change.after);
   if (!was && !is) return undefined;
   const type = is ? (was ? "MODIFIED" : "ADDED") : "DELETED";
   const object = (is || change.after !== undefined ? change.after : change.before) as KubeObject;
-  return JSON.stringify({ type, object: view({ ...object, apiVersion: kind.apiVersion }, shape.metadataOnly) });
+  return JSON.stringify({
+    type,
+    object: view({ ...object, apiVersion: kind.apiVersion }, shape.metadataOnly),
+  });
 }
 
 function resourceList(store: MemoryStore, apiVersion: string): unknown {
   const resources: unknown[] = [];
   for (const kind of store.kinds()) {
     if (!kind.versions.some((v) => apiVersionOf(kind.group, v) === apiVersion)) continue;
-    resources.push({ name: kind.plural, kind: kind.kind, namespaced: kind.namespaced, verbs: ["create", "delete", "get", "list", "patch", "update", "watch"] });
-    if (kind.hasStatus) resources.push({ name: `${kind.plural}/status`, kind: kind.kind, namespaced: kind.namespaced, verbs: ["get", "patch", "update"] });
+    resources.push({
+      name: kind.plural,
+      kind: kind.kind,
+      namespaced: kind.namespaced,
+      verbs: ["create", "delete", "get", "list", "patch", "update", "watch"],
+    });
+    if (kind.hasStatus)
+      resources.push({
+        name: `${kind.plural}/status`,
+        kind: kind.kind,
+        namespaced: kind.namespaced,
+        verbs: ["get", "patch", "update"],
+      });
   }
-  if (resources.length === 0) throw new KubeError(`Cannot read "${groupVersionPath(apiVersion)}": not found`, { status: 404, reason: "NotFound" });
+  if (resources.length === 0)
+    throw new KubeError(`Cannot read "${groupVersionPath(apiVersion)}": not found`, {
+      status: 404,
+      reason: "NotFound",
+    });
   return { kind: "APIResourceList", groupVersion: apiVersion, resources };
 }
 
@@ -359,7 +478,11 @@ function groupList(store: MemoryStore): unknown {
   }
   return {
     kind: "APIGroupList",
-    groups: [...groups].map(([name, versions]) => ({ name, versions: [...versions].map((version) => ({ version })), preferredVersion: { version: [...versions][0] } })),
+    groups: [...groups].map(([name, versions]) => ({
+      name,
+      versions: [...versions].map((version) => ({ version })),
+      preferredVersion: { version: [...versions][0] },
+    })),
   };
 }
 

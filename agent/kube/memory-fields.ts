@@ -24,7 +24,19 @@ const LIST_KEYS: Readonly<Record<string, readonly (readonly string[])[]>> = {
   ownerReferences: [["uid"]],
 };
 const SET_LISTS = new Set(["finalizers"]);
-const UNOWNED_METADATA = new Set(["name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink", "generateName"]);
+const UNOWNED_METADATA = new Set([
+  "name",
+  "namespace",
+  "uid",
+  "resourceVersion",
+  "generation",
+  "creationTimestamp",
+  "deletionTimestamp",
+  "deletionGracePeriodSeconds",
+  "managedFields",
+  "selfLink",
+  "generateName",
+]);
 
 const SEPARATOR = "\u0001";
 
@@ -37,7 +49,9 @@ export function leavesOf(object: KubeObject): FieldSet {
   for (const [key, value] of Object.entries(object)) {
     if (key === "apiVersion" || key === "kind") continue;
     if (key !== "metadata") walk(value, [`f:${key}`], out);
-    else for (const [name, item] of Object.entries(object.metadata)) if (!UNOWNED_METADATA.has(name)) walk(item, ["f:metadata", `f:${name}`], out);
+    else
+      for (const [name, item] of Object.entries(object.metadata))
+        if (!UNOWNED_METADATA.has(name)) walk(item, ["f:metadata", `f:${name}`], out);
   }
   return out;
 }
@@ -69,7 +83,9 @@ function walk(value: unknown, path: string[], out: FieldSet): void {
 
 function keysOf(name: string, list: readonly unknown[]): readonly string[] | undefined {
   if (!Object.hasOwn(LIST_KEYS, name)) return undefined;
-  return LIST_KEYS[name]?.find((keys) => list.every((item) => keys.every((key) => asMap(item)?.[key] !== undefined)));
+  return LIST_KEYS[name]?.find((keys) =>
+    list.every((item) => keys.every((key) => asMap(item)?.[key] !== undefined)),
+  );
 }
 
 function elementOf(item: unknown, keys: readonly string[]): string {
@@ -92,7 +108,11 @@ export function encodeFields(set: FieldSet): FieldsV1 {
 }
 
 /** The leaf paths of fieldsV1. */
-export function decodeFields(fields: FieldsV1, prefix: readonly string[] = [], out: FieldSet = new Set()): FieldSet {
+export function decodeFields(
+  fields: FieldsV1,
+  prefix: readonly string[] = [],
+  out: FieldSet = new Set(),
+): FieldSet {
   for (const [element, below] of Object.entries(fields)) {
     const path = [...prefix, element];
     if (Object.keys(below).length === 0) out.add(path.join(SEPARATOR));
@@ -121,7 +141,9 @@ function child(value: unknown, element: string): unknown {
   if (!Array.isArray(value)) return undefined;
   if (element.startsWith("v:")) return value.find((item) => JSON.stringify(item) === argument) as unknown;
   const key = asMap(JSON.parse(argument)) ?? {};
-  return value.find((item) => Object.entries(key).every(([name, wanted]) => equalJson(asMap(item)?.[name], wanted))) as unknown;
+  return value.find((item) =>
+    Object.entries(key).every(([name, wanted]) => equalJson(asMap(item)?.[name], wanted)),
+  ) as unknown;
 }
 
 function removeAt(object: unknown, path: string): void {
@@ -146,7 +168,9 @@ function removeEmptyParents(object: unknown, path: string): void {
   for (let length = elements.length - 1; length > 0; length--) {
     const parent = elements.slice(0, length).join(SEPARATOR);
     const value = valueAt(object, parent);
-    const empty = Array.isArray(value) ? value.length === 0 : asMap(value) !== undefined && Object.keys(asMap(value) ?? {}).length === 0;
+    const empty = Array.isArray(value)
+      ? value.length === 0
+      : asMap(value) !== undefined && Object.keys(asMap(value) ?? {}).length === 0;
     if (!empty) return;
     removeAt(object, parent);
   }
@@ -174,15 +198,23 @@ export function applyFields(
   options: { manager: Manager; force: boolean },
 ): { object: KubeObject } | { conflicts: FieldConflict[] } {
   const { manager, force } = options;
-  const entries = (live?.metadata.managedFields ?? []).map((e) => ({ entry: e, set: decodeFields(e.fieldsV1 ?? {}) }));
-  const isMine = (e: ManagedFieldsEntry) => e.manager === manager.name && e.operation === "Apply" && (e.subresource ?? "") === manager.subresource;
+  const entries = (live?.metadata.managedFields ?? []).map((e) => ({
+    entry: e,
+    set: decodeFields(e.fieldsV1 ?? {}),
+  }));
+  const isMine = (e: ManagedFieldsEntry) =>
+    e.manager === manager.name && e.operation === "Apply" && (e.subresource ?? "") === manager.subresource;
   const fresh = leavesOf(applied);
   const conflicts: FieldConflict[] = [];
   for (const { entry, set } of entries) {
     if (isMine(entry)) continue;
     for (const path of fresh) {
       if (!set.has(path) || equalJson(valueAt(live, path), valueAt(applied, path))) continue;
-      conflicts.push({ manager: entry.manager ?? "", apiVersion: entry.apiVersion ?? "", field: fieldText(path) });
+      conflicts.push({
+        manager: entry.manager ?? "",
+        apiVersion: entry.apiVersion ?? "",
+        field: fieldText(path),
+      });
       if (force) set.delete(path);
     }
   }
@@ -191,26 +223,37 @@ export function applyFields(
   const before = entries.find(({ entry }) => isMine(entry))?.set ?? new Set<string>();
   const others = entries.filter(({ entry }) => !isMine(entry));
   // Children before their element: a removed element takes all with it.
-  const dropped = [...before].filter((path) => !fresh.has(path) && !others.some(({ set }) => set.has(path))).sort((a, b) => b.length - a.length);
+  const dropped = [...before]
+    .filter((path) => !fresh.has(path) && !others.some(({ set }) => set.has(path)))
+    .sort((a, b) => b.length - a.length);
   for (const path of dropped) {
     removeAt(object, path);
     removeEmptyParents(object, path);
   }
-  const kept = others.filter(({ set }) => set.size > 0).map(({ entry, set }) => ({ ...entry, fieldsV1: encodeFields(set) }));
+  const kept = others
+    .filter(({ set }) => set.size > 0)
+    .map(({ entry, set }) => ({ ...entry, fieldsV1: encodeFields(set) }));
   object.metadata.managedFields = [entryFor(manager, "Apply", fresh), ...kept];
   return { object };
 }
 
 /** Ownership after a plain write that turned `live` into `next`. */
-export function updateFields(live: KubeObject | undefined, next: KubeObject, manager: Manager): ManagedFieldsEntry[] {
+export function updateFields(
+  live: KubeObject | undefined,
+  next: KubeObject,
+  manager: Manager,
+): ManagedFieldsEntry[] {
   const given = next.metadata.managedFields ?? live?.metadata.managedFields ?? [];
   const reset = given.length === 1 && Object.keys(given[0] as object).length === 0;
   const base = reset ? [] : given;
   const before = live === undefined ? new Set<string>() : leavesOf(live);
   const after = leavesOf(next);
-  const changed = new Set([...after].filter((path) => !before.has(path) || !equalJson(valueAt(live, path), valueAt(next, path))));
+  const changed = new Set(
+    [...after].filter((path) => !before.has(path) || !equalJson(valueAt(live, path), valueAt(next, path))),
+  );
   const removed = new Set([...before].filter((path) => !after.has(path)));
-  const isMine = (e: ManagedFieldsEntry) => e.manager === manager.name && e.operation === "Update" && (e.subresource ?? "") === manager.subresource;
+  const isMine = (e: ManagedFieldsEntry) =>
+    e.manager === manager.name && e.operation === "Update" && (e.subresource ?? "") === manager.subresource;
   const out: ManagedFieldsEntry[] = [];
   const mine: FieldSet = new Set(changed);
   for (const entry of base) {
@@ -245,16 +288,20 @@ function merge(live: unknown, applied: unknown, name: string): unknown {
   const b = asMap(applied);
   if (a !== undefined && b !== undefined) {
     const out: Record<string, unknown> = cloneJson(a);
-    for (const [key, value] of Object.entries(b)) defineKey(out, key, Object.hasOwn(a, key) ? merge(a[key], value, key) : cloneJson(value));
+    for (const [key, value] of Object.entries(b))
+      defineKey(out, key, Object.hasOwn(a, key) ? merge(a[key], value, key) : cloneJson(value));
     return out;
   }
   if (Array.isArray(live) && Array.isArray(applied)) {
-    if (SET_LISTS.has(name)) return [...live, ...applied.filter((item) => !live.some((old) => equalJson(old, item)))];
+    if (SET_LISTS.has(name))
+      return [...live, ...applied.filter((item) => !live.some((old) => equalJson(old, item)))];
     const keys = keysOf(name, [...live, ...applied]);
     if (keys !== undefined) {
       const old = new Map(live.map((item) => [elementOf(item, keys), item as unknown]));
       const fresh = new Map(applied.map((item) => [elementOf(item, keys), item as unknown]));
-      const kept = [...old].map(([key, item]) => (fresh.has(key) ? merge(item, fresh.get(key), "") : cloneJson(item)));
+      const kept = [...old].map(([key, item]) =>
+        fresh.has(key) ? merge(item, fresh.get(key), "") : cloneJson(item),
+      );
       return [...kept, ...[...fresh].filter(([key]) => !old.has(key)).map(([, item]) => cloneJson(item))];
     }
   }
@@ -270,7 +317,9 @@ function fieldText(path: string): string {
       const argument = element.slice(2);
       if (element.startsWith("f:")) return `.${argument}`;
       if (element.startsWith("v:")) return `[=${argument}]`;
-      return `[${Object.entries(asMap(JSON.parse(argument)) ?? {}).map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(",")}]`;
+      return `[${Object.entries(asMap(JSON.parse(argument)) ?? {})
+        .map(([key, value]) => `${key}=${JSON.stringify(value)}`)
+        .join(",")}]`;
     })
     .join("");
 }

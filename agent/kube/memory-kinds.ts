@@ -9,7 +9,13 @@ export interface MemoryKind {
   hasStatus: boolean;
 }
 
-type Row = readonly [apiVersion: string, kind: string, plural: string, scope: "ns" | "cluster", status?: "status"];
+type Row = readonly [
+  apiVersion: string,
+  kind: string,
+  plural: string,
+  scope: "ns" | "cluster",
+  status?: "status",
+];
 
 const BUILTIN: readonly Row[] = [
   ["v1", "Namespace", "namespaces", "cluster", "status"],
@@ -43,8 +49,18 @@ const BUILTIN: readonly Row[] = [
   ["scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "cluster"],
   ["coordination.k8s.io/v1", "Lease", "leases", "ns"],
   ["apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", "cluster", "status"],
-  ["admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "cluster"],
-  ["admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "cluster"],
+  [
+    "admissionregistration.k8s.io/v1",
+    "ValidatingWebhookConfiguration",
+    "validatingwebhookconfigurations",
+    "cluster",
+  ],
+  [
+    "admissionregistration.k8s.io/v1",
+    "MutatingWebhookConfiguration",
+    "mutatingwebhookconfigurations",
+    "cluster",
+  ],
   ["metrics.k8s.io/v1beta1", "PodMetrics", "pods", "ns"],
   ["authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "cluster"],
 ];
@@ -67,7 +83,10 @@ const MOORAGE: readonly (readonly [string, string])[] = [
 
 /** All rows as kinds. */
 export function builtinKinds(): MemoryKind[] {
-  const rows: Row[] = [...BUILTIN, ...MOORAGE.map(([kind, plural]): Row => ["moorage.dev/v1alpha1", kind, plural, "ns", "status"])];
+  const rows: Row[] = [
+    ...BUILTIN,
+    ...MOORAGE.map(([kind, plural]): Row => ["moorage.dev/v1alpha1", kind, plural, "ns", "status"]),
+  ];
   return rows.map(([apiVersion, kind, plural, scope, status]) => {
     const slash = apiVersion.indexOf("/");
     return {

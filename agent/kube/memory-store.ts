@@ -1,11 +1,21 @@
 import type { Clock } from "@moorage/shared/clock";
 import { uuid, type Rng } from "@moorage/shared/rng";
-import type { JsonPatchOperation } from "./client.ts";
 import { KubeError, type StatusCause } from "./errors.ts";
 import { canonicalJson, cloneJson } from "./json.ts";
 import { applyFields, updateFields, type Manager } from "./memory-fields.ts";
 import { builtinKinds, type MemoryKind } from "./memory-kinds.ts";
-import { apiVersionOf, asMap, describeRef, dig, groupOf, refOf, versionOf, type KindRef, type KubeObject, type ObjectRef } from "./object.ts";
+import {
+  apiVersionOf,
+  asMap,
+  describeRef,
+  dig,
+  groupOf,
+  refOf,
+  versionOf,
+  type KindRef,
+  type KubeObject,
+  type ObjectRef,
+} from "./object.ts";
 
 /**
  * The synchronous core of the in-memory cluster: storage, versions, finalizers, namespace and CRD
@@ -62,7 +72,10 @@ export class MemoryStore {
   kindOf(ref: KindRef): MemoryKind {
     const kind = this.#kinds.get(`${groupOf(ref.apiVersion)}/${ref.kind}`);
     if (kind === undefined || !kind.versions.includes(versionOf(ref.apiVersion))) {
-      throw new KubeError(`Cannot find kind "${ref.kind}": the cluster does not serve it in "${ref.apiVersion}"`, { status: 404, reason: "KindNotInstalled" });
+      throw new KubeError(
+        `Cannot find kind "${ref.kind}": the cluster does not serve it in "${ref.apiVersion}"`,
+        { status: 404, reason: "KindNotInstalled" },
+      );
     }
     return kind;
   }
@@ -85,7 +98,10 @@ export class MemoryStore {
   changesSince(version: string, kind: KindRef): Change[] {
     const from = Number(version);
     if (from < this.#compacted) {
-      throw new KubeError(`Cannot watch ${kind.kind}: too old resource version: ${version} (${this.#compacted})`, { status: 410, reason: "Expired" });
+      throw new KubeError(
+        `Cannot watch ${kind.kind}: too old resource version: ${version} (${this.#compacted})`,
+        { status: 410, reason: "Expired" },
+      );
     }
     const key = kindKey(kind);
     return this.#log.filter((change) => change.kindKey === key && change.resourceVersion > from);
@@ -102,13 +118,24 @@ export class MemoryStore {
     const object = cloneJson(input);
     if (object.metadata.name === undefined || object.metadata.name === "") {
       const prefix = object.metadata.generateName ?? "";
-      if (prefix === "") throw invalid(refOf(object), [{ reason: "FieldValueRequired", message: "Required value: name or generateName is required", field: "metadata.name" }]);
+      if (prefix === "")
+        throw invalid(refOf(object), [
+          {
+            reason: "FieldValueRequired",
+            message: "Required value: name or generateName is required",
+            field: "metadata.name",
+          },
+        ]);
       object.metadata.name = prefix + Buffer.from(this.#rng.bytes(4)).toString("hex").slice(0, 5);
     }
     const ref = refOf(object);
     this.#checkNamespace(kind, ref);
     if (this.#find(ref) !== undefined) {
-      throw new KubeError(`Cannot create ${describeRef(ref)}: it already exists`, { status: 409, reason: "AlreadyExists", about: kind.plural });
+      throw new KubeError(`Cannot create ${describeRef(ref)}: it already exists`, {
+        status: 409,
+        reason: "AlreadyExists",
+        about: kind.plural,
+      });
     }
     this.#initialise(object, kind);
     object.metadata.managedFields = updateFields(undefined, object, this.#manager(input.apiVersion, write));
@@ -141,11 +168,23 @@ export class MemoryStore {
     } else this.#checkVersions(ref, live, input);
     const applied = cloneJson(input);
     if (kind.hasStatus && write.subresource === undefined) delete applied["status"];
-    if (write.subresource === "status") for (const key of Object.keys(applied)) if (!["apiVersion", "kind", "metadata", "status"].includes(key)) delete applied[key];
-    const merged = applyFields(live, applied, { manager: this.#manager(input.apiVersion, write), force: write.force });
+    if (write.subresource === "status")
+      for (const key of Object.keys(applied))
+        if (!["apiVersion", "kind", "metadata", "status"].includes(key)) delete applied[key];
+    const merged = applyFields(live, applied, {
+      manager: this.#manager(input.apiVersion, write),
+      force: write.force,
+    });
     if ("conflicts" in merged) {
-      const causes = merged.conflicts.map((c): StatusCause => ({ reason: "FieldManagerConflict", message: `conflict with ${JSON.stringify(c.manager)} using ${c.apiVersion}`, field: c.field }));
-      throw new KubeError(`Cannot apply ${describeRef(ref)}: Apply failed with ${causes.length} conflict(s)`, { status: 409, reason: "Conflict", causes });
+      const causes = merged.conflicts.map((c): StatusCause => ({
+        reason: "FieldManagerConflict",
+        message: `conflict with ${JSON.stringify(c.manager)} using ${c.apiVersion}`,
+        field: c.field,
+      }));
+      throw new KubeError(
+        `Cannot apply ${describeRef(ref)}: Apply failed with ${causes.length} conflict(s)`,
+        { status: 409, reason: "Conflict", causes },
+      );
     }
     const object = merged.object;
     if (live === undefined) {
@@ -156,12 +195,20 @@ export class MemoryStore {
   }
 
   /** The object while something keeps it alive; undefined when it is gone. */
-  delete(ref: ObjectRef, options: { uid?: string | undefined; resourceVersion?: string | undefined; dryRun?: boolean | undefined }): KubeObject | undefined {
+  delete(
+    ref: ObjectRef,
+    options: { uid?: string | undefined; resourceVersion?: string | undefined; dryRun?: boolean | undefined },
+  ): KubeObject | undefined {
     const kind = this.kindOf(ref);
     const live = this.#find(ref);
     if (live === undefined) throw notFound(ref);
-    if (options.uid !== undefined && options.uid !== live.metadata.uid) throw stale(ref, `Precondition failed: UID in precondition: ${options.uid}, UID in object meta: ${live.metadata.uid ?? ""}`);
-    if (options.resourceVersion !== undefined && options.resourceVersion !== live.metadata.resourceVersion) throw stale(ref, "Precondition failed: resourceVersion");
+    if (options.uid !== undefined && options.uid !== live.metadata.uid)
+      throw stale(
+        ref,
+        `Precondition failed: UID in precondition: ${options.uid}, UID in object meta: ${live.metadata.uid ?? ""}`,
+      );
+    if (options.resourceVersion !== undefined && options.resourceVersion !== live.metadata.resourceVersion)
+      throw stale(ref, "Precondition failed: resourceVersion");
     if (options.dryRun === true) return undefined;
     return this.#delete(kind, live, ref);
   }
@@ -193,7 +240,8 @@ export class MemoryStore {
 
   #inNamespace(namespace: string): KubeObject[] {
     const out: KubeObject[] = [];
-    for (const objects of this.#objects.values()) for (const object of objects.values()) if (object.metadata.namespace === namespace) out.push(object);
+    for (const objects of this.#objects.values())
+      for (const object of objects.values()) if (object.metadata.namespace === namespace) out.push(object);
     return out;
   }
 
@@ -221,12 +269,20 @@ export class MemoryStore {
   /** Stores a changed object; a write that changes nothing bumps no version. */
   #commit(kind: MemoryKind, live: KubeObject, next: KubeObject, write: StoreWrite): KubeObject {
     next.metadata.resourceVersion = live.metadata.resourceVersion as string;
-    if (canonicalJson(comparable(next)) === canonicalJson(comparable(live))) return stamp(cloneJson(live), next);
-    if (typeof live.metadata.generation === "number" && canonicalJson(specOf(next)) !== canonicalJson(specOf(live))) {
+    if (canonicalJson(comparable(next)) === canonicalJson(comparable(live)))
+      return stamp(cloneJson(live), next);
+    if (
+      typeof live.metadata.generation === "number" &&
+      canonicalJson(specOf(next)) !== canonicalJson(specOf(live))
+    ) {
       next.metadata.generation = live.metadata.generation + 1;
     }
     if (write.dryRun === true) return next;
-    if (next.metadata.deletionTimestamp !== undefined && (next.metadata.finalizers ?? []).length === 0 && (live.metadata.finalizers ?? []).length > 0) {
+    if (
+      next.metadata.deletionTimestamp !== undefined &&
+      (next.metadata.finalizers ?? []).length === 0 &&
+      (live.metadata.finalizers ?? []).length > 0
+    ) {
       const answer = stamp(cloneJson(next), next);
       this.#remove(kind, live);
       return answer;
@@ -235,10 +291,14 @@ export class MemoryStore {
   }
 
   #checkVersions(ref: ObjectRef, live: KubeObject, next: KubeObject): void {
-    if (next.metadata.uid !== undefined && next.metadata.uid !== live.metadata.uid) throw stale(ref, "Precondition failed: UID in precondition");
+    if (next.metadata.uid !== undefined && next.metadata.uid !== live.metadata.uid)
+      throw stale(ref, "Precondition failed: UID in precondition");
     const expected = next.metadata.resourceVersion;
     if (expected !== undefined && expected !== "" && expected !== live.metadata.resourceVersion) {
-      throw stale(ref, "the object has been modified; please apply your changes to the latest version and try again");
+      throw stale(
+        ref,
+        "the object has been modified; please apply your changes to the latest version and try again",
+      );
     }
   }
 
@@ -246,10 +306,25 @@ export class MemoryStore {
     if (!kind.namespaced) return;
     const name = ref.namespace ?? "";
     const namespace = this.#objects.get("/Namespace")?.get(`/${name}`);
-    if (namespace === undefined) throw new KubeError(`Cannot write ${describeRef(ref)}: namespaces "${name}" not found`, { status: 404, reason: "NotFound", about: "namespaces" });
+    if (namespace === undefined)
+      throw new KubeError(`Cannot write ${describeRef(ref)}: namespaces "${name}" not found`, {
+        status: 404,
+        reason: "NotFound",
+        about: "namespaces",
+      });
     if (namespace.metadata.deletionTimestamp !== undefined) {
-      const causes = [{ reason: "NamespaceTerminating", message: `namespace ${name} is being terminated`, field: "metadata.namespace" }];
-      throw new KubeError(`Cannot write ${describeRef(ref)}: namespace ${name} is being terminated`, { status: 403, reason: "Forbidden", causes });
+      const causes = [
+        {
+          reason: "NamespaceTerminating",
+          message: `namespace ${name} is being terminated`,
+          field: "metadata.namespace",
+        },
+      ];
+      throw new KubeError(`Cannot write ${describeRef(ref)}: namespace ${name} is being terminated`, {
+        status: 403,
+        reason: "Forbidden",
+        causes,
+      });
     }
   }
 
@@ -285,7 +360,10 @@ export class MemoryStore {
     const gone = cloneJson(live);
     gone.metadata.resourceVersion = String(++this.#version);
     this.#record({ resourceVersion: this.#version, kindKey: key, before: gone, after: undefined });
-    if (key === CRD_KEY) this.#kinds.delete(`${String(dig(live, "spec", "group"))}/${String(dig(live, "spec", "names", "kind"))}`);
+    if (key === CRD_KEY)
+      this.#kinds.delete(
+        `${String(dig(live, "spec", "group"))}/${String(dig(live, "spec", "names", "kind"))}`,
+      );
     else this.#finishCrd(key);
     const namespace = live.metadata.namespace;
     if (namespace !== undefined) this.#finishNamespace(namespace);
@@ -301,13 +379,16 @@ export class MemoryStore {
   #finishCrd(kindKey: string): void {
     for (const crd of this.#objects.get(CRD_KEY)?.values() ?? []) {
       if (crd.metadata.deletionTimestamp === undefined || this.#instances(crd).length > 0) continue;
-      if (`${String(dig(crd, "spec", "group"))}/${String(dig(crd, "spec", "names", "kind"))}` === kindKey) this.#remove(this.kindOf(crd), crd);
+      if (`${String(dig(crd, "spec", "group"))}/${String(dig(crd, "spec", "names", "kind"))}` === kindKey)
+        this.#remove(this.kindOf(crd), crd);
     }
   }
 
   #serve(crd: KubeObject): void {
     const versions = dig(crd, "spec", "versions");
-    const rows = (Array.isArray(versions) ? (versions as unknown[]) : []).filter((v) => dig(v, "served") !== false);
+    const rows = (Array.isArray(versions) ? (versions as unknown[]) : []).filter(
+      (v) => dig(v, "served") !== false,
+    );
     const group = String(dig(crd, "spec", "group"));
     const kind = String(dig(crd, "spec", "names", "kind"));
     this.#kinds.set(`${group}/${kind}`, {
@@ -378,7 +459,9 @@ function specOf(object: KubeObject): Record<string, unknown> {
 
 /** The object without what changes at each write: times of managed fields. */
 function comparable(object: KubeObject): unknown {
-  const managedFields = (object.metadata.managedFields ?? []).map(({ time: _time, ...entry }) => canonicalJson(entry)).sort();
+  const managedFields = (object.metadata.managedFields ?? [])
+    .map(({ time: _time, ...entry }) => canonicalJson(entry))
+    .sort();
   return { ...specOf(object), status: object["status"], metadata: { ...object.metadata, managedFields } };
 }
 
@@ -399,64 +482,9 @@ function stale(ref: ObjectRef, message: string): KubeError {
 }
 
 function invalid(ref: ObjectRef, causes: StatusCause[]): KubeError {
-  return new KubeError(`Cannot write ${describeRef(ref)}: ${causes.map((c) => c.message).join("; ")}`, { status: 422, reason: "Invalid", causes });
-}
-
-/** RFC 6902 on a copy that the caller owns. Throws 422 when a test or path fails. */
-export function patchJson(object: KubeObject, operations: readonly JsonPatchOperation[]): KubeObject {
-  const root: Record<string, unknown> = { "": object };
-  const failed = (op: JsonPatchOperation) =>
-    new KubeError(`Cannot patch ${describeRef(refOf(object))}: operation ${op.op} at "${op.path}" failed`, { status: 422, reason: "Invalid" });
-  const locate = (op: JsonPatchOperation, path: string): { parent: Record<string, unknown> | unknown[]; key: string } => {
-    const names = path.split("/").map((n) => n.replaceAll("~1", "/").replaceAll("~0", "~"));
-    let at: unknown = root;
-    for (const name of names.slice(0, -1)) {
-      at = Array.isArray(at) ? at[Number(name)] : asMap(at)?.[name];
-      if (typeof at !== "object" || at === null) throw failed(op);
-    }
-    return { parent: at as Record<string, unknown>, key: names.at(-1) as string };
-  };
-  const read = (op: JsonPatchOperation, path: string): unknown => {
-    const { parent, key } = locate(op, path);
-    return Array.isArray(parent) ? parent[Number(key)] : parent[key];
-  };
-  const write = (op: JsonPatchOperation, path: string, value: unknown) => {
-    const { parent, key } = locate(op, path);
-    if (!Array.isArray(parent)) parent[key] = value;
-    else if (op.op === "replace") parent[Number(key)] = value;
-    else parent.splice(key === "-" ? parent.length : Number(key), 0, value);
-  };
-  const remove = (op: JsonPatchOperation, path: string) => {
-    const { parent, key } = locate(op, path);
-    if (read(op, path) === undefined) throw failed(op);
-    if (Array.isArray(parent)) parent.splice(Number(key), 1);
-    else delete parent[key];
-  };
-  for (const op of operations) {
-    if (op.op === "test") {
-      if (canonicalJson(read(op, op.path) ?? null) !== canonicalJson(op.value ?? null)) throw failed(op);
-    } else if (op.op === "remove") remove(op, op.path);
-    else if (op.op === "move" || op.op === "copy") {
-      const value = cloneJson(read(op, op.from ?? ""));
-      if (op.op === "move") remove(op, op.from ?? "");
-      write(op, op.path, value);
-    } else {
-      if (op.op === "replace" && read(op, op.path) === undefined) throw failed(op);
-      write(op, op.path, cloneJson(op.value));
-    }
-  }
-  return root[""] as KubeObject;
-}
-
-/** RFC 7386. */
-export function mergeJson(target: unknown, patch: unknown): unknown {
-  const map = asMap(patch);
-  if (map === undefined) return cloneJson(patch);
-  const out: Record<string, unknown> = { ...asMap(target) };
-  for (const [key, value] of Object.entries(map)) {
-    if (value === undefined) continue;
-    if (value === null) delete out[key];
-    else out[key] = mergeJson(out[key], value);
-  }
-  return out;
+  return new KubeError(`Cannot write ${describeRef(ref)}: ${causes.map((c) => c.message).join("; ")}`, {
+    status: 422,
+    reason: "Invalid",
+    causes,
+  });
 }

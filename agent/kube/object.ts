@@ -96,7 +96,8 @@ export function refOf(object: KubeObject): ObjectRef {
 
 /** An address for people: `apps/v1 Deployment shop/web`. */
 export function describeRef(ref: ObjectRef): string {
-  const where = ref.namespace === undefined || ref.namespace === "" ? ref.name : `${ref.namespace}/${ref.name}`;
+  const where =
+    ref.namespace === undefined || ref.namespace === "" ? ref.name : `${ref.namespace}/${ref.name}`;
   return `${ref.apiVersion} ${ref.kind} ${where}`;
 }
 

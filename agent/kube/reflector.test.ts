@@ -9,7 +9,11 @@ import { createReflector, reflectorStats, type ReflectorEvent } from "./reflecto
 
 /** No back-off: its delay is a fraction of a random number that is always 0. */
 const eager = { float: () => 0, bytes: (n: number) => new Uint8Array(n) };
-const configMap = (name: string): KubeObject => ({ apiVersion: "v1", kind: "ConfigMap", metadata: { name, namespace: "default", labels: { keep: "yes" } } });
+const configMap = (name: string): KubeObject => ({
+  apiVersion: "v1",
+  kind: "ConfigMap",
+  metadata: { name, namespace: "default", labels: { keep: "yes" } },
+});
 
 /** A running reflector on an in-memory cluster, and a way to wait for its events. */
 function setUp(wrap: (session: KubeSession) => KubeSession = (s) => s) {
@@ -118,7 +122,8 @@ describe("the reflector", () => {
     const t = setUp((session) => ({
       ...session,
       watch(kind, options) {
-        if (options.sendInitialEvents === true) throw new KubeError("sendInitialEvents is forbidden", { status: 422, reason: "Invalid" });
+        if (options.sendInitialEvents === true)
+          throw new KubeError("sendInitialEvents is forbidden", { status: 422, reason: "Invalid" });
         return session.watch(kind, options);
       },
     }));

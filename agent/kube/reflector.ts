@@ -206,7 +206,12 @@ class KindReflector<T> implements Reflector<T> {
     let next: string | undefined;
     let resourceVersion: string;
     do {
-      const page = await this.#o.session.list(this.#o.kind, { ...this.#scope(), limit: PAGE_SIZE, signal, ...(next === undefined ? {} : { continue: next }) });
+      const page = await this.#o.session.list(this.#o.kind, {
+        ...this.#scope(),
+        limit: PAGE_SIZE,
+        signal,
+        ...(next === undefined ? {} : { continue: next }),
+      });
       for (const object of page.items) this.#set(object, seen);
       next = page.continue;
       resourceVersion = page.resourceVersion;
@@ -237,7 +242,13 @@ class KindReflector<T> implements Reflector<T> {
     const check = () => {
       const left = IDLE_MS - (clock.monotonicMs() - lastLine);
       if (left > 0) timer = clock.setTimer(left, check);
-      else controller.abort(new KubeError(`Cannot watch ${kind.apiVersion} ${kind.kind}: nothing came for ${IDLE_MS} ms`, { status: 0, reason: "Idle" }));
+      else
+        controller.abort(
+          new KubeError(`Cannot watch ${kind.apiVersion} ${kind.kind}: nothing came for ${IDLE_MS} ms`, {
+            status: 0,
+            reason: "Idle",
+          }),
+        );
     };
     timer = clock.setTimer(IDLE_MS, check);
     this.#stats.watches++;
@@ -249,7 +260,9 @@ class KindReflector<T> implements Reflector<T> {
         ...this.#scope(),
         signal: controller.signal,
         timeoutSeconds: WATCH_TIMEOUT_S.min + Math.floor(rng.float() * WATCH_TIMEOUT_S.span),
-        ...(this.#resourceVersion === undefined ? { sendInitialEvents: true } : { resourceVersion: this.#resourceVersion }),
+        ...(this.#resourceVersion === undefined
+          ? { sendInitialEvents: true }
+          : { resourceVersion: this.#resourceVersion }),
       })) {
         lastLine = clock.monotonicMs();
         if (line !== "" && this.#line(line, seen)) seen = undefined;
@@ -273,10 +286,14 @@ class KindReflector<T> implements Reflector<T> {
     try {
       frame = asMap(parseJson(line));
     } catch (cause) {
-      throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: ${line.length} characters`, { cause });
+      throw new UnparsableLine(
+        `Cannot read a watch line of ${this.#o.kind.kind}: ${line.length} characters`,
+        { cause },
+      );
     }
     const object = asMap(frame?.["object"]) as KubeObject | undefined;
-    if (object === undefined) throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: no object`);
+    if (object === undefined)
+      throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: no object`);
     this.#stats.events++;
     const resourceVersion = dig(object, "metadata", "resourceVersion");
     switch (frame?.["type"]) {
@@ -288,15 +305,25 @@ class KindReflector<T> implements Reflector<T> {
         this.#delete(keyOf(object));
         break;
       case "BOOKMARK":
-        if (typeof resourceVersion === "string" && seen === undefined) this.#resourceVersion = resourceVersion;
-        if (seen === undefined || dig(object, "metadata", "annotations", "k8s.io/initial-events-end") !== "true") return false;
+        if (typeof resourceVersion === "string" && seen === undefined)
+          this.#resourceVersion = resourceVersion;
+        if (
+          seen === undefined ||
+          dig(object, "metadata", "annotations", "k8s.io/initial-events-end") !== "true"
+        )
+          return false;
         this.#resourceVersion = resourceVersion as string;
         this.#listed(seen);
         return true;
       case "ERROR":
-        throw errorFromStatus(`Cannot watch ${this.#o.kind.kind}`, { status: Number(object["code"] ?? 500), body: object });
+        throw errorFromStatus(`Cannot watch ${this.#o.kind.kind}`, {
+          status: Number(object["code"] ?? 500),
+          body: object,
+        });
       default:
-        throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: type "${String(frame?.["type"])}"`);
+        throw new UnparsableLine(
+          `Cannot read a watch line of ${this.#o.kind.kind}: type "${String(frame?.["type"])}"`,
+        );
     }
     // While the initial events come in, no version is a point to resume from.
     if (typeof resourceVersion === "string" && seen === undefined) this.#resourceVersion = resourceVersion;

@@ -15,13 +15,19 @@ afterEach(async () => {
 });
 
 /** A transport to a plain HTTP server that `answer` speaks for, and the sockets it saw. */
-async function setUp(answer: (request: IncomingMessage, response: ServerResponse) => void, over: { clock?: Clock; credentials?: (url: string) => Credentials } = {}) {
+async function setUp(
+  answer: (request: IncomingMessage, response: ServerResponse) => void,
+  over: { clock?: Clock; credentials?: (url: string) => Credentials } = {},
+) {
   const server = createServer(answer);
   let sockets = 0;
   server.on("connection", () => sockets++);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const transport = createTransport({ credentials: over.credentials?.(url) ?? staticCredentials(url), clock: over.clock ?? systemClock });
+  const transport = createTransport({
+    credentials: over.credentials?.(url) ?? staticCredentials(url),
+    clock: over.clock ?? systemClock,
+  });
   open.push({ server, transport });
   return { transport, sockets: () => sockets };
 }
@@ -43,22 +49,42 @@ describe("the transport", () => {
       };
       step(0);
     });
-    expect(await collect(transport.lines({ ...get, signal: new AbortController().signal }))).toEqual(['{"a":"ä€😀"}', '{"b":1}']);
+    expect(await collect(transport.lines({ ...get, signal: new AbortController().signal }))).toEqual([
+      '{"a":"ä€😀"}',
+      '{"b":1}',
+    ]);
   });
 
   it("reports a stream that ends inside a line as a lost connection", async () => {
     const { transport } = await setUp((_request, response) => response.end('{"a":1}\n{"b"'));
-    await expect(collect(transport.lines({ ...get, signal: new AbortController().signal }))).rejects.toMatchObject({ status: 0, reason: "ConnectionLost" });
+    await expect(
+      collect(transport.lines({ ...get, signal: new AbortController().signal })),
+    ).rejects.toMatchObject({ status: 0, reason: "ConnectionLost" });
   });
 
   it("surfaces warnings, and reads Status, Retry-After and foreign bodies of refusals", async () => {
     const { transport } = await setUp((request, response) => {
-      if (request.url === "/warn") return response.writeHead(200, { warning: '299 - "v1beta1 is \\"old\\""' }).end("{}");
-      if (request.url === "/busy") return response.writeHead(429, { "retry-after": "3" }).end(JSON.stringify({ kind: "Status", reason: "TooManyRequests", message: "later", details: { causes: [{ reason: "r", message: "m", field: "f" }] } }));
+      if (request.url === "/warn")
+        return response.writeHead(200, { warning: '299 - "v1beta1 is \\"old\\""' }).end("{}");
+      if (request.url === "/busy")
+        return response.writeHead(429, { "retry-after": "3" }).end(
+          JSON.stringify({
+            kind: "Status",
+            reason: "TooManyRequests",
+            message: "later",
+            details: { causes: [{ reason: "r", message: "m", field: "f" }] },
+          }),
+        );
       return response.writeHead(404).end("404 page not found");
     });
     expect((await transport.send({ ...get, path: "/warn" })).warnings).toEqual(['v1beta1 is "old"']);
-    await expect(transport.send({ ...get, path: "/busy" })).rejects.toMatchObject({ status: 429, reason: "TooManyRequests", retryAfterMs: 3_000, message: "Cannot test: later", causes: [{ field: "f" }] });
+    await expect(transport.send({ ...get, path: "/busy" })).rejects.toMatchObject({
+      status: 429,
+      reason: "TooManyRequests",
+      retryAfterMs: 3_000,
+      message: "Cannot test: later",
+      causes: [{ field: "f" }],
+    });
     await expect(transport.send(get)).rejects.toMatchObject({ status: 404, reason: "KindNotInstalled" });
   });
 
@@ -73,7 +99,11 @@ describe("the transport", () => {
       },
     };
     const { transport } = await setUp(() => fire(), { clock });
-    await expect(transport.send(get)).rejects.toMatchObject({ status: 0, reason: "Timeout", ambiguous: true });
+    await expect(transport.send(get)).rejects.toMatchObject({
+      status: 0,
+      reason: "Timeout",
+      ambiguous: true,
+    });
     const stop = new AbortController();
     const pending = transport.send({ ...get, signal: stop.signal });
     stop.abort(new Error("enough"));
@@ -88,7 +118,11 @@ describe("the transport", () => {
         seen.push(request.headers.authorization);
         response.writeHead(request.headers.authorization === "Bearer 1" ? 401 : 200).end("{}");
       },
-      { credentials: (url) => ({ access: () => Promise.resolve(accessOf(url, { authorization: `Bearer ${++token}` }, {})) }) },
+      {
+        credentials: (url) => ({
+          access: () => Promise.resolve(accessOf(url, { authorization: `Bearer ${++token}` }, {})),
+        }),
+      },
     );
     await expect(transport.send(get)).rejects.toMatchObject({ status: 401 });
     await transport.send(get);
@@ -108,7 +142,15 @@ describe("cached credentials", () => {
     let now = 0;
     let reads = 0;
     const clock: Clock = { ...systemClock, monotonicMs: () => now };
-    const access = cachedAccess({ access: () => (++reads === 2 ? Promise.reject(new Error("no file")) : Promise.resolve(accessOf("https://x", {}, {}))) }, clock);
+    const access = cachedAccess(
+      {
+        access: () =>
+          ++reads === 2
+            ? Promise.reject(new Error("no file"))
+            : Promise.resolve(accessOf("https://x", {}, {})),
+      },
+      clock,
+    );
     await access.get();
     now = 49_999;
     await access.get();

@@ -82,7 +82,8 @@ export function createTransport(deps: { credentials: Credentials; clock: Clock }
       try {
         const answer = await at.requests.request({ ...call(now, request), signal });
         const text = await answer.body.text();
-        if (answer.statusCode >= 300) throw failed(request.what, answer.statusCode, text, header(answer.headers["retry-after"]));
+        if (answer.statusCode >= 300)
+          throw failed(request.what, answer.statusCode, text, header(answer.headers["retry-after"]));
         return { status: answer.statusCode, text, warnings: warningsOf(answer.headers["warning"]) };
       } catch (thrown) {
         throw noAnswer(request, thrown, access.invalidate);
@@ -96,14 +97,21 @@ export function createTransport(deps: { credentials: Credentials; clock: Clock }
       try {
         const answer = await at.watches.request({ ...call(now, request), signal: request.signal });
         if (answer.statusCode >= 300) {
-          throw failed(request.what, answer.statusCode, await answer.body.text(), header(answer.headers["retry-after"]));
+          throw failed(
+            request.what,
+            answer.statusCode,
+            await answer.body.text(),
+            header(answer.headers["retry-after"]),
+          );
         }
         for await (const chunk of answer.body as AsyncIterable<Buffer>) {
           // Split bytes, not text: a chunk may end inside a character.
           let from = 0;
           for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
             rest.push(chunk.subarray(from, end));
-            yield rest.length === 1 ? (rest[0] as Buffer).toString("utf8") : Buffer.concat(rest).toString("utf8");
+            yield rest.length === 1
+              ? (rest[0] as Buffer).toString("utf8")
+              : Buffer.concat(rest).toString("utf8");
             rest = [];
             from = end + 1;
           }
@@ -112,7 +120,11 @@ export function createTransport(deps: { credentials: Credentials; clock: Clock }
       } catch (thrown) {
         throw noAnswer(request, thrown, access.invalidate);
       }
-      if (rest.length > 0) throw new KubeError(`${request.what}: the stream ended inside a line`, { status: 0, reason: "ConnectionLost" });
+      if (rest.length > 0)
+        throw new KubeError(`${request.what}: the stream ended inside a line`, {
+          status: 0,
+          reason: "ConnectionLost",
+        });
     },
     async close() {
       closed = true;
@@ -138,7 +150,12 @@ function call(access: Access, request: HttpRequest) {
     origin: access.server,
     path: request.path,
     method: request.method,
-    headers: { accept: "application/json", "user-agent": "moorage-agent", ...request.headers, ...access.headers },
+    headers: {
+      accept: "application/json",
+      "user-agent": "moorage-agent",
+      ...request.headers,
+      ...access.headers,
+    },
     ...(request.body === undefined ? {} : { body: request.body }),
   };
 }
@@ -147,7 +164,9 @@ function call(access: Access, request: HttpRequest) {
 function deadline(clock: Clock, outer: AbortSignal | undefined): { signal: AbortSignal; finish(): void } {
   const controller = new AbortController();
   const timer = clock.setTimer(CALL_TIMEOUT_MS, () =>
-    controller.abort(new KubeError(`no answer within ${CALL_TIMEOUT_MS} ms`, { status: 0, reason: "Timeout" })),
+    controller.abort(
+      new KubeError(`no answer within ${CALL_TIMEOUT_MS} ms`, { status: 0, reason: "Timeout" }),
+    ),
   );
   const onAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted === true) onAbort();
@@ -173,7 +192,11 @@ function noAnswer(request: HttpRequest, thrown: unknown, invalidate: () => void)
   // A rotated CA shows as a verification failure: read the files again before the next call.
   if (typeof code === "string" && /CERT|SSL|TLS|VERIFY|SIGNATURE/.test(code)) invalidate();
   const timeout = typeof code === "string" && /TIMEOUT/.test(code);
-  return new KubeError(`${request.what}: ${cause.message}`, { status: 0, reason: timeout ? "Timeout" : "ConnectionLost", cause });
+  return new KubeError(`${request.what}: ${cause.message}`, {
+    status: 0,
+    reason: timeout ? "Timeout" : "ConnectionLost",
+    cause,
+  });
 }
 
 function header(value: string | string[] | undefined): string | undefined {
@@ -192,7 +215,8 @@ function looseJson(text: string): unknown {
 export function warningsOf(value: string | string[] | undefined): string[] {
   const out: string[] = [];
   for (const line of value === undefined ? [] : Array.isArray(value) ? value : [value]) {
-    for (const match of line.matchAll(/299 \S+ "((?:[^"\\]|\\.)*)"/g)) out.push((match[1] as string).replace(/\\(.)/g, "$1"));
+    for (const match of line.matchAll(/299 \S+ "((?:[^"\\]|\\.)*)"/g))
+      out.push((match[1] as string).replace(/\\(.)/g, "$1"));
   }
   return out;
 }

@@ -19,7 +19,10 @@ import { systemRng } from "@moorage/shared/rng";
 
 const unique = () => `e${Buffer.from(systemRng.bytes(4)).toString("hex")}`;
 const connect = async (): Promise<KubeClient> =>
-  createHttpClient({ credentials: await kubeconfigCredentials(inject("cluster").kubeconfig), clock: systemClock });
+  createHttpClient({
+    credentials: await kubeconfigCredentials(inject("cluster").kubeconfig),
+    clock: systemClock,
+  });
 
 kubeClientSuite(
   "a real API server",
@@ -30,10 +33,23 @@ kubeClientSuite(
   unique(),
 );
 
-const make = (apiVersion: string, kind: string, name: string, rest: object): KubeObject => ({ apiVersion, kind, metadata: { name }, ...rest });
+const make = (apiVersion: string, kind: string, name: string, rest: object): KubeObject => ({
+  apiVersion,
+  kind,
+  metadata: { name },
+  ...rest,
+});
 /** A pod with what trips naive comparisons: quantities to normalise, a port without protocol, nulls, empty lists. */
 const pod = {
-  containers: [{ name: "web", image: "example.invalid/web:1", ports: [{ containerPort: 80 }], env: [], resources: { requests: { cpu: "1000m", memory: "1024Mi" } } }],
+  containers: [
+    {
+      name: "web",
+      image: "example.invalid/web:1",
+      ports: [{ containerPort: 80 }],
+      env: [],
+      resources: { requests: { cpu: "1000m", memory: "1024Mi" } },
+    },
+  ],
   volumes: null,
 };
 const template = { metadata: { labels: { app: "x" }, creationTimestamp: null }, spec: pod };
@@ -51,16 +67,43 @@ const builtIn = (): KubeObject[] => [
   make("v1", "LimitRange", "limits", { spec: { limits: [{ type: "Container", default: { cpu: "500m" } }] } }),
   make("v1", "PersistentVolumeClaim", "claim", { spec: claim }),
   make("apps/v1", "Deployment", "web", { spec: { selector, template } }),
-  make("apps/v1", "StatefulSet", "db", { spec: { serviceName: "svc", selector, template, volumeClaimTemplates: [{ metadata: { name: "d" }, spec: claim }] } }),
+  make("apps/v1", "StatefulSet", "db", {
+    spec: {
+      serviceName: "svc",
+      selector,
+      template,
+      volumeClaimTemplates: [{ metadata: { name: "d" }, spec: claim }],
+    },
+  }),
   make("apps/v1", "DaemonSet", "each", { spec: { selector, template } }),
   make("batch/v1", "Job", "once", { spec: runOnce }),
   make("batch/v1", "CronJob", "often", { spec: { schedule: "0 0 1 1 *", jobTemplate: { spec: runOnce } } }),
-  make("networking.k8s.io/v1", "NetworkPolicy", "fence", { spec: { podSelector: {}, policyTypes: ["Ingress", "Egress"], ingress: [], egress: [{}] } }),
-  make("networking.k8s.io/v1", "Ingress", "door", { spec: { rules: [{ host: "a.example", http: { paths: [{ path: "/", pathType: "Prefix", backend: { service: { name: "svc", port: { number: 80 } } } }] } }] } }),
-  make("autoscaling/v2", "HorizontalPodAutoscaler", "scale", { spec: { scaleTargetRef: { apiVersion: "apps/v1", kind: "Deployment", name: "web" }, maxReplicas: 3 } }),
+  make("networking.k8s.io/v1", "NetworkPolicy", "fence", {
+    spec: { podSelector: {}, policyTypes: ["Ingress", "Egress"], ingress: [], egress: [{}] },
+  }),
+  make("networking.k8s.io/v1", "Ingress", "door", {
+    spec: {
+      rules: [
+        {
+          host: "a.example",
+          http: {
+            paths: [
+              { path: "/", pathType: "Prefix", backend: { service: { name: "svc", port: { number: 80 } } } },
+            ],
+          },
+        },
+      ],
+    },
+  }),
+  make("autoscaling/v2", "HorizontalPodAutoscaler", "scale", {
+    spec: { scaleTargetRef: { apiVersion: "apps/v1", kind: "Deployment", name: "web" }, maxReplicas: 3 },
+  }),
   make("policy/v1", "PodDisruptionBudget", "budget", { spec: { minAvailable: 1, selector } }),
   make(rbac, "Role", "role", { rules: [{ apiGroups: [""], resources: ["pods"], verbs: ["get"] }] }),
-  make(rbac, "RoleBinding", "binding", { roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: "role" }, subjects: [] }),
+  make(rbac, "RoleBinding", "binding", {
+    roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: "role" },
+    subjects: [],
+  }),
 ];
 
 describe("the engine on a real API server", () => {
@@ -96,7 +139,12 @@ describe("the engine on a real API server", () => {
           discovery: client.discovery,
           live,
           reduce,
-          identity: { parent: { name: namespace, namespace: "moorage", kind: "Application", group: "moorage.dev" }, fieldManager: `moorage.${namespace}`, application: namespace, dataPlane: "dp" },
+          identity: {
+            parent: { name: namespace, namespace: "moorage", kind: "Application", group: "moorage.dev" },
+            fieldManager: `moorage.${namespace}`,
+            application: namespace,
+            dataPlane: "dp",
+          },
           defaultNamespace: namespace,
           desired,
           inventory,
@@ -108,7 +156,8 @@ describe("the engine on a real API server", () => {
         }),
     };
   }
-  const except = (result: ApplyResult, action: string) => result.objects.filter((o) => o.action !== action).map((o) => [o.id.kind, o.action, o.message]);
+  const except = (result: ApplyResult, action: string) =>
+    result.objects.filter((o) => o.action !== action).map((o) => [o.id.kind, o.action, o.message]);
 
   it("applies every built-in kind once, and then makes no call, nor changes anything when made to", async () => {
     const app = await application();
@@ -126,13 +175,23 @@ describe("the engine on a real API server", () => {
     const app = await application();
     await app.run(builtIn());
     const ref = { apiVersion: "apps/v1", kind: "Deployment", namespace: app.namespace, name: "web" };
-    const containers = [{ name: "web", image: "example.invalid/other:1" }, { name: "side", image: "example.invalid/side:1" }];
-    await app.agent.mergePatch(ref, { spec: { template: { spec: { containers } } } }, { fieldManager: "kubectl-edit" });
+    const containers = [
+      { name: "web", image: "example.invalid/other:1" },
+      { name: "side", image: "example.invalid/side:1" },
+    ];
+    await app.agent.mergePatch(
+      ref,
+      { spec: { template: { spec: { containers } } } },
+      { fieldManager: "kubectl-edit" },
+    );
     await app.restart();
     const result = await app.run(builtIn());
     expect(except(result, "Unchanged")).toEqual([["Deployment", "Configured", ""]]);
     expect(result.drifted.map((id) => id.name)).toEqual(["web"]);
-    const live = dig(await app.agent.get(ref), "spec", "template", "spec", "containers") as { name: string; image: string }[];
+    const live = dig(await app.agent.get(ref), "spec", "template", "spec", "containers") as {
+      name: string;
+      image: string;
+    }[];
     expect(live.map((c) => [c.name, c.image])).toEqual([["web", "example.invalid/web:1"]]);
     await app.restart();
     expect((await app.run(builtIn())).writes).toBe(0);
@@ -141,14 +200,35 @@ describe("the engine on a real API server", () => {
   it("recreates a changed Job, and names an immutable and an unknown field", async () => {
     const app = await application();
     await app.run(builtIn());
-    const replaced = (kind: string, object: KubeObject) => builtIn().map((o) => (o.kind === kind ? object : o));
-    const job = make("batch/v1", "Job", "once", { spec: { template: { spec: { ...pod, restartPolicy: "OnFailure" } } } });
+    const replaced = (kind: string, object: KubeObject) =>
+      builtIn().map((o) => (o.kind === kind ? object : o));
+    const job = make("batch/v1", "Job", "once", {
+      spec: { template: { spec: { ...pod, restartPolicy: "OnFailure" } } },
+    });
     const first = await app.run(replaced("Job", job));
     expect(first.objects.find((o) => o.id.kind === "Job")?.action).toMatch(/^(Created|Waiting)$/);
-    const set = await app.run(replaced("StatefulSet", make("apps/v1", "StatefulSet", "db", { spec: { serviceName: "other", selector, template } })));
-    expect(set.objects.find((o) => o.id.kind === "StatefulSet")).toMatchObject({ action: "Stalled", reason: "ImmutableField", fields: ["spec.serviceName"] });
-    const unknown = await app.run(replaced("Deployment", make("apps/v1", "Deployment", "web", { spec: { selector, template, bogus: 1 } })));
-    expect(unknown.objects.find((o) => o.id.kind === "Deployment")).toMatchObject({ action: "Stalled", reason: "Invalid", message: expect.stringContaining("bogus") as string });
+    const set = await app.run(
+      replaced(
+        "StatefulSet",
+        make("apps/v1", "StatefulSet", "db", { spec: { serviceName: "other", selector, template } }),
+      ),
+    );
+    expect(set.objects.find((o) => o.id.kind === "StatefulSet")).toMatchObject({
+      action: "Stalled",
+      reason: "ImmutableField",
+      fields: ["spec.serviceName"],
+    });
+    const unknown = await app.run(
+      replaced(
+        "Deployment",
+        make("apps/v1", "Deployment", "web", { spec: { selector, template, bogus: 1 } }),
+      ),
+    );
+    expect(unknown.objects.find((o) => o.id.kind === "Deployment")).toMatchObject({
+      action: "Stalled",
+      reason: "Invalid",
+      message: expect.stringContaining("bogus") as string,
+    });
     expect(unknown.pruned).toEqual([]);
   });
 
@@ -157,17 +237,29 @@ describe("the engine on a real API server", () => {
     await app.run(builtIn());
     const gone = new Set(["CronJob", "Ingress", "PersistentVolumeClaim"]);
     const pruned = await app.run(builtIn().filter((o) => !gone.has(o.kind)));
-    expect(pruned.pruned.map((p) => [p.id.kind, p.action]).sort()).toEqual([["CronJob", "Deleted"], ["Ingress", "Deleted"], ["PersistentVolumeClaim", "Kept"]]);
+    expect(pruned.pruned.map((p) => [p.id.kind, p.action]).sort()).toEqual([
+      ["CronJob", "Deleted"],
+      ["Ingress", "Deleted"],
+      ["PersistentVolumeClaim", "Kept"],
+    ]);
     const removal = await app.run([], { removal: true, deleteData: true });
     expect(removal.pruned.filter((p) => p.action !== "Deleted" && p.action !== "Deleting")).toEqual([]);
   });
 
   it("is refused by the server when a tenant's application reaches into another namespace", async () => {
     const account = { namespace: unique(), name: "tenant" };
-    await client.asAgent().create({ apiVersion: "v1", kind: "Namespace", metadata: { name: account.namespace } });
+    await client
+      .asAgent()
+      .create({ apiVersion: "v1", kind: "Namespace", metadata: { name: account.namespace } });
     const app = await application({ scope: "Tenant", session: client.asServiceAccount(account) });
-    const result = await app.run([make("v1", "ConfigMap", "stray", { data: {} }), make(rbac, "ClusterRole", `stray-${app.namespace}`, { rules: [] })]);
-    expect(result.objects.map((o) => [o.action, o.reason])).toEqual([["Stalled", "Forbidden"], ["Stalled", "Forbidden"]]);
+    const result = await app.run([
+      make("v1", "ConfigMap", "stray", { data: {} }),
+      make(rbac, "ClusterRole", `stray-${app.namespace}`, { rules: [] }),
+    ]);
+    expect(result.objects.map((o) => [o.action, o.reason])).toEqual([
+      ["Stalled", "Forbidden"],
+      ["Stalled", "Forbidden"],
+    ]);
   });
 
   it("keeps a reflector's cache equal to a list through a burst of changes", async () => {
@@ -191,8 +283,13 @@ describe("the engine on a real API server", () => {
     await reflector.whenSynced(stop.signal);
     await app.run(names.map((name) => make("v1", "ConfigMap", name, { data: { a: "1" } })));
     await app.run(names.slice(10).map((name) => make("v1", "ConfigMap", name, { data: { a: "2" } })));
-    const listed = await app.agent.list({ apiVersion: "v1", kind: "ConfigMap" }, { namespace: app.namespace, labelSelector: PART_OF_LABEL });
-    const same = () => reflector.size === listed.items.length && listed.items.every((o) => reflector.get(app.namespace, o.metadata.name) === o.metadata.resourceVersion);
+    const listed = await app.agent.list(
+      { apiVersion: "v1", kind: "ConfigMap" },
+      { namespace: app.namespace, labelSelector: PART_OF_LABEL },
+    );
+    const same = () =>
+      reflector.size === listed.items.length &&
+      listed.items.every((o) => reflector.get(app.namespace, o.metadata.name) === o.metadata.resourceVersion);
     while (!same()) await new Promise<void>((resolve) => (wake = resolve));
     expect(reflector.size).toBe(50);
     expect(stats).toMatchObject({ lists: 1, unparsable: 0, failures: 0 });

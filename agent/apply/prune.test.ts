@@ -1,0 +1,134 @@
+import { describe, expect, it } from "vitest";
+import { dig, refOf, type KubeObject } from "../kube/object.ts";
+import { ON_REMOVE_ANNOTATION, PART_OF_LABEL } from "./labels.ts";
+import { application, configMap, exists, newCluster, read } from "./run.fixture.ts";
+
+describe("prune", () => {
+  const many = (n: number, from = 0) =>
+    Array.from({ length: n }, (_, i) => configMap(`m${String(i + from).padStart(3, "0")}`));
+
+  it("deletes what left the set, with a uid precondition", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run([configMap("a"), configMap("b")]);
+    const result = await app.run([configMap("a")]);
+    expect(result.pruned).toMatchObject([{ id: { name: "b" }, action: "Deleted" }]);
+    expect(exists(cluster, "b")).toBe(false);
+    expect(app.state.inventory.map((e) => e.name)).toEqual(["a"]);
+  });
+
+  it("holds an empty set, and removes everything on a removal order", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run(many(3));
+    const held = await app.run([]);
+    expect(held.pruneHeld?.reason).toBe("EmptyDesiredSet");
+    expect(app.state.inventory).toHaveLength(3);
+    const removed = await app.run([], { removal: true });
+    expect(removed.pruned.map((p) => p.action)).toEqual(["Deleted", "Deleted", "Deleted"]);
+    expect(removed.inventory).toEqual([]);
+  });
+
+  it("holds a large prune until its very digest is approved", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run(many(20));
+    const held = await app.run(many(5));
+    expect(held.pruneHeld).toMatchObject({ reason: "TooMany" });
+    expect(held.pruneHeld?.ids).toHaveLength(15);
+    expect(
+      (await app.run(many(6), { approvedPlans: [held.pruneHeld?.planDigest as string] })).pruneHeld?.reason,
+    ).toBe("TooMany");
+    const done = await app.run(many(5), { approvedPlans: [held.pruneHeld?.planDigest as string] });
+    expect(done.pruned).toHaveLength(15);
+    expect(app.state.inventory).toHaveLength(5);
+  });
+
+  it("lets eleven of a hundred go without asking, but no namespace", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    const namespace: KubeObject = { apiVersion: "v1", kind: "Namespace", metadata: { name: "extra" } };
+    await app.run([...many(100), namespace]);
+    expect((await app.run([...many(89), namespace])).pruned).toHaveLength(11);
+    expect((await app.run(many(89))).pruneHeld?.reason).toBe("ProtectedKind");
+    expect(read(cluster, "extra", "Namespace").metadata.deletionTimestamp).toBeUndefined();
+  });
+
+  it("keeps a recreated, a relabelled and an owned object, and abandons one with a keep annotation", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run([
+      configMap("stay"),
+      configMap("again"),
+      configMap("label"),
+      configMap("owned"),
+      configMap("keep", {}, { annotations: { [ON_REMOVE_ANNOTATION]: "keep" } }),
+    ]);
+    const agent = cluster.client().asAgent();
+    const again = read(cluster, "again");
+    cluster.store.delete(refOf(again), {});
+    await agent.create({
+      ...configMap("again"),
+      metadata: { name: "again", namespace: "default", labels: again.metadata.labels ?? {} },
+    });
+    await agent.mergePatch(refOf(read(cluster, "label")), {
+      metadata: { labels: { [PART_OF_LABEL]: null } },
+    });
+    await agent.mergePatch(refOf(read(cluster, "owned")), {
+      metadata: { ownerReferences: [{ apiVersion: "v1", kind: "ConfigMap", name: "x", uid: "u" }] },
+    });
+    app.sync();
+    // The watch shows a lost label as a deletion.
+    app.live.forget(
+      { group: "", kind: "ConfigMap", namespace: "default", name: "label" },
+      read(cluster, "label").metadata.uid as string,
+    );
+    const result = await app.run([configMap("stay")]);
+    expect(Object.fromEntries(result.pruned.map((p) => [p.id.name, `${p.action}:${p.reason}`]))).toEqual({
+      again: "Recreated:Recreated",
+      label: "Kept:NotOurs",
+      owned: "Kept:ForeignOwner",
+      keep: "Abandoned:KeepAnnotation",
+    });
+    for (const name of ["again", "label", "owned", "keep"]) expect(exists(cluster, name)).toBe(true);
+    const kept = read(cluster, "keep");
+    expect(kept.metadata.labels?.[PART_OF_LABEL]).toBeUndefined();
+    expect(kept.metadata.managedFields?.some((e) => e.manager === "moorage.shop")).toBe(false);
+  });
+
+  it("survives an object recreated between the plan and the DELETE", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run([configMap("a"), configMap("b")]);
+    cluster.faults = {
+      before: (call) => {
+        if (call.verb !== "delete") return;
+        cluster.faults = {};
+        const old = read(cluster, "b");
+        cluster.store.delete(refOf(old), {});
+        cluster.store.create(
+          { ...configMap("b", { new: "1" }), metadata: { name: "b", namespace: "default" } },
+          { manager: "somebody" },
+        );
+      },
+    };
+    const result = await app.run([configMap("a")]);
+    expect(result.pruned).toMatchObject([{ id: { name: "b" }, action: "Recreated" }]);
+    expect(dig(read(cluster, "b"), "data", "new")).toBe("1");
+  });
+
+  it("retains volumes without a data-deletion policy", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    const claim: KubeObject = {
+      apiVersion: "v1",
+      kind: "PersistentVolumeClaim",
+      metadata: { name: "data" },
+      spec: {},
+    };
+    await app.run([configMap("a"), claim]);
+    const result = await app.run([configMap("a")]);
+    expect(result.pruned).toMatchObject([{ action: "Kept", reason: "DataRetained" }]);
+    expect(app.state.inventory.map((e) => e.state)).toEqual(["Applied", "Kept"]);
+  });
+});
