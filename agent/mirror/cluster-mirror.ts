@@ -66,7 +66,9 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   /** Writes of records under way by uid: events about them say nothing that the answer does not. */
   readonly #writing = new Map<string, number>();
   readonly #chains = new Map<string, Promise<void>>();
-  #committed: Promise<void> = Promise.resolve();
+  /** The last batch's commit, by stream. */
+  readonly #committed = new WeakMap<AbortSignal, Promise<void>>();
+  #positionWrites: Promise<void> = Promise.resolve();
   #stop: AbortSignal = new AbortController().signal;
 
   constructor(deps: MirrorDeps) {
@@ -176,9 +178,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   apply(batch: Batch, signal: AbortSignal): Promise<void> {
     const writes = Promise.all(batch.updates.map((u) => this.#chain(u.uid, () => this.#update(u, signal))));
     // The cursor of a batch is written after its records and after all earlier batches.
-    const before = this.#committed;
-    const commit = Promise.all([before, writes]).then(() => this.#commit(batch));
-    this.#committed = commit.catch(() => undefined);
+    // A batch that failed takes all later ones of its stream with it: no position may skip it.
+    const before = this.#committed.get(signal) ?? Promise.resolve();
+    const commit = Promise.all([before, writes]).then(() => this.#commit(batch, signal));
+    commit.catch(() => undefined);
+    this.#committed.set(signal, commit);
     return commit;
   }
 
@@ -241,7 +245,16 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     }
   }
 
-  async #commit(batch: Batch): Promise<void> {
+  #commit(batch: Batch, signal: AbortSignal): Promise<void> {
+    const run = this.#positionWrites.then(() => {
+      signal.throwIfAborted();
+      return this.#writePosition(batch);
+    });
+    this.#positionWrites = run.catch(() => undefined);
+    return run;
+  }
+
+  async #writePosition(batch: Batch): Promise<void> {
     const { position } = this.#deps.state;
     const highest = batch.updates.reduce((max, u) => Math.max(max, Number(u.revision)), position.highestRevision);
     const gone = [...this.#gone.values()].map((g) => ({ name: g.name, uid: g.uid, revision: Number(g.observedRevision) }));

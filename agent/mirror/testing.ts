@@ -25,7 +25,7 @@ export function manualClock(startMs = Date.UTC(2030, 0, 1)): ManualClock {
   let next = 0;
   const timers = new Map<number, { due: number; fn: () => void }>();
   return {
-    now: () => startMs + at,
+    now: () => startMs + Math.floor(at),
     monotonicMs: () => at,
     setTimer(delayMs, fn) {
       const id = next++;
