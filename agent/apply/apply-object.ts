@@ -3,12 +3,14 @@ import { isKubeError } from "../kube/errors.ts";
 import { asMap, dig, refOf, type KubeObject } from "../kube/object.ts";
 import type { ApplyPolicy } from "./apply-set.ts";
 import { APPLY_ANNOTATION, IMMUTABLE_ANNOTATION, SUSPEND_ANNOTATION } from "./labels.ts";
+import type { FightLog } from "./fights.ts";
 import { reduceMember, type ReduceContext } from "./live.ts";
 import { migrate } from "./migrate.ts";
 import type { NormalObject } from "./normalise.ts";
 import { outcomeOf, type FailureContext } from "./outcome.ts";
 import {
   describeId,
+  idKey,
   type InventoryEntry,
   type LiveState,
   type LiveView,
@@ -30,6 +32,7 @@ export interface ApplyContext {
   crdInSet(o: NormalObject): boolean;
   /** An autoscaler of the set owns this object's `spec.replicas` (section 8). */
   autoscaled(o: NormalObject): boolean;
+  fights: FightLog | undefined;
   /** Counts a write. */
   wrote(): void;
 }
@@ -103,18 +106,46 @@ function beforeCall(
     const additions = live.formerManagers.length > 0 && annotations[APPLY_ANNOTATION] !== "Merge";
     if (same && !additions)
       return result(turn, { action: "Unchanged", reason: "Unchanged", message: "", live });
-    const drift = context.policy.drift ?? "Correct";
-    if (drift !== "Correct") {
-      return result(turn, {
-        action: "Unchanged",
-        reason: drift === "Warn" ? "Drifted" : "DriftIgnored",
-        message: "",
-        live,
-        drift: drift === "Warn",
-      });
-    }
+    return drifted(turn, live, context);
   }
   return undefined;
+}
+
+/** Drift: undefined to repair it, or why it stays for now. */
+function drifted(turn: ApplyTurn, live: LiveState, context: ApplyContext): ObjectOutcome | undefined {
+  const policy = context.policy.drift ?? "Correct";
+  if (policy !== "Correct") {
+    const warn = policy === "Warn";
+    return result(turn, {
+      action: "Unchanged",
+      reason: warn ? "Drifted" : "DriftIgnored",
+      message: "",
+      live,
+      drift: warn,
+    });
+  }
+  const by = { people: live.formerManagers.length > 0, baseline: context.policy.baseline === true };
+  const name = describeId(live.id);
+  switch (context.fights?.judge(idKey(live.id), by) ?? "repair") {
+    case "repair":
+      return undefined;
+    case "later":
+      return result(turn, {
+        action: "Unchanged",
+        reason: "DriftBackoff",
+        message: `${name} is changed again and again`,
+        live,
+        drift: true,
+      });
+    case "hold":
+      return result(turn, {
+        action: "Conflict",
+        reason: "DriftFight",
+        message: `A controller keeps changing ${name}`,
+        live,
+        drift: true,
+      });
+  }
 }
 
 function terminating(turn: ApplyTurn, live: LiveState): ObjectOutcome {
@@ -288,6 +319,7 @@ function settle(
   const changed =
     own !== (before === undefined ? (old?.appliedHash ?? "") : ownedBy(turn, before, context)) ||
     (before?.formerManagers.length ?? 0) > 0;
+  if (drift || lost) context.fights?.corrected(idKey(turn.target.id));
   const action: ObjectAction = answer.created ? "Created" : changed ? "Configured" : "Confirmed";
   return {
     ...result(turn, { action, reason: action, message: "", live, entry, drift: drift || lost }),

@@ -2,6 +2,7 @@ import type { AgentSession, ServiceAccountSession } from "../kube/client.ts";
 import type { Health } from "../health/health.ts";
 import type { Discovery } from "../kube/discovery.ts";
 import type { KubeObject } from "../kube/object.ts";
+import type { FightLog } from "./fights.ts";
 import type { ReduceContext } from "./live.ts";
 import type { InventoryEntry, LiveView, ObjectOutcome, PruneHold, PruneOutcome, Wait } from "./types.ts";
 
@@ -34,6 +35,8 @@ export interface ApplyPolicy {
   adoption?: "MustMatch" | "AdoptIfNoInventory" | "AdoptAll";
   /** Default `Correct`. `Warn` reports drift and changes nothing; `Off` does not look. */
   drift?: "Correct" | "Warn" | "Off";
+  /** The set is a tenant's fence: contested or not, it is always repaired. Default false. */
+  baseline?: boolean;
   /** On a refused change of an immutable field. Default `Fail`; Jobs are recreated in any case. */
   immutable?: "Fail" | "Recreate";
   /** Delete what left the desired set. Default true. */
@@ -70,6 +73,8 @@ export interface ApplySetInput {
   policy?: ApplyPolicy;
   /** The same as the one that fills `live`. */
   reduce: ReduceContext;
+  /** Memory of repairs that did not last; without it every drift is repaired at once. */
+  fights?: FightLog;
   /** Parallel calls; default 16. */
   concurrency?: number;
 }

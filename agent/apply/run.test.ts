@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { KubeError } from "../kube/errors.ts";
 import { dig, refOf, type KubeObject } from "../kube/object.ts";
+import type { ApplyPolicy } from "./apply-set.ts";
+import { createFightLog } from "./fights.ts";
 import { PART_OF_LABEL } from "./labels.ts";
 import { actions, application, configMap, exists, newCluster, read, writesOf } from "./run.fixture.ts";
 import { applySet } from "./run.ts";
@@ -282,6 +284,35 @@ describe("applySet", () => {
     // Without the autoscaler the manifest's number counts again.
     expect((await app.run([deployment("b")], {})).drifted.map((id) => id.name)).toEqual(["web"]);
     expect(dig(cluster.store.get(ref), "spec", "replicas")).toBe(2);
+  });
+
+  it("stops forcing against a controller that insists, but never gives up a fence", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    let now = 0;
+    app.input.fights = createFightLog(() => now);
+    await app.run([configMap("a")]);
+    const agent = cluster.client().asAgent();
+    const contest = async (policy: ApplyPolicy = {}) => {
+      await agent.mergePatch(
+        refOf(read(cluster, "a")),
+        { data: { a: `c${++now}` } },
+        { fieldManager: "controller" },
+      );
+      app.sync();
+      return (await app.run([configMap("a")], policy)).objects[0]?.reason;
+    };
+    expect([await contest(), await contest(), await contest(), await contest()]).toEqual([
+      "Configured",
+      "Configured",
+      "Configured",
+      "DriftFight",
+    ]);
+    expect(await contest({ baseline: true })).toBe("DriftBackoff");
+    now += 30_000;
+    expect(await contest({ baseline: true })).toBe("Configured");
+    now += 600_000;
+    expect(await contest()).toBe("Configured");
   });
 
   it("gets 403 from the server for a tenant's write outside of its bindings", async () => {

@@ -123,6 +123,7 @@ function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: numbe
     fieldManager: input.identity.fieldManager,
     partOf: applySetId(input.identity.parent),
     policy: input.policy ?? {},
+    fights: input.fights,
     firstInstall: input.inventory.length === 0,
     autoscaled: (o) => scaled.has(`${o.id.kind}/${o.id.namespace}/${o.id.name}`),
     crdInSet: (o) => crds.has(`${o.id.group}/${o.id.kind}`),
