@@ -5,7 +5,7 @@ import type { ApplyPolicy } from "./apply-set.ts";
 import { APPLY_ANNOTATION, IMMUTABLE_ANNOTATION, SUSPEND_ANNOTATION } from "./labels.ts";
 import type { FightLog } from "./fights.ts";
 import { reduceMember, type ReduceContext } from "./live.ts";
-import { migrate } from "./migrate.ts";
+import { migrate, migrateVersions } from "./migrate.ts";
 import type { NormalObject } from "./normalise.ts";
 import { outcomeOf, type FailureContext } from "./outcome.ts";
 import {
@@ -204,6 +204,7 @@ async function write(
   } catch (thrown) {
     const first = outcomeOf(thrown, failureContext(turn, context));
     if (first.forceable === true) return force(turn, live, context);
+    if (first.schema === true && live !== undefined) return afterVersionBump(turn, live, context, first);
     if (first.immutable === true && mayRecreate(turn, context)) return recreate(turn, live, entry, context);
     return failed(turn, first);
   }
@@ -224,6 +225,24 @@ async function adoptReplicas(turn: ApplyTurn, context: ApplyContext): Promise<Ku
 function ownedBy(turn: ApplyTurn, live: LiveState, context: ApplyContext): string {
   const hashes = context.autoscaled(turn.target) ? (live.autoscaledHashes ?? live.ownHashes) : live.ownHashes;
   return hashes[context.fieldManager] ?? "";
+}
+
+/** One more try where an old version's managedFields stood in the way; else the first answer holds. */
+async function afterVersionBump(
+  turn: ApplyTurn,
+  live: LiveState,
+  context: ApplyContext,
+  first: ReturnType<typeof outcomeOf>,
+): Promise<ObjectOutcome> {
+  try {
+    const { fieldManager } = context;
+    if (!(await migrateVersions(context.session, refOf(turn.target.object), fieldManager)))
+      return failed(turn, first);
+    context.wrote();
+  } catch (thrown) {
+    return failure(turn, context, thrown);
+  }
+  return force(turn, live, context);
 }
 
 async function force(

@@ -76,3 +76,34 @@ export async function migrate(
   );
   return true;
 }
+
+/**
+ * managedFields with every entry at `apiVersion`, or undefined when all are. Needed after a version
+ * bump of a CRD: the server cannot convert a set of the old version onto a schema with new defaults
+ * and answers "field not declared in schema" to every apply. Pure.
+ */
+export function rewrittenVersions(object: KubeObject, apiVersion: string): ManagedFieldsEntry[] | undefined {
+  const entries = object.metadata.managedFields ?? [];
+  if (entries.every((entry) => entry.apiVersion === apiVersion)) return undefined;
+  return entries.map((entry) => ({ ...entry, apiVersion }));
+}
+
+/** Rewrites the versions of the live object's entries; false when there was nothing to rewrite. */
+export async function migrateVersions(
+  session: KubeSession,
+  ref: ObjectRef,
+  manager: string,
+): Promise<boolean> {
+  const live = await session.get(ref);
+  const fields = rewrittenVersions(live, ref.apiVersion);
+  if (fields === undefined) return false;
+  await session.jsonPatch(
+    ref,
+    [
+      { op: "replace", path: "/metadata/managedFields", value: fields },
+      { op: "replace", path: "/metadata/resourceVersion", value: live.metadata.resourceVersion },
+    ],
+    { fieldManager: `${manager}.migrate` },
+  );
+  return true;
+}

@@ -14,6 +14,8 @@ export interface FailureOutcome {
   wait?: Wait["reason"];
   /** Conflicts with people, tools and controllers only: the same apply may be forced. */
   forceable?: boolean;
+  /** The payload or somebody's managedFields do not fit the schema; an old version's entry may be why. */
+  schema?: boolean;
   /** The change is refused because a field that we change is immutable. */
   immutable?: boolean;
 }
@@ -65,7 +67,7 @@ export function outcomeOf(thrown: unknown, context: FailureContext): FailureOutc
     case 500:
       // The server's answer to a field outside of the schema (tried on 1.37.2): no retry will help.
       if (/failed to create (typed patch|manager for)|field not declared in schema/.test(thrown.message)) {
-        return { ...base(thrown), ambiguous: false, action: "Stalled", reason: "Invalid" };
+        return { ...base(thrown), ambiguous: false, action: "Stalled", reason: "Invalid", schema: true };
       }
       return { ...base(thrown), action: "Retry", reason: transientReason(thrown) };
     default:

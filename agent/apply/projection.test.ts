@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { FieldsV1, KubeObject } from "../kube/object.ts";
 import { formerManagers } from "./live.ts";
-import { migratedFields } from "./migrate.ts";
+import { migratedFields, rewrittenVersions } from "./migrate.ts";
 import { ownHash, project, uniteFields, withoutPath } from "./projection.ts";
 
 const owned = (fieldsV1: FieldsV1, spec: unknown): KubeObject => ({
@@ -149,5 +149,11 @@ describe("former managers", () => {
     expect(
       migratedFields(edited("kubectl-rollout", restart), { manager: "moorage.a", formerSelf: false }),
     ).toBeUndefined();
+  });
+
+  it("have their entries' versions rewritten after a version bump, and only then", () => {
+    const old = edited("kubectl-edit", { "f:spec": {} });
+    expect(rewrittenVersions(old, "apps/v1")).toBeUndefined();
+    expect(rewrittenVersions(old, "apps/v2")?.map((e) => e.apiVersion)).toEqual(["apps/v2", "apps/v2"]);
   });
 });

@@ -38,6 +38,7 @@ describe("the prune plan", () => {
       live: new Map(states.map((s) => [idKey(s.id), s])),
       partOf: "set",
       deleteData: false,
+      abandon: false,
       removal: false,
       approvedPlans: [],
       usedNamespaces: new Set(),

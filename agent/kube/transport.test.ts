@@ -44,8 +44,8 @@ describe("the transport", () => {
     const bytes = Buffer.from('{"a":"ä€😀"}\n{"b":1}\n');
     const { transport } = await setUp((_request, response) => {
       const step = (at: number) => {
-        if (at >= bytes.length) return response.end();
-        response.write(bytes.subarray(at, at + 1), () => setImmediate(() => step(at + 1)));
+        if (at >= bytes.length) response.end();
+        else response.write(bytes.subarray(at, at + 1), () => setImmediate(() => step(at + 1)));
       };
       step(0);
     });

@@ -246,6 +246,48 @@ describe("the engine on a real API server", () => {
     expect(removal.pruned.filter((p) => p.action !== "Deleted" && p.action !== "Deleting")).toEqual([]);
   });
 
+  it("applies a custom resource again after its definition's version was bumped with a new default", async () => {
+    const app = await application();
+    const group = `${app.namespace}.bump.moorage.dev`;
+    const version = (name: string, storage: boolean, properties: object) => ({
+      name,
+      served: true,
+      storage,
+      schema: { openAPIV3Schema: { type: "object", properties: { spec: { type: "object", properties } } } },
+    });
+    const definition = (versions: object[]): KubeObject =>
+      make("apiextensions.k8s.io/v1", "CustomResourceDefinition", `gadgets.${group}`, {
+        spec: {
+          group,
+          scope: "Namespaced",
+          names: { plural: "gadgets", singular: "gadget", kind: "Gadget", listKind: "GadgetList" },
+          versions,
+        },
+      });
+    const text = { type: "string" };
+    const gadget = (v: string, spec: object) => make(`${group}/${v}`, "Gadget", "g", { spec });
+    const settle = async (set: KubeObject[]) => {
+      for (;;) {
+        await app.restart();
+        const result = await app.run(set);
+        if (result.applied || result.objects.some((o) => o.action === "Stalled")) return result;
+      }
+    };
+    const old = version("v1", true, { a: text });
+    await settle([definition([old]), gadget("v1", { a: "1" })]);
+    const bumped = definition([
+      { ...old, storage: false },
+      version("v2", true, { a: text, b: { ...text, default: "d" } }),
+    ]);
+    const result = await settle([bumped, gadget("v2", { a: "2" })]);
+    expect(result.objects.map((o) => [o.id.kind, o.action, o.message])).toContainEqual([
+      "Gadget",
+      "Configured",
+      "",
+    ]);
+    expect(result.pruned).toEqual([]);
+  });
+
   it("is refused by the server when a tenant's application reaches into another namespace", async () => {
     const account = { namespace: unique(), name: "tenant" };
     await client
