@@ -131,4 +131,16 @@ describe("prune", () => {
     expect(result.pruned).toMatchObject([{ action: "Kept", reason: "DataRetained" }]);
     expect(app.state.inventory.map((e) => e.state)).toEqual(["Applied", "Kept"]);
   });
+
+  it("leaves every object as nobody's on an order to abandon", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run(many(12));
+    const result = await app.run([], { removal: true, abandon: true });
+    expect(new Set(result.pruned.map((p) => `${p.action}:${p.reason}`))).toEqual(new Set(["Abandoned:Orphaned"]));
+    expect(result.inventory).toEqual([]);
+    const left = cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" });
+    expect(left).toHaveLength(12);
+    expect(left.every((o) => o.metadata.labels?.[PART_OF_LABEL] === undefined)).toBe(true);
+  });
 });
