@@ -137,7 +137,9 @@ describe("prune", () => {
     const app = application(cluster);
     await app.run(many(12));
     const result = await app.run([], { removal: true, abandon: true });
-    expect(new Set(result.pruned.map((p) => `${p.action}:${p.reason}`))).toEqual(new Set(["Abandoned:Orphaned"]));
+    expect(new Set(result.pruned.map((p) => `${p.action}:${p.reason}`))).toEqual(
+      new Set(["Abandoned:Orphaned"]),
+    );
     expect(result.inventory).toEqual([]);
     const left = cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" });
     expect(left).toHaveLength(12);
