@@ -6,7 +6,18 @@ import { configure, files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
 import { seededRng, systemRng } from "@moorage/shared/rng";
-import { bytes, everything, history, list, manualClock, putOp, run, show, tempDir } from "./support.ts";
+import {
+  bytes,
+  delOp,
+  everything,
+  history,
+  list,
+  manualClock,
+  putOp,
+  run,
+  show,
+  tempDir,
+} from "./support.ts";
 import type { ManualClock } from "./support.ts";
 
 /** What only a file can do, or fail to do. */
@@ -195,12 +206,15 @@ describe("The SQLite store's file", () => {
   it("resumes a compaction that a restart cut short", async () => {
     const first = await open();
     await Promise.all(Array.from({ length: 900 }, (_, i) => run(first, putOp("k", `${i}`))));
-    await Promise.all([first.compact(901), first.close()]);
+    await run(first, putOp("gone"));
+    await run(first, delOp("gone"));
+    await Promise.all([first.compact(903), first.close()]);
     const second = await open();
     for (let i = 0; i < 20; i++) await run(second, putOp("other"));
     await second.close();
     const raw = new Database(file(), { readonly: true });
-    expect(raw.prepare("SELECT count(*) FROM log WHERE key = ?").pluck().get(Buffer.from("k"))).toBe(1);
+    const rows = raw.prepare("SELECT count(*) FROM log WHERE key = ?").pluck();
+    expect([rows.get(Buffer.from("k")), rows.get(Buffer.from("gone"))]).toEqual([1, 0]);
     raw.close();
   });
 
