@@ -1,0 +1,62 @@
+/** Who calls: the principal of each call, found once before the handler and bounded in its long calls. */
+import { Code, MoorageError } from "@moorage/shared/errors";
+import type { CallContext } from "@moorage/shared/grpc/types";
+import { limits } from "@moorage/shared/limits";
+import type { Verb } from "../identity/authorize.ts";
+import { authorize } from "../identity/authorize.ts";
+import type { ApiKeys, ApiPrincipal } from "../identity/identity.ts";
+
+/** Services that answer anybody: health for probes, reflection of the public contract. */
+const open = /^\/grpc\.(health|reflection)\./;
+
+/** Authenticates calls and counts the long ones. */
+export class Auth {
+  readonly #apiKeys: Pick<ApiKeys, "authenticate" | "onChange">;
+  readonly #principals = new WeakMap<CallContext, ApiPrincipal>();
+  readonly #long = new Map<string, Set<AbortController>>();
+
+  constructor(apiKeys: Pick<ApiKeys, "authenticate" | "onChange">) {
+    this.#apiKeys = apiKeys;
+    // A deleted key ends its long calls; short ones end by themselves.
+    apiKeys.onChange((actor) => {
+      for (const c of this.#long.get(actor) ?? []) c.abort(new MoorageError(Code.UNAUTHENTICATED, "The API key was deleted or changed", { reason: "API_KEY_CHANGED" }));
+    });
+  }
+
+  /** For the server's `before`: throws UNAUTHENTICATED. */
+  readonly before = async (ctx: CallContext): Promise<void> => {
+    if (open.test(ctx.method)) return;
+    this.#principals.set(ctx, await this.#apiKeys.authenticate(ctx.metadata.get("authorization")));
+  };
+
+  /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */
+  require(ctx: CallContext, verb: Verb, name: string): ApiPrincipal {
+    const principal = this.#principals.get(ctx);
+    if (principal === undefined) throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", { reason: "UNAUTHENTICATED" });
+    authorize(principal, { verb, name });
+    return principal;
+  }
+
+  /** Counts a Watch or WaitFor of `principal`; RESOURCE_EXHAUSTED at the limit. Call `end` when it is over. */
+  long(principal: ApiPrincipal, ctx: CallContext): { signal: AbortSignal; end(): void } {
+    const open = this.#long.get(principal.actor) ?? new Set<AbortController>();
+    if (open.size >= limits.watchesPerApiKey) {
+      const description = `${open.size} Watch and WaitFor calls are open, the limit watchesPerApiKey is ${limits.watchesPerApiKey}`;
+      throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot open another Watch: ${description}`, {
+        reason: "TOO_MANY_WATCHES",
+        quota: [{ subject: principal.actor, description }],
+        retryAfterMs: 1_000,
+      });
+    }
+    const controller = new AbortController();
+    open.add(controller);
+    this.#long.set(principal.actor, open);
+    return {
+      signal: AbortSignal.any([ctx.signal, controller.signal]),
+      end: () => {
+        open.delete(controller);
+        if (open.size === 0) this.#long.delete(principal.actor);
+      },
+    };
+  }
+}

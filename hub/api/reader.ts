@@ -1,0 +1,110 @@
+/**
+ * Reads of the store as the API needs them: a resource with all that its view depends on, as of one
+ * revision. Every answer of the API about a resource starts here.
+ */
+import { fromBinary } from "@bufbuild/protobuf";
+import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
+import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
+import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
+import { StoredCredentialsSchema, StoredLinkSchema, StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import type { Kind } from "../core/keys.ts";
+import { credentialsKey, linkKey, prefixes, resourceKey, statusKey } from "../core/keys.ts";
+import { parseName } from "../core/names.ts";
+import type { Resource } from "../core/resources.ts";
+import { decode } from "../core/resources.ts";
+import type { Stored } from "../core/views.ts";
+import { key, prefix } from "../store/bytes.ts";
+import type { KV, Rev, Store } from "../store/store.ts";
+
+/** A stored record and the revision it was written at. */
+export interface Found<T> {
+  value: T;
+  modRev: Rev;
+}
+
+/** Reads as of `rev` (the head when undefined). */
+export class Reader {
+  readonly #store: Store;
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** One key's value. */
+  async kv(text: string, rev?: Rev): Promise<KV | undefined> {
+    const { kvs } = await this.#store.range({ start: key(text), ...(rev === undefined ? {} : { rev }) });
+    return kvs[0];
+  }
+
+  /** A data plane, tenant or application by name. */
+  async resource(name: string, rev?: Rev): Promise<Found<Resource> | undefined> {
+    const parsed = parseName(name);
+    if (parsed === undefined) return undefined;
+    const kv = await this.kv(resourceKey(parsed.kind, name), rev);
+    return kv === undefined ? undefined : { value: decode(parsed.kind, kv.value), modRev: kv.modRev };
+  }
+
+  /** A published bundle version. */
+  async bundle(name: string, rev?: Rev): Promise<Found<BundleVersion> | undefined> {
+    const kv = await this.kv(prefixes.bundleVersions + name, rev);
+    return kv === undefined ? undefined : { value: fromBinary(BundleVersionSchema, kv.value), modRev: kv.modRev };
+  }
+
+  /** The data plane that a resource lives in, by way of its tenant. */
+  async placeOf(resource: Resource, rev?: Rev): Promise<{ dataPlane: Found<Resource> | undefined; tenant: Found<Tenant> | undefined }> {
+    if (resource.$typeName === "moorage.hub.v1.DataPlane") return { dataPlane: await this.resource(resource.name, rev), tenant: undefined };
+    if (resource.$typeName === "moorage.hub.v1.Tenant") return { dataPlane: await this.resource(resource.spec?.dataPlane ?? "", rev), tenant: undefined };
+    const parent = parseName(resource.name)?.parent ?? "";
+    if (parent.startsWith("dataPlanes/")) return { dataPlane: await this.resource(parent, rev), tenant: undefined };
+    const tenant = (await this.resource(parent, rev)) as Found<Tenant> | undefined;
+    const dataPlane = tenant === undefined ? undefined : await this.resource(tenant.value.spec?.dataPlane ?? "", rev);
+    return { dataPlane, tenant };
+  }
+
+  /** All that the view of a record depends on, as of `rev`. `place` avoids reading it again. */
+  async stored(found: Found<Resource>, rev: Rev | undefined, place?: { dataPlaneUid: string | undefined }): Promise<Stored> {
+    const record = found.value;
+    const dataPlaneUid = place === undefined ? (await this.placeOf(record, rev)).dataPlane?.value.uid : place.dataPlaneUid;
+    const statusKv = await this.kv(statusKey(record.uid), rev);
+    const linkKv = dataPlaneUid === undefined ? undefined : await this.kv(linkKey(dataPlaneUid), rev);
+    const stored: Stored = {
+      record,
+      status: statusKv === undefined ? undefined : fromBinary(StoredStatusSchema, statusKv.value),
+      link: linkKv === undefined ? undefined : fromBinary(StoredLinkSchema, linkKv.value),
+      revision: Math.max(found.modRev, statusKv?.modRev ?? 0),
+    };
+    if (record.$typeName !== "moorage.hub.v1.DataPlane") return stored;
+    const credentialsKv = await this.kv(credentialsKey(record.uid), rev);
+    return {
+      ...stored,
+      ...(credentialsKv === undefined ? {} : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
+      tenants: await this.tenantsOf(record.name, rev),
+      revision: Math.max(stored.revision, linkKv?.modRev ?? 0, credentialsKv?.modRev ?? 0),
+    };
+  }
+
+  /** The number of tenants placed in a data plane. */
+  async tenantsOf(dataPlane: string, rev?: Rev): Promise<number> {
+    return (await this.all("Tenant", rev)).filter((t) => (t.value as Tenant).spec?.dataPlane === dataPlane).length;
+  }
+
+  /** All records of a kind whose name begins with `below`. */
+  async all(kind: Kind, rev?: Rev, below = ""): Promise<Found<Resource>[]> {
+    const { kvs } = await this.#store.range({ ...prefix(resourceKey(kind, below)), ...(rev === undefined ? {} : { rev }) });
+    return kvs.map((kv) => ({ value: decode(kind, kv.value), modRev: kv.modRev }));
+  }
+
+  /** The head; OUT_OF_RANGE when it is below what the caller has seen. */
+  async head(minRevision: bigint): Promise<{ rev: Rev; epoch: Uint8Array }> {
+    const { rev, epoch } = await this.#store.status();
+    if (minRevision > BigInt(rev)) {
+      throw new MoorageError(Code.OUT_OF_RANGE, `Cannot read at revision ${minRevision}: the hub is at ${rev}`, { reason: "FUTURE_REVISION", metadata: { revision: String(rev) } });
+    }
+    return { rev, epoch };
+  }
+}
+
+/** NOT_FOUND for a name. */
+export function notFound(name: string): MoorageError {
+  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such resource`, { reason: "NOT_FOUND", metadata: { resource: name } });
+}

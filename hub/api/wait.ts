@@ -1,0 +1,67 @@
+/** WaitFor: the watch of one resource until a condition holds, or the resource is gone. */
+import type { WaitForRequest } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
+import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { parseName } from "../core/names.ts";
+import type { Resource } from "../core/resources.ts";
+import { conditionsOf } from "../core/views.ts";
+import type { Store } from "../store/store.ts";
+import { cursorAt } from "./lists.ts";
+import type { Reader } from "./reader.ts";
+import { notFound } from "./reader.ts";
+import { viewAt, watch } from "./watch.ts";
+
+const defaultTimeoutMs = 5 * 60_000;
+const maxTimeoutMs = 3_600_000;
+
+/** Settles as the request asks; DEADLINE_EXCEEDED names the condition as it was last. */
+export async function waitFor(deps: { store: Store; reader: Reader; clock: Clock }, request: WaitForRequest, signal: AbortSignal) {
+  const parsed = parseName(request.name);
+  if (parsed === undefined) throw invalidField("name", `"${request.name.slice(0, 128)}" is no name of a data plane, tenant or application`);
+  const timeoutMs = request.timeout === undefined ? defaultTimeoutMs : Number(request.timeout.seconds) * 1_000 + request.timeout.nanos / 1e6;
+  if (timeoutMs <= 0 || timeoutMs > maxTimeoutMs) throw invalidField("timeout", "must be above 0 and at most 1 h");
+  const status = request.status === "" ? "True" : request.status;
+  if (!["True", "False", "Unknown"].includes(status)) throw invalidField("status", 'must be "True", "False" or "Unknown"');
+  const type = request.condition === "" ? "Ready" : request.condition;
+  const { rev, epoch } = await deps.store.status();
+  const first = await viewAt(deps.reader, request.name, rev, View.FULL);
+  if (first === undefined && !request.deleted) throw notFound(request.name);
+  const wanted = request.generation === 0n ? (first?.generation ?? 0n) : request.generation;
+  const done = (resource: Resource) => {
+    const condition = conditionsOf(resource).find((c) => c.type === type);
+    return condition?.status === status && condition.observedGeneration >= wanted ? condition : undefined;
+  };
+  const answer = (resource: Resource | undefined, at: number) => ({
+    ...(resource === undefined || request.deleted ? {} : { condition: done(resource) as never }),
+    generation: resource?.generation ?? 0n,
+    cursor: cursorAt(epoch, at),
+  });
+  if (first === undefined) return answer(undefined, rev);
+  if (!request.deleted && done(first) !== undefined) return answer(first, rev);
+
+  const timeout = new AbortController();
+  const timer = deps.clock.setTimer(timeoutMs, () => timeout.abort());
+  let last = first;
+  try {
+    const q = { kind: parsed.kind, parent: "", filter: "", view: View.FULL, cursor: cursorAt(epoch, rev), name: request.name };
+    for await (const event of watch(deps, q, AbortSignal.any([signal, timeout.signal]))) {
+      if (event.kind !== "change") continue;
+      const at = Number(event.resource.revision);
+      if (event.type === ChangeType.REMOVED) {
+        if (request.deleted) return answer(undefined, at);
+        throw notFound(request.name);
+      }
+      last = event.resource;
+      if (!request.deleted && done(last) !== undefined) return answer(last, at);
+    }
+  } finally {
+    timer.cancel();
+  }
+  const condition = conditionsOf(last).find((c) => c.type === type);
+  const state = request.deleted ? "it still exists" : `${type} is ${condition?.status ?? "Unknown"}${condition === undefined ? "" : ` (${condition.reason}): ${condition.message}`}`;
+  throw new MoorageError(Code.DEADLINE_EXCEEDED, `Timed out waiting for "${request.name}": ${state}`, {
+    reason: "WAIT_TIMEOUT",
+    metadata: { resource: request.name, condition: type, status: condition?.status ?? "Unknown", reason: condition?.reason ?? "" },
+  });
+}

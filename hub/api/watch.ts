@@ -1,0 +1,164 @@
+/**
+ * Watch: every change of any part of a view (record, status, link), whole revisions in order. A
+ * position in the log, never a queue: a slow reader is asked to wait and costs nothing meanwhile.
+ */
+import { fromBinary } from "@bufbuild/protobuf";
+import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
+import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import { LinkState, StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import { compileFilter } from "../core/filter.ts";
+import type { Kind } from "../core/keys.ts";
+import { kindPrefix, prefixes, uidKey } from "../core/keys.ts";
+import type { Resource } from "../core/resources.ts";
+import { view } from "../core/views.ts";
+import { keyText, prefix } from "../store/bytes.ts";
+import type { Rev, Store, StoreEvent } from "../store/store.ts";
+import { below, cursorAt, listPage } from "./lists.ts";
+import type { Reader } from "./reader.ts";
+
+/** What is watched. */
+export interface WatchQuery {
+  kind: Kind;
+  parent: string;
+  filter: string;
+  view: View;
+  cursor: Cursor | undefined;
+  /** One resource alone; empty for all. */
+  name?: string;
+}
+
+/** What a watch tells. `cursor` on the last change of a revision only. */
+export type WatchEvent =
+  | { kind: "change"; type: ChangeType; resource: Resource; cursor: Cursor | undefined }
+  | { kind: "synced"; cursor: Cursor }
+  | { kind: "bookmark"; cursor: Cursor };
+
+/** A bookmark at least this often while other things change. */
+export const bookmarkMs = 60_000;
+/** Page of the first listing. */
+const PAGE = 500;
+
+/** Streams changes after the cursor, or a first listing and then changes. Ends with `signal`. */
+export async function* watch(deps: { store: Store; reader: Reader; clock: Clock }, q: WatchQuery, signal: AbortSignal): AsyncGenerator<WatchEvent, void, void> {
+  const { epoch } = await deps.store.status();
+  const selected = selector(q);
+  let from: Rev;
+  if (q.cursor === undefined) {
+    let pageTokenText = "";
+    let at: Cursor;
+    do {
+      const page = await listPage(deps, { kind: q.kind, parent: q.parent, filter: q.filter, view: q.view, pageSize: PAGE, pageToken: pageTokenText, minRevision: 0n });
+      for (const resource of page.resources) {
+        if (selected(resource.name)) yield { kind: "change", type: ChangeType.UPSERTED, resource, cursor: undefined };
+      }
+      pageTokenText = page.nextPageToken;
+      at = page.cursor;
+    } while (pageTokenText !== "");
+    yield { kind: "synced", cursor: at };
+    from = Number(at.revision) + 1;
+  } else {
+    if (!Buffer.from(q.cursor.epoch).equals(epoch)) throw compacted("the hub's history is another one (it was restored)");
+    from = Number(q.cursor.revision) + 1;
+  }
+  yield* follow(deps, q, { from, epoch, signal, selected });
+}
+
+async function* follow(
+  deps: { store: Store; reader: Reader; clock: Clock },
+  q: WatchQuery,
+  at: { from: Rev; epoch: Uint8Array; signal: AbortSignal; selected: (name: string) => boolean },
+): AsyncGenerator<WatchEvent, void, void> {
+  const matches = compileFilter(q.filter);
+  let marked = deps.clock.monotonicMs();
+  for await (const batch of deps.store.watch({ ...prefix(""), from: at.from, progress: true, signal: at.signal })) {
+    if (batch.kind === "compacted") throw compacted(`revisions up to ${batch.compactRev} were compacted`);
+    if (batch.kind === "progress") {
+      if (deps.clock.monotonicMs() - marked >= bookmarkMs) {
+        marked = deps.clock.monotonicMs();
+        yield { kind: "bookmark", cursor: cursorAt(at.epoch, batch.rev) };
+      }
+      continue;
+    }
+    const changes: { type: ChangeType; resource: Resource }[] = [];
+    for (const name of await affected(deps.reader, q.kind, batch)) {
+      if (!at.selected(name)) continue;
+      const change = await changeOf(deps.reader, { name, rev: batch.rev, view: q.view, matches, filtered: q.filter !== "" });
+      if (change !== undefined) changes.push(change);
+    }
+    for (const [i, change] of changes.entries()) {
+      yield { kind: "change", ...change, cursor: i === changes.length - 1 ? cursorAt(at.epoch, batch.rev) : undefined };
+    }
+  }
+}
+
+function selector(q: WatchQuery): (name: string) => boolean {
+  if (q.name !== undefined && q.name !== "") return (name) => name === q.name;
+  const prefixText = below(q.kind, q.parent);
+  return (name) => name.startsWith(prefixText);
+}
+
+/** Names of the resources of `kind` whose view a revision touches, each once, in order of name. */
+async function affected(reader: Reader, kind: Kind, batch: { rev: Rev; events: StoreEvent[] }): Promise<string[]> {
+  const names = new Set<string>();
+  for (const event of batch.events) {
+    const text = keyText(event.kv.key);
+    if (text.startsWith(kindPrefix(kind))) names.add(text.slice(kindPrefix(kind).length));
+    else if (text.startsWith(prefixes.status)) await addByUid(reader, kind, { uid: text.slice(prefixes.status.length), rev: batch.rev, names });
+    else if (text.startsWith(prefixes.links)) await addByLink(reader, kind, { event, rev: batch.rev, uid: text.slice(prefixes.links.length), names });
+    else if (kind === "DataPlane" && text.startsWith(prefixes.credentials)) await addByUid(reader, kind, { uid: text.slice(prefixes.credentials.length), rev: batch.rev, names });
+  }
+  return [...names].sort();
+}
+
+async function addByUid(reader: Reader, kind: Kind, at: { uid: string; rev: Rev; names: Set<string> }): Promise<void> {
+  const kv = await reader.kv(uidKey(at.uid), at.rev);
+  if (kv === undefined) return;
+  const text = keyText(kv.value);
+  if (text.startsWith(kindPrefix(kind))) at.names.add(text.slice(kindPrefix(kind).length));
+}
+
+/** A link changes its data plane's view; entering or leaving silence changes those of all that live in it. */
+async function addByLink(reader: Reader, kind: Kind, at: { event: StoreEvent; rev: Rev; uid: string; names: Set<string> }): Promise<void> {
+  if (kind === "DataPlane") return addByUid(reader, kind, at);
+  const before = at.event.prevRev === 0 ? undefined : await reader.kv(keyText(at.event.kv.key), at.rev - 1);
+  const state = (value: Uint8Array | undefined) => (value === undefined || value.length === 0 ? LinkState.UNSPECIFIED : fromBinary(StoredLinkSchema, value).state);
+  if ((state(before?.value) === LinkState.SILENT) === (state(at.event.type === "put" ? at.event.kv.value : undefined) === LinkState.SILENT)) return;
+  for (const found of await reader.all(kind, at.rev)) {
+    const { dataPlane } = await reader.placeOf(found.value, at.rev);
+    if (dataPlane?.value.uid === at.uid) at.names.add(found.value.name);
+  }
+}
+
+async function changeOf(
+  reader: Reader,
+  of: { name: string; rev: Rev; view: View; matches: (r: Resource) => boolean; filtered: boolean },
+): Promise<{ type: ChangeType; resource: Resource } | undefined> {
+  const full = of.filtered ? View.FULL : of.view;
+  const now = await viewAt(reader, of.name, of.rev, full);
+  if (now !== undefined && of.matches(now)) {
+    const resource = full === of.view ? now : ((await viewAt(reader, of.name, of.rev, of.view)) as Resource);
+    return { type: ChangeType.UPSERTED, resource };
+  }
+  const before = of.rev > 1 ? await viewAt(reader, of.name, of.rev - 1, full) : undefined;
+  if (before === undefined || !of.matches(before)) return undefined;
+  before.revision = BigInt(of.rev);
+  return { type: ChangeType.REMOVED, resource: before };
+}
+
+/** The view of a resource at a revision; undefined when it does not exist there. */
+export async function viewAt(reader: Reader, name: string, rev: Rev, how: View): Promise<Resource | undefined> {
+  try {
+    const found = await reader.resource(name, rev);
+    return found === undefined ? undefined : view(await reader.stored(found, rev), how);
+  } catch (thrown) {
+    // The revision before the oldest kept one: nothing is known of it.
+    if (thrown instanceof MoorageError && thrown.reason === "COMPACTED") return undefined;
+    throw thrown;
+  }
+}
+
+function compacted(why: string): MoorageError {
+  return new MoorageError(Code.OUT_OF_RANGE, `Cannot resume the watch: ${why}; list again and watch from there`, { reason: "COMPACTED" });
+}
