@@ -13,7 +13,6 @@ const BACKOFF: Backoff = { baseMs: 1_000, capMs: 120_000 };
 
 /** A link; nothing happens before `run`. */
 export function createHubLink(deps: HubLinkDeps): HubLink {
-  const reconnects = new Map<string, number>();
   const state: LinkState = {
     connected: false,
     connectedSinceMs: 0,
@@ -21,7 +20,6 @@ export function createHubLink(deps: HubLinkDeps): HubLink {
     desiredRevision: 0,
     appliedRevision: 0,
     clockOffsetMs: undefined,
-    reconnects,
     maxRemovalsPerSync: 0,
   };
   const listeners = new Set<() => void>();
@@ -62,7 +60,7 @@ export function createHubLink(deps: HubLinkDeps): HubLink {
         if (signal.aborted) return;
         attempt = end.established ? 0 : attempt + 1;
         const reason = reasonOf(end);
-        reconnects.set(reason, (reconnects.get(reason) ?? 0) + 1);
+        deps.onEnded?.({ reason, error: end.error });
         noteGeneration(end.error);
         const delayMs = delayOf(end, attempt);
         deps.log.warn("not connected to the hub, it is dialled again", { reason, delayMs: Math.round(delayMs), error: end.error });

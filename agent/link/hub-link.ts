@@ -10,6 +10,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentInfo, BlobRef, SyncRequestSchema, SyncResponse } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
+import type { MoorageError } from "@moorage/shared/errors";
 import type { Link } from "@moorage/shared/grpc/types";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
@@ -47,6 +48,8 @@ export interface HubLinkDeps {
   fetchBlob(ref: BlobRef, signal: AbortSignal): Promise<readonly Uint8Array[]>;
   /** The hub refused our generation and names the one it knows. */
   onRefusedGeneration(known: number): void;
+  /** A stream ended, or could not be opened. `reason` is short and of a small set. */
+  onEnded?(end: { reason: string; error: MoorageError | undefined }): void;
   extensions?: readonly LinkExtension[];
   clock: Clock;
   rng: Rng;
@@ -64,8 +67,6 @@ export interface LinkState {
   appliedRevision: number;
   /** Own clock minus the hub's at hello; undefined before the first. */
   clockOffsetMs: number | undefined;
-  /** Streams ended, by reason. */
-  reconnects: ReadonlyMap<string, number>;
   /** The hub's bound on removals; 0 leaves the agent's own. */
   maxRemovalsPerSync: number;
 }
