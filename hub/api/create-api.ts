@@ -1,0 +1,44 @@
+/** The public API as a list of services over one store. */
+import type { Clock } from "@moorage/shared/clock";
+import type { BoundService, CallContext } from "@moorage/shared/grpc/types";
+import type { Rng } from "@moorage/shared/rng";
+import type { Identity } from "../identity/identity.ts";
+import type { Store } from "../store/store.ts";
+import type { AdvertisedNow } from "./admin.ts";
+import { apiKeyService, bundleService, joinTokenService, waitService } from "./admin.ts";
+import { Auth } from "./auth.ts";
+import { Bundles } from "./bundles.ts";
+import { Reader } from "./reader.ts";
+import { Resources } from "./resources.ts";
+import type { Api } from "./services.ts";
+import { applicationService, dataPlaneService, tenantService } from "./services.ts";
+import { Writer } from "./writer.ts";
+
+/** All services of the API port, and what must be called before each of their calls. */
+export function createApi(deps: { store: Store; clock: Clock; rng: Rng; identity: Identity; advertised: AdvertisedNow }): {
+  services: BoundService[];
+  before(ctx: CallContext): Promise<void>;
+  reader: Reader;
+  writer: Writer;
+} {
+  const reader = new Reader(deps.store);
+  const writer = new Writer(deps);
+  const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng });
+  const auth = new Auth(deps.identity.apiKeys);
+  const api: Api = { store: deps.store, reader, resources, auth, clock: deps.clock };
+  const bundles = new Bundles({ store: deps.store, reader, writer, clock: deps.clock, rng: deps.rng });
+  return {
+    services: [
+      dataPlaneService(api),
+      tenantService(api),
+      applicationService(api),
+      bundleService(api, bundles),
+      waitService(api),
+      apiKeyService(api, deps.identity),
+      joinTokenService(api, deps.identity, deps.advertised),
+    ],
+    before: auth.before,
+    reader,
+    writer,
+  };
+}

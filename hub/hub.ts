@@ -1,0 +1,231 @@
+/**
+ * A hub as a whole: store, identity, sync, API and their listeners, in the order in which they start.
+ * `main.ts` runs one as a process; tests run it in theirs, with a store and a clock of their own.
+ */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { BlobService } from "@moorage/proto/moorage/agent/v1/blob_pb";
+import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
+import { IdentityService } from "@moorage/proto/moorage/agent/v1/identity_pb";
+import { SyncService } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
+import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
+import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
+import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
+import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { ServingStatus, createHealth } from "@moorage/shared/grpc/health";
+import type { Address } from "@moorage/shared/grpc/listener";
+import { agentPortLimits, apiLimits } from "@moorage/shared/grpc/options";
+import { createReflection } from "@moorage/shared/grpc/reflection";
+import type { RunningServer } from "@moorage/shared/grpc/server";
+import { startServer } from "@moorage/shared/grpc/server";
+import type { BoundService } from "@moorage/shared/grpc/types";
+import { bind } from "@moorage/shared/grpc/types";
+import type { OpsServer } from "@moorage/shared/http-ops";
+import { startOpsServer } from "@moorage/shared/http-ops";
+import { limits } from "@moorage/shared/limits";
+import type { Logger } from "@moorage/shared/log";
+import type { Metrics } from "@moorage/shared/metrics";
+import { createMetrics } from "@moorage/shared/metrics";
+import type { Rng } from "@moorage/shared/rng";
+import { runServices } from "@moorage/shared/run-services";
+import type { Service } from "@moorage/shared/service";
+import { sleep } from "@moorage/shared/clock";
+import type { Advertised } from "./api/admin.ts";
+import { createApi } from "./api/create-api.ts";
+import type { HubConfig } from "./config.ts";
+import { createIdentity } from "./identity/create-identity.ts";
+import type { Identity } from "./identity/identity.ts";
+import { callMetrics, hubMetrics } from "./ops/metrics.ts";
+import { openSqliteStore } from "./store/sqlite/sqlite.ts";
+import type { Store } from "./store/store.ts";
+import { createSync } from "./sync/create-sync.ts";
+import type { Sync } from "./sync/sync.ts";
+import { finaliser } from "./api/finalise.ts";
+
+/** What a hub runs on. */
+export interface HubDeps {
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+  /** Instead of the SQLite store of the data directory; the caller closes it. */
+  store?: Store;
+}
+
+/** A running hub. */
+export interface Hub {
+  readonly addresses: { api: Address; agent: Address; enrolment: Address; ops: Address };
+  readonly identity: Identity;
+  readonly sync: Sync;
+  readonly store: Store;
+  readonly metrics: Metrics;
+  /** Secret of the first API key, on the start that made it. */
+  readonly bootstrapSecret: string | undefined;
+  /** Settles when the hub has ended by itself: a failure. */
+  readonly failed: Promise<never>;
+  /** Drains and ends everything. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** How often expired request ids are deleted. */
+const SWEEP_MS = 3_600_000;
+/** Time for API calls under way when the hub stops. */
+const API_DRAIN_MS = 2_000;
+
+/** Starts a hub; ready when this resolves. Rejects with the first thing that is wrong, by name. */
+export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
+  const { clock, rng, log } = deps;
+  const metrics = createMetrics({ processMetrics: true });
+  let storeFailure: Error | undefined;
+  const store =
+    deps.store ??
+    (await openSqliteStore({
+      dir: config.dataDir,
+      clock,
+      rng,
+      maxBytes: config.storeMaxBytes,
+      onFailure: (error) => {
+        storeFailure = error;
+        log.error("store failed, nothing is accepted any more", { error });
+      },
+    }));
+  const undo: (() => Promise<unknown>)[] = deps.store === undefined ? [() => store.close()] : [];
+  try {
+    const identity = await createIdentity({ store, clock, rng, log: log.child({ part: "identity" }), dataDir: config.dataDir, trustDomain: config.trustDomain });
+    const bootstrapSecret = await identity.apiKeys.bootstrap();
+    if (bootstrapSecret !== undefined) await writeFile(join(config.dataDir, "admin.key"), `${bootstrapSecret}\n`, { mode: 0o600 });
+    await writeFile(join(config.dataDir, "ca.pem"), identity.trustBundlePem);
+    const sync = createSync({
+      store,
+      clock,
+      rng,
+      log: log.child({ part: "sync" }),
+      identity,
+      finalise: finaliser(store),
+      metrics,
+      policy: { heartbeatIntervalMs: config.heartbeatInterval, reconnectSpreadMs: config.reconnectSpread },
+    });
+    let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
+    const api = createApi({ store, clock, rng, identity, advertised: () => advertised });
+    const servers = await listenAll({ config, clock, identity, sync, api: api.services, before: api.before, onCall: callMetrics(metrics, log) });
+    undo.push(...Object.values(servers.all).map((s) => () => s.drain(0)));
+    const host = (a: Address) => `${config.publicHost ?? a.host}:${a.port}`;
+    advertised = { agentAddress: host(servers.all.agent.address), enrolmentAddress: host(servers.all.enrolment.address) };
+    hubMetrics(metrics, { store, sync, reader: api.reader });
+    const ops = await startOpsServer({
+      address: config.opsAddress,
+      option: "--ops-address",
+      metrics,
+      ready: [{ name: "store", check: () => storeFailure?.message }],
+    });
+    undo.push(() => ops.close());
+    servers.health.set("", ServingStatus.SERVING);
+    const addresses = { api: servers.all.api.address, agent: servers.all.agent.address, enrolment: servers.all.enrolment.address, ops: ops.address };
+    return run({ addresses, identity, sync, store, metrics, bootstrapSecret }, { config, deps, servers, ops, sweep: () => api.writer.sweep(), closeStore: deps.store === undefined });
+  } catch (thrown) {
+    for (const end of undo.reverse()) await end().catch((error: unknown) => log.error("cleaning up after a failed start failed", { error }));
+    throw thrown;
+  }
+}
+
+type Parts = Omit<Hub, "failed" | "stop">;
+type Servers = Awaited<ReturnType<typeof listenAll>>;
+
+function run(parts: Parts, on: { config: HubConfig; deps: HubDeps; servers: Servers; ops: OpsServer; sweep: () => Promise<number>; closeStore: boolean }): Hub {
+  const { clock, log } = on.deps;
+  const end = new AbortController();
+  const sweeper: Service = {
+    name: "request id sweeper",
+    async run(signal) {
+      for (;;) {
+        await sleep(clock, SWEEP_MS, signal);
+        await on.sweep();
+      }
+    },
+  };
+  // The streams are drained by `stop` itself, with a time of its own.
+  const streams: Service = { name: parts.sync.name, run: (signal) => parts.sync.run(signal) };
+  const running = runServices([parts.identity, streams, sweeper], { signal: end.signal, log });
+  let stopping: Promise<void> | undefined;
+  const stop = async (): Promise<void> => {
+    on.servers.health.set("", ServingStatus.NOT_SERVING);
+    // Agents first: each is told when to come back, so that they do not come back at once.
+    await parts.sync.drain(on.config.drainTime);
+    const { api, agent, enrolment } = on.servers.all;
+    await Promise.all([api.drain(API_DRAIN_MS), agent.drain(API_DRAIN_MS), enrolment.drain(API_DRAIN_MS)]);
+    end.abort(new DOMException("the hub stops", "AbortError"));
+    await running.catch((error: unknown) => log.error("a service failed while stopping", { error }));
+    await on.ops.close();
+    if (on.closeStore) await parts.store.close();
+  };
+  const failed = running.then(
+    () => new Promise<never>(() => {}),
+    (error: unknown) => {
+      throw error;
+    },
+  );
+  // Whoever runs the hub awaits `failed`; until then a failure is no unhandled rejection.
+  failed.catch(() => {});
+  return { ...parts, failed, stop: () => (stopping ??= stop()) };
+}
+
+async function listenAll(on: {
+  config: HubConfig;
+  clock: Clock;
+  identity: Identity;
+  sync: Sync;
+  api: readonly BoundService[];
+  before: NonNullable<Parameters<typeof startServer>[0]["before"]>;
+  onCall: NonNullable<Parameters<typeof startServer>[0]["onCall"]>;
+}) {
+  const { config, clock, identity, sync } = on;
+  const hosts = new Set([config.publicHost, config.apiAddress.host, config.agentAddress.host, config.enrolmentAddress.host, "localhost"].filter((h) => h !== undefined));
+  const isIp = (h: string) => /^[0-9.]+$/.test(h) || h.includes(":");
+  const certificate = await identity.serverCertificate({ dnsNames: [...hosts].filter((h) => !isIp(h)), ipAddresses: [...new Set([...[...hosts].filter(isIp), "127.0.0.1"])] });
+  const health = createHealth();
+  const reflection = createReflection([DataPlaneService, TenantService, ApplicationService, BundleService, WaitService, ApiKeyService, JoinTokenService]);
+  const open: RunningServer[] = [];
+  const start = async (options: Parameters<typeof startServer>[0]): Promise<RunningServer> => {
+    const server = await startServer(options);
+    open.push(server);
+    return server;
+  };
+  const tls = () => ({ certPem: certificate.current().certPem, keyPem: certificate.current().keyPem });
+  const agentTls = () => ({ ...tls(), clientCaPem: identity.trustBundlePem });
+  const shared = { clock, onCall: on.onCall };
+  try {
+    const api = await start({ ...shared, address: config.apiAddress, option: "--api-address", tls: tls(), services: [...on.api, health.service, reflection], limits: apiLimits, before: on.before });
+    const agent = await start({
+      ...shared,
+      address: config.agentAddress,
+      option: "--agent-address",
+      tls: agentTls(),
+      services: [bind(SyncService, sync.syncHandlers), bind(BlobService, sync.blobHandlers), bind(IdentityService, identity.identityHandlers)],
+      limits: agentPortLimits,
+      acceptsPerSecond: limits.acceptsPerSecond,
+      codec: { readUnknownFields: false },
+    });
+    const enrolment = await start({
+      ...shared,
+      address: config.enrolmentAddress,
+      option: "--enrolment-address",
+      tls: tls(),
+      services: [bind(EnrolmentService, identity.enrolmentHandlers)],
+      limits: agentPortLimits,
+      acceptsPerSecond: limits.acceptsPerSecond,
+      codec: { readUnknownFields: false },
+    });
+    certificate.onRenewed(() => {
+      api.replaceTls(tls());
+      enrolment.replaceTls(tls());
+      agent.replaceTls(agentTls());
+    });
+    return { all: { api, agent, enrolment }, health };
+  } catch (thrown) {
+    await Promise.all(open.map((s) => s.drain(0)));
+    throw thrown;
+  }
+}
