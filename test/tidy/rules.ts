@@ -137,7 +137,7 @@ export function offences(file: SourceFile): Offence[] {
     for (const b of bannedCalls) {
       if (!b.allowed.test(file.path) && b.pattern.test(code)) add("injected-time-and-chance", `${b.pattern.source}: use ${b.use}`);
     }
-    if (!envAllowed.test(file.path) && /\bprocess\.env\b/.test(code)) {
+    if (!envAllowed.test(file.path) && /\bprocess\.env\b(?!")/.test(code)) {
       add("environment", "process.env: read it in main.ts and pass it to the option table");
     }
   }
