@@ -4,6 +4,7 @@
  */
 import type { Clock } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
+import type { FightLog } from "../apply/fights.ts";
 import type { KubeClient } from "../kube/client.ts";
 import type { Outcome } from "../control/outcome.ts";
 import type { Mirror } from "../mirror/mirror.ts";
@@ -25,6 +26,8 @@ export interface KindContext {
   mirror: Mirror;
   live: LiveObjects;
   inventory: InventoryStore;
+  /** Who keeps undoing our repairs, over all records. */
+  fights: FightLog;
   clock: Clock;
   log: Logger;
   /** Namespace of the agent's own resources. */

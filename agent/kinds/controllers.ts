@@ -15,6 +15,7 @@ import type { Clock } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { Service } from "@moorage/shared/service";
+import { createFightLog } from "../apply/fights.ts";
 import { APPLICATION_LABEL } from "../apply/labels.ts";
 import { createLoop } from "../control/loop.ts";
 import type { LoopMetrics } from "../control/loop.ts";
@@ -40,7 +41,7 @@ const workers = { Tenant: 4, Application: 8 } as const;
 /** What the wiring needs beside the kinds' own context. */
 export interface ControllersDeps {
   /** The context without what is made here. */
-  context: Omit<KindContext, "mirror">;
+  context: Omit<KindContext, "mirror" | "fights">;
   mirror: Mirror;
   bundles: BundleStore;
   clock: Clock;
@@ -56,7 +57,7 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
     Application: createQueue({ clock: deps.clock, rng: deps.rng }),
   };
   const mirror = announcing(deps.mirror, (record) => wakeWaiting(record));
-  const context: KindContext = { ...deps.context, mirror };
+  const context: KindContext = { ...deps.context, mirror, fights: createFightLog(() => deps.clock.monotonicMs()) };
 
   const add = (record: MirrorRecord, priority: Priority): void => {
     if (record.kind === "DataPlane") return;

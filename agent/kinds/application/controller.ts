@@ -173,6 +173,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
       inventory,
       writeInventory: (entries) => context.inventory.write(record, entries),
       policy: use.policy,
+      fights: context.fights,
     });
   }
 

@@ -106,7 +106,8 @@ export function tenantController(context: KindContext): KindController {
       writeInventory: (entries) => context.inventory.write(record, entries),
       // The cluster itself creates the ServiceAccount "default": the baseline takes over what it finds,
       // in a namespace that was proven to be this tenant's.
-      policy: { adoption: "AdoptAll", drift: "Correct" },
+      policy: { adoption: "AdoptAll", drift: "Correct", baseline: true },
+      fights: context.fights,
     });
   }
 
