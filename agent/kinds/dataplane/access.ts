@@ -12,6 +12,8 @@ interface Right {
   resource: string;
   verbs: readonly string[];
   home?: true;
+  /** For one object of this name alone. */
+  name?: string;
 }
 
 const manage = ["get", "list", "watch", "create", "patch", "delete"];
@@ -27,7 +29,8 @@ export const rights: readonly Right[] = [
   { feature: "isolation", group: "networking.k8s.io", resource: "networkpolicies", verbs: manage },
   { feature: "quota", group: "", resource: "resourcequotas", verbs: manage },
   { feature: "quota", group: "", resource: "limitranges", verbs: manage },
-  { feature: "appliers", group: "", resource: "serviceaccounts", verbs: [...manage, "impersonate"] },
+  { feature: "appliers", group: "", resource: "serviceaccounts", verbs: manage },
+  { feature: "appliers", group: "", resource: "serviceaccounts", verbs: ["impersonate"], name: "moorage-applier" },
   { feature: "appliers", group: "rbac.authorization.k8s.io", resource: "rolebindings", verbs: manage },
 ];
 
@@ -56,7 +59,7 @@ async function review(session: AgentSession, of: { right: Right; verb: string; n
     kind: "SelfSubjectAccessReview",
     // The server refuses a review whose metadata holds anything.
     metadata: {},
-    spec: { resourceAttributes: { group: right.group, resource: right.resource, verb, ...(right.home === true ? { namespace } : {}) } },
+    spec: { resourceAttributes: { group: right.group, resource: right.resource, verb, ...(right.name === undefined ? {} : { name: right.name }), ...(right.home === true ? { namespace } : {}) } },
   } as unknown as KubeObject;
   try {
     const allowed = dig((await session.create(object, { signal })).object, "status", "allowed");
