@@ -120,7 +120,7 @@ export class Bundles {
 
   delete(call: Call, what: { name: string; etag: string; allowMissing: boolean }): Promise<BundleVersion> {
     const { bundle, version } = requireBundleVersion("name", what.name);
-    return this.#write(call, async () => {
+    return this.#write({ ...call, alone: true }, async () => {
       const found = await this.#reader.bundle(what.name);
       if (found === undefined) {
         if (what.allowMissing) return { unchanged: create(BundleVersionSchema) };
@@ -152,7 +152,7 @@ export class Bundles {
     }
   }
 
-  #write(call: Call, plan: Parameters<Writer["write"]>[0]["plan"]): Promise<BundleVersion> {
+  #write(call: Call & { alone?: boolean }, plan: Parameters<Writer["write"]>[0]["plan"]): Promise<BundleVersion> {
     return this.#writer.write<BundleVersion>({ ...call, answer: BundleVersionSchema, plan: plan as never });
   }
 

@@ -64,7 +64,7 @@ export class Resources {
   }
 
   create(call: Call, kind: Kind, what: { name: string; input: Resource }): Promise<Resource> {
-    return this.#write(call, kind, async () => {
+    return this.#write({ ...call, alone: counts(what.input) }, kind, async () => {
       const taken = await this.#reader.resource(what.name);
       if (taken !== undefined) throw alreadyExists(taken.value);
       return this.#planCreate(kind, what);
@@ -74,7 +74,7 @@ export class Resources {
   update(call: Call, kind: Kind, what: { input: Resource; mask: FieldMask | undefined; allowMissing: boolean }): Promise<Resource> {
     const { input } = what;
     requireName(kind, `${fieldNames[kind]}.name`, input.name);
-    return this.#write(call, kind, async () => {
+    return this.#write({ ...call, alone: what.allowMissing && counts(input) }, kind, async () => {
       const found = await this.#reader.resource(input.name);
       if (found === undefined) {
         if (!what.allowMissing) throw notFound(input.name);
@@ -91,7 +91,7 @@ export class Resources {
   async delete(call: Call, kind: Kind, what: { name: string; etag: string; allowMissing: boolean; orphan: boolean; force: boolean; authorization: Uint8Array; empty: Resource }): Promise<Resource> {
     requireName(kind, "name", what.name);
     if (!call.validateOnly) await this.#deleteChildren(call, kind, what);
-    return this.#write(call, kind, async () => {
+    return this.#write({ ...call, alone: true }, kind, async () => {
       const found = await this.#reader.resource(what.name);
       if (found === undefined) {
         if (what.allowMissing) return { unchanged: what.empty };
@@ -112,13 +112,13 @@ export class Resources {
       await this.#refuseDelete(found.value, what.force);
       const going = await this.#going(found, what.force);
       if (going.children.length <= CASCADE) return;
-      await this.#write({ ...call, requestId: "" }, kind, async () => ({
+      await this.#write({ ...call, requestId: "", alone: true }, kind, async () => ({
         change: this.#deleteChange(going.children.slice(0, CASCADE), { ...going, what, answered: found }),
       }));
     }
   }
 
-  #write(call: Call, kind: Kind, plan: () => Promise<{ change: Change<Resource> } | { unchanged: Resource }>): Promise<Resource> {
+  #write(call: Call & { alone: boolean }, kind: Kind, plan: () => Promise<{ change: Change<Resource> } | { unchanged: Resource }>): Promise<Resource> {
     return this.#writer.write<Resource>({ ...call, answer: schemas[kind], plan });
   }
 
@@ -306,6 +306,9 @@ export class Resources {
     return change;
   }
 }
+
+/** True when placing the resource counts those of its size class. */
+const counts = (input: Resource): boolean => input.$typeName === "moorage.hub.v1.Tenant" && (input.spec?.sizeClass ?? "") !== "";
 
 function alreadyExists(record: Resource): MoorageError {
   if (record.deleteTime !== undefined) return terminating(record, Code.ALREADY_EXISTS);

@@ -15,6 +15,7 @@ import type { Rng } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
 import { auditOp } from "../identity/audit.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
+import { Gate } from "./gate.ts";
 import { key, prefix } from "../store/bytes.ts";
 import type { Compare, Op, RowOp, Store } from "../store/store.ts";
 
@@ -44,6 +45,8 @@ export interface Write<A extends Message> {
   request: { schema: DescMessage; message: Message };
   answer: DescMessage;
   validateOnly: boolean;
+  /** True for a plan that counts, or relies on the absence of, other resources: no other write meanwhile. */
+  alone?: boolean;
   /** Reads, checks, and says what to change; undefined with `unchanged` when there is nothing to write. */
   plan(): Promise<{ change: Change<A> } | { unchanged: A }>;
 }
@@ -53,6 +56,7 @@ export class Writer {
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #rng: Rng;
+  readonly #gate = new Gate();
 
   constructor(deps: { store: Store; clock: Clock; rng: Rng }) {
     this.#store = deps.store;
@@ -61,7 +65,11 @@ export class Writer {
   }
 
   /** Carries a write out. ABORTED when others keep coming between. */
-  async write<A extends Message>(w: Write<A>): Promise<A> {
+  write<A extends Message>(w: Write<A>): Promise<A> {
+    return this.#gate.through(w.alone === true, () => this.#write(w));
+  }
+
+  async #write<A extends Message>(w: Write<A>): Promise<A> {
     const requestKey = this.#requestKey(w.principal, w.requestId);
     const requestHash = createHash("sha256").update(w.method).update("\0").update(toBinary(w.request.schema, w.request.message)).digest();
     for (let i = 0; i < TRIES; i++) {
@@ -74,7 +82,7 @@ export class Writer {
       const then = [...change.then, auditOp({ clock: this.#clock, rng: this.#rng }, { actor: w.principal.actor, method: w.method, resource: change.resource, outcome: "OK", requestId: w.requestId })];
       const compares = [...change.if];
       if (requestKey !== undefined) {
-        // The revision is not known before the commit; a repeated request reads it from the resource.
+        // The revision is not known before the commit; a repeated request takes it from this record's own.
         const response = toBinary(w.answer, await change.answer(0));
         const record = create(StoredRequestSchema, { requestHash, responseName: change.resource, response, expireTime: timestampFromMs(this.#clock.now() + requestIdMs) });
         then.push({ put: { key: key(requestKey), value: toBinary(StoredRequestSchema, record) } });
@@ -106,7 +114,9 @@ export class Writer {
         fields: [{ field: "request_id", description: "was used for another request" }],
       });
     }
-    return { answer: fromBinary(w.answer, stored.response) as unknown as A, modRev: kv.modRev };
+    const answer = fromBinary(w.answer, stored.response) as unknown as A & { revision?: bigint };
+    if (answer.revision !== undefined) answer.revision = BigInt(kv.modRev);
+    return { answer, modRev: kv.modRev };
   }
 
   /** Deletes expired request ids, in small transactions; answers how many. */
