@@ -1,0 +1,130 @@
+import type { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
+import type { IdentityService } from "@moorage/proto/moorage/agent/v1/identity_pb";
+import type { ApiKey, Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
+import type { JoinToken } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
+import type { Clock } from "@moorage/shared/clock";
+import type { Handlers } from "@moorage/shared/grpc/types";
+import type { Logger } from "@moorage/shared/log";
+import type { Rng } from "@moorage/shared/rng";
+import type { CertifiedKey } from "@moorage/shared/x509";
+import type { Store } from "../store/store.ts";
+
+/**
+ * Who speaks to the hub: the contract of this folder; `create-identity.ts` makes one.
+ *
+ * - An agent is its client certificate: exactly one URI name, equal byte for byte to
+ *   `spiffe://<trust domain>/dataplane/<uid>`, and a key registered for that uid.
+ * - Secrets are random 256 bits, shown once, kept as SHA-256.
+ * - Every act, and every refusal that points to theft, leaves an audit record in its transaction.
+ */
+
+/** An agent, by its client certificate. */
+export interface AgentPrincipal {
+  dataPlaneUid: string;
+  /** Resource name, e.g. `dataPlanes/eu-1`. */
+  dataPlane: string;
+  /** SHA-256 of the public key in lower-case hex. */
+  thumbprint: string;
+}
+
+/** A caller of the public API. */
+export interface ApiPrincipal {
+  /** For audit records, e.g. `apiKeys/backend`. */
+  actor: string;
+  role: Role;
+  /** Name prefixes, whole segments; empty means everything. */
+  scopes: readonly string[];
+}
+
+/** Who does something, for the audit record. */
+export interface Actor {
+  actor: string;
+  requestId?: string;
+}
+
+/** Join tokens and agent credentials. Errors: NOT_FOUND for an unknown name, INVALID_ARGUMENT by field. */
+export interface JoinTokens {
+  /** `lifetimeMs` up to `limits.joinTokenMaxMs`, default `limits.joinTokenMs`. `token` is shown this once. */
+  create(
+    request: { dataPlane: string; lifetimeMs?: number },
+    by: Actor,
+  ): Promise<{ joinToken: JoinToken; token: string; dataPlaneUid: string }>;
+  list(dataPlane: string): Promise<JoinToken[]>;
+  delete(name: string, by: Actor): Promise<JoinToken>;
+  /** Ends all keys of the data plane's agent and its unused tokens; answers the number of keys ended. */
+  revoke(request: { dataPlane: string; reason: string }, by: Actor): Promise<number>;
+}
+
+/** API keys. Errors as of {@link JoinTokens}; ALREADY_EXISTS for a taken id. */
+export interface ApiKeys {
+  /** `secret` is shown this once. `expireMs`: wall time; absent means never. */
+  create(
+    request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
+    by: Actor,
+  ): Promise<{ apiKey: ApiKey; secret: string }>;
+  get(name: string): Promise<ApiKey>;
+  /** Keys after a name, in order of name. */
+  list(q: { afterName?: string; limit: number }): Promise<{ apiKeys: ApiKey[]; more: boolean }>;
+  delete(name: string, by: Actor): Promise<ApiKey>;
+  /** The principal of an `authorization` header; UNAUTHENTICATED otherwise. */
+  authenticate(authorization: string | undefined): Promise<ApiPrincipal>;
+  /** Calls `fn` with the actor of each key that was deleted or changed. */
+  onChange(fn: (actor: string) => void): () => void;
+  /** Makes `apiKeys/bootstrap`, role ADMIN, when there is no key at all; answers its secret then. */
+  bootstrap(): Promise<string | undefined>;
+}
+
+/** Keeps the authority's key. */
+export interface KeyProvider {
+  load(): Promise<Authority | undefined>;
+  /** Called once, before anything is signed. */
+  save(authority: Authority): Promise<void>;
+}
+
+/** The built-in certificate authority and what agents are to trust. */
+export interface Authority {
+  ca: CertifiedKey;
+  /** CA certificates in PEM; holds the one of `ca`. */
+  bundlePem: string;
+}
+
+/** A server certificate that is issued anew in time. */
+export interface ServerCertificate {
+  current(): CertifiedKey;
+  /** Calls `fn` with each new one. */
+  onRenewed(fn: (certificate: CertifiedKey) => void): () => void;
+}
+
+/** What {@link Identity} is made of; one of `dataDir` and `keyProvider`. */
+export interface IdentityOptions {
+  store: Store;
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+  /** Holds `ca.key` (0600), `ca.crt` and `ca-bundle.pem`, made once. */
+  dataDir?: string;
+  keyProvider?: KeyProvider;
+  trustDomain: string;
+}
+
+/** Identity of agents and API callers. */
+export interface Identity {
+  readonly name: string;
+  readonly trustDomain: string;
+  /** CA certificates in PEM: the listeners' and the agents'. */
+  readonly trustBundlePem: string;
+  readonly joinTokens: JoinTokens;
+  readonly apiKeys: ApiKeys;
+  readonly enrolmentHandlers: Handlers<typeof EnrolmentService>;
+  readonly identityHandlers: Handlers<typeof IdentityService>;
+  /** UNAUTHENTICATED or PERMISSION_DENIED unless the certificate may speak for a data plane now. */
+  authenticateAgent(certificateDer: Uint8Array | undefined): Promise<AgentPrincipal>;
+  /** A connection with this key succeeded: a candidate becomes registered. */
+  confirmAgentKey(principal: AgentPrincipal): Promise<void>;
+  /** Calls `fn` with a data plane and the thumbprints that may still speak for it, on each change. */
+  onCredentials(fn: (dataPlaneUid: string, valid: ReadonlySet<string>) => void): () => void;
+  /** A certificate of the listeners for these names; renewed while `run` runs. */
+  serverCertificate(names: { dnsNames: string[]; ipAddresses?: string[] }): Promise<ServerCertificate>;
+  /** Follows changes of credentials and keys, and renews server certificates, until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>;
+}
