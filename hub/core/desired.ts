@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
-import type { DescMessage } from "@bufbuild/protobuf";
+import type { DescMessage, JsonValue } from "@bufbuild/protobuf";
 import { ApplicationBodySchema, DataPlaneBodySchema, TenantBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
 import { BlobRefSchema, ChunkSchema, Encoding, ResourceSchema, TombstoneSchema, UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
@@ -12,7 +12,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import type { Kind } from "./keys.ts";
 import type { Resource } from "./resources.ts";
-import { kindOf } from "./resources.ts";
+import { asJson, canonicalJson, kindOf, ofJson } from "./resources.ts";
 
 /** What an application's body needs beside the record. */
 export interface DesiredContext {
@@ -59,8 +59,9 @@ export function tombstoneUpdate(record: Resource, order: { orphan: boolean; auth
   return toBinary(UpdateSchema, create(UpdateSchema, { name: record.name, uid: record.uid, change: { case: "removed", value } }));
 }
 
-function bodyOf(record: Resource, context: DesiredContext): Uint8Array {
-  const labels = sorted(record.labels);
+function bodyOf(given: Resource, context: DesiredContext): Uint8Array {
+  const record = inOrder(given);
+  const { labels } = record;
   switch (record.$typeName) {
     case "moorage.hub.v1.DataPlane":
       return encode(DataPlaneBodySchema, { labels, spec: record.spec });
@@ -85,9 +86,9 @@ export function blobRef(bundle: BundleVersion) {
   });
 }
 
-/** Maps in key order: protobuf writes them as they come, and the digest must not depend on that. */
-function sorted(map: Record<string, string>): Record<string, string> {
-  return Object.fromEntries(Object.entries(map).sort(([a], [b]) => (a < b ? -1 : 1)));
+/** A copy with all maps in key order: protobuf writes them as they come, and the digest must not depend on that. */
+function inOrder(record: Resource): Resource {
+  return ofJson(kindOf(record), JSON.parse(canonicalJson(asJson(record))) as JsonValue);
 }
 
 export type { Kind };
