@@ -102,6 +102,16 @@ test("a repeated request gets the first answer, revision included, and its id fi
   await expect(h.dataPlane("us", {}, call("r-1", "other"))).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, reason: "REQUEST_ID_REUSED" });
 });
 
+test("a repeated request is known again when its maps come in another order", async () => {
+  const h = hub();
+  const labelled = (labels: Record<string, string>): Call => {
+    const c = call("r-2");
+    return { ...c, request: { ...c.request, message: create(CreateDataPlaneRequestSchema, { dataPlaneId: "eu", dataPlane: { labels } }) } };
+  };
+  const first = await h.dataPlane("eu", {}, labelled({ a: "1", b: "2" }));
+  expect(await h.dataPlane("eu", {}, labelled({ b: "2", a: "1" }))).toEqual(first);
+});
+
 test("a data plane never goes from under a tenant, however the two calls interleave", async () => {
   for (let turns = 0; turns < 30; turns++) {
     const h = hub();

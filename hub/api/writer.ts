@@ -4,7 +4,7 @@
  * between. An answer leaves only after the commit.
  */
 import { createHash } from "node:crypto";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary, toJson } from "@bufbuild/protobuf";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { StoredRequestSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
@@ -13,6 +13,7 @@ import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
+import { canonicalJson } from "../core/resources.ts";
 import { auditOp } from "../identity/audit.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { Gate } from "./gate.ts";
@@ -71,7 +72,8 @@ export class Writer {
 
   async #write<A extends Message>(w: Write<A>): Promise<A> {
     const requestKey = this.#requestKey(w.principal, w.requestId);
-    const requestHash = createHash("sha256").update(w.method).update("\0").update(toBinary(w.request.schema, w.request.message)).digest();
+    // Not over the bytes: clients write maps in any order, a repeated request need not be the same bytes.
+    const requestHash = createHash("sha256").update(w.method).update("\0").update(canonicalJson(toJson(w.request.schema, w.request.message))).digest();
     for (let i = 0; i < TRIES; i++) {
       const known = await this.#known<A>(w, { requestKey, requestHash });
       if (known.answer !== undefined) return known.answer;
