@@ -2,153 +2,209 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ApiKey } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { ApiKeySchema, Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
-import type { StoredApiKey } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { StoredApiKeySchema } from "@moorage/proto/moorage/internal/v1/record_pb";
-import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
 import { uuid } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
+import type { KV } from "../store/store.ts";
 import { auditOp } from "./audit.ts";
 import type { IdentityContext } from "./context.ts";
 import { newSecret, sameBytes, secretHash } from "./context.ts";
 import type { Actor, ApiKeys, ApiPrincipal } from "./identity.ts";
 
-/** Keys of the API's callers: 256 random bits behind `mk_`, kept as SHA-256. */
+/** API keys: the secret's hash leads to the key; what was found stays in memory until the key changes. */
 
 const SERVICE = "moorage.hub.v1.ApiKeyService";
-/** Keys remembered between calls, so that most calls cost no read. */
-const CACHED = 1_000;
-const DISPLAY_NAME_LIMIT = 128;
+const ID = /^[a-z][a-z0-9-]{0,39}$/;
+const SCOPE = /^[a-zA-Z]+\/[a-z0-9.-]+(\/[a-zA-Z]+\/[a-z0-9.-]+)*$/;
+const MOST_SCOPES = 64;
+/** Principals kept in memory; beyond, all are looked up anew. */
+const MOST_CACHED = 10_000;
+/** Name of the first key. */
+const BOOTSTRAP = "bootstrap";
+
+interface Cached {
+  principal: ApiPrincipal;
+  expireMs: number;
+}
 
 const hashKey = (hash: Uint8Array): Uint8Array => key(prefixes.apiKeyHashes + Buffer.from(hash).toString("hex"));
-const apiKeyOf = (stored: StoredApiKey): ApiKey => fromBinary(ApiKeySchema, stored.apiKey);
 
-/** API keys over the store, and the Service part that follows their changes. */
-export function createApiKeys(ctx: IdentityContext): ApiKeys & { follow(signal: AbortSignal): Promise<void> } {
-  const cache = new Map<string, { stored: StoredApiKey; apiKey: ApiKey }>();
-  const listeners = new Set<(actor: string) => void>();
+function decodeKey(kv: KV): { apiKey: ApiKey; hash: Uint8Array } {
+  const stored = fromBinary(StoredApiKeySchema, kv.value);
+  return { apiKey: fromBinary(ApiKeySchema, stored.apiKey), hash: stored.hash };
+}
 
-  async function find(name: string): Promise<{ stored: StoredApiKey; key: Uint8Array; modRev: number }> {
-    const k = key(prefixes.apiKeys + name.replace(/^apiKeys\//, ""));
-    const { kvs } = await ctx.store.range({ start: k });
-    const [kv] = kvs;
-    if (!name.startsWith("apiKeys/") || kv === undefined) {
-      throw new MoorageError(Code.NOT_FOUND, `Cannot find "${name.slice(0, 128)}": there is no such API key`, { reason: "API_KEY_NOT_FOUND" });
-    }
-    return { stored: fromBinary(StoredApiKeySchema, kv.value), key: k, modRev: kv.modRev };
+function unauthenticated(why: string, reason: string): MoorageError {
+  return new MoorageError(Code.UNAUTHENTICATED, `Cannot authenticate the call: ${why}`, { reason });
+}
+
+/** {@link ApiKeys} over the store; `follow` keeps the memory true and must run. */
+export class StoredApiKeys implements ApiKeys {
+  readonly #ctx: IdentityContext;
+  readonly #cache = new Map<string, Cached>();
+  readonly #listeners = new Set<(actor: string) => void>();
+  /** Counts changes, so that what was read before one is not kept after it. */
+  #changes = 0;
+  /** Only while changes are followed may anything be kept. */
+  #following = false;
+
+  constructor(ctx: IdentityContext) {
+    this.#ctx = ctx;
   }
 
-  async function make(
+  async create(
     request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
     by: Actor,
   ): Promise<{ apiKey: ApiKey; secret: string }> {
-    if (request.displayName.length > DISPLAY_NAME_LIMIT) throw invalidField("api_key.display_name", `has ${request.displayName.length} characters, at most ${DISPLAY_NAME_LIMIT} are taken`);
-    if (request.expireMs !== undefined && request.expireMs <= ctx.clock.now()) throw invalidField("api_key.expire_time", "must lie in the future");
-    const secret = newSecret("mk", ctx.rng);
-    const name = `apiKeys/${request.id}`;
+    const { store, clock, rng } = this.#ctx;
+    check(request, clock.now());
+    const secret = newSecret("mk", rng);
+    const hash = secretHash(secret);
     const apiKey = create(ApiKeySchema, {
-      name,
-      uid: uuid(ctx.rng),
+      name: prefixes.apiKeys + request.id,
+      uid: uuid(rng),
       displayName: request.displayName,
       role: request.role,
       scopes: [...request.scopes],
-      createTime: timestampFromMs(ctx.clock.now()),
+      createTime: timestampFromMs(clock.now()),
       ...(request.expireMs === undefined ? {} : { expireTime: timestampFromMs(request.expireMs) }),
     });
-    const hash = secretHash(secret);
-    const k = key(prefixes.apiKeys + request.id);
-    const stored = create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash });
-    const { ok } = await ctx.store.txn({
-      if: [{ key: k, target: "createRev", op: "=", to: 0 }],
+    const k = key(apiKey.name);
+    const value = toBinary(StoredApiKeySchema, create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash }));
+    const { ok } = await store.txn({
+      if: [{ key: k, target: "version", op: "=", to: 0 }],
       then: [
-        { put: { key: k, value: toBinary(StoredApiKeySchema, stored) } },
+        { put: { key: k, value } },
         { put: { key: hashKey(hash), value: k } },
-        auditOp(ctx, { ...by, method: `${SERVICE}/CreateApiKey`, resource: name, outcome: "OK" }),
+        auditOp(this.#ctx, { ...by, method: `${SERVICE}/CreateApiKey`, resource: apiKey.name, outcome: "OK" }),
       ],
     });
-    if (!ok) throw new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${name}": it exists already`, { reason: "ALREADY_EXISTS", metadata: { resource: name } });
-    return { apiKey, secret };
+    if (ok) return { apiKey, secret };
+    throw new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${apiKey.name}": the name is taken`, {
+      reason: "API_KEY_EXISTS",
+    });
   }
 
-  async function read(hash: Uint8Array): Promise<{ stored: StoredApiKey; apiKey: ApiKey } | undefined> {
-    const cached = cache.get(Buffer.from(hash).toString("hex"));
-    if (cached !== undefined) return cached;
-    const pointer = (await ctx.store.range({ start: hashKey(hash) })).kvs[0];
-    if (pointer === undefined) return undefined;
-    const kv = (await ctx.store.range({ start: pointer.value })).kvs[0];
-    if (kv === undefined) return undefined;
-    const stored = fromBinary(StoredApiKeySchema, kv.value);
-    const found = { stored, apiKey: apiKeyOf(stored) };
-    if (cache.size >= CACHED) cache.delete(cache.keys().next().value as string);
-    cache.set(Buffer.from(hash).toString("hex"), found);
-    return found;
+  async get(name: string): Promise<ApiKey> {
+    return decodeKey(await this.#read(name)).apiKey;
   }
 
-  async function authenticate(authorization: string | undefined): Promise<ApiPrincipal> {
-    const refuse = (why: string) => new MoorageError(Code.UNAUTHENTICATED, `Cannot authenticate: ${why}`, { reason: "UNAUTHENTICATED" });
-    if (authorization === undefined) throw refuse('the call has no header "authorization: Bearer <secret>"');
-    const secret = /^Bearer (mk_[A-Za-z0-9_-]{43})$/.exec(authorization)?.[1];
-    if (secret === undefined) throw refuse("the authorization header holds no API key");
-    const hash = secretHash(secret);
-    const found = await read(hash);
-    if (found === undefined || !sameBytes(hash, found.stored.hash)) throw refuse("the API key is unknown or was deleted");
-    const { apiKey } = found;
-    if (apiKey.expireTime !== undefined && timestampMs(apiKey.expireTime) <= ctx.clock.now()) throw refuse("the API key has expired");
-    return { actor: apiKey.name, role: apiKey.role, scopes: apiKey.scopes };
-  }
-
-  async function follow(signal: AbortSignal): Promise<void> {
+  async list(q: { afterName?: string; limit: number }): Promise<{ apiKeys: ApiKey[]; more: boolean }> {
     const all = prefix(prefixes.apiKeys);
-    while (!signal.aborted) {
-      const { rev } = await ctx.store.range({ ...all, limit: 1 });
-      cache.clear();
-      for await (const batch of ctx.store.watch({ ...all, from: rev + 1, signal })) {
-        if (batch.kind !== "events") continue;
-        cache.clear();
-        for (const e of batch.events) {
-          if (e.prevRev === 0) continue;
-          for (const fn of listeners) fn(`apiKeys/${keyText(e.kv.key).slice(prefixes.apiKeys.length)}`);
+    const start = q.afterName === undefined ? all.start : keyAfter(key(q.afterName));
+    if (Buffer.compare(start, all.start) < 0 || Buffer.compare(start, all.end) >= 0) return { apiKeys: [], more: false };
+    const { kvs, more } = await this.#ctx.store.range({ start, end: all.end, limit: q.limit });
+    return { apiKeys: kvs.map((kv) => decodeKey(kv).apiKey), more };
+  }
+
+  async delete(name: string, by: Actor): Promise<ApiKey> {
+    const kv = await this.#read(name);
+    const { apiKey, hash } = decodeKey(kv);
+    const { ok } = await this.#ctx.store.txn({
+      if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }],
+      then: [
+        { delete: { key: kv.key } },
+        { delete: { key: hashKey(hash) } },
+        auditOp(this.#ctx, { ...by, method: `${SERVICE}/DeleteApiKey`, resource: name, outcome: "OK" }),
+      ],
+    });
+    if (!ok) throw notFound(name);
+    this.#changed(name);
+    return apiKey;
+  }
+
+  async authenticate(authorization: string | undefined): Promise<ApiPrincipal> {
+    const secret = /^Bearer (mk_[A-Za-z0-9_-]{43})$/i.exec(authorization ?? "")?.[1];
+    if (secret === undefined) {
+      throw unauthenticated('the header "authorization: Bearer mk_..." is missing or malformed', "API_KEY_MISSING");
+    }
+    const hash = secretHash(secret);
+    const cacheKey = Buffer.from(hash).toString("hex");
+    const found = this.#cache.get(cacheKey) ?? (await this.#lookUp(hash, cacheKey));
+    if (this.#ctx.clock.now() >= found.expireMs) throw unauthenticated("the API key has expired", "API_KEY_EXPIRED");
+    return found.principal;
+  }
+
+  onChange(fn: (actor: string) => void): () => void {
+    this.#listeners.add(fn);
+    return () => this.#listeners.delete(fn);
+  }
+
+  async bootstrap(): Promise<string | undefined> {
+    if ((await this.list({ limit: 1 })).apiKeys.length > 0) return undefined;
+    const request = { id: BOOTSTRAP, displayName: "First administrator", role: Role.ADMIN, scopes: [] };
+    return (await this.create(request, { actor: "hub" })).secret;
+  }
+
+  /** Forgets what is in memory of keys that change, until `signal` aborts. */
+  async follow(signal: AbortSignal): Promise<void> {
+    const all = { ...prefix(prefixes.apiKeys), keysOnly: true, limit: 1 };
+    try {
+      while (!signal.aborted) {
+        const { rev } = await this.#ctx.store.range(all);
+        this.#changes++;
+        this.#cache.clear();
+        this.#following = true;
+        for await (const batch of this.#ctx.store.watch({ ...prefix(prefixes.apiKeys), from: rev + 1, signal })) {
+          if (batch.kind !== "events") continue;
+          for (const event of batch.events) this.#changed(keyText(event.kv.key));
         }
       }
+    } finally {
+      this.#following = false;
+      this.#cache.clear();
     }
   }
 
-  return {
-    create: make,
-    get: async (name) => apiKeyOf((await find(name)).stored),
-    async list(q) {
-      const all = prefix(prefixes.apiKeys);
-      const start = q.afterName === undefined ? all.start : keyAfter(key(prefixes.apiKeys + q.afterName.replace(/^apiKeys\//, "")));
-      const { kvs, more } = await ctx.store.range({ start, end: all.end, limit: q.limit });
-      return { apiKeys: kvs.map((kv) => apiKeyOf(fromBinary(StoredApiKeySchema, kv.value))), more };
-    },
-    async delete(name, by) {
-      const found = await find(name);
-      const apiKey = apiKeyOf(found.stored);
-      await ctx.store.txn({
-        if: [{ key: found.key, target: "modRev", op: "=", to: found.modRev }],
-        then: [
-          { delete: { key: found.key } },
-          { delete: { key: hashKey(found.stored.hash) } },
-          auditOp(ctx, { ...by, method: `${SERVICE}/DeleteApiKey`, resource: name, outcome: "OK" }),
-        ],
-      });
-      // At once here; other readers of the cache learn it from the watch.
-      cache.clear();
-      for (const fn of listeners) fn(apiKey.name);
-      return apiKey;
-    },
-    authenticate,
-    onChange(fn) {
-      listeners.add(fn);
-      return () => listeners.delete(fn);
-    },
-    async bootstrap() {
-      const { kvs } = await ctx.store.range({ ...prefix(prefixes.apiKeys), limit: 1 });
-      if (kvs.length > 0) return undefined;
-      const made = await make({ id: "bootstrap", displayName: "Made at the hub's first start", role: Role.ADMIN, scopes: [] }, { actor: "hub" });
-      return made.secret;
-    },
-    follow,
-  };
+  #changed(actor: string): void {
+    this.#changes++;
+    for (const [k, cached] of this.#cache) if (cached.principal.actor === actor) this.#cache.delete(k);
+    for (const fn of this.#listeners) fn(actor);
+  }
+
+  async #lookUp(hash: Uint8Array, cacheKey: string): Promise<Cached> {
+    const { store } = this.#ctx;
+    const changes = this.#changes;
+    const index = (await store.range({ start: hashKey(hash) })).kvs[0];
+    const kv = index === undefined ? undefined : (await store.range({ start: index.value })).kvs[0];
+    const found = kv === undefined ? undefined : decodeKey(kv);
+    if (found === undefined || !sameBytes(found.hash, hash)) {
+      throw unauthenticated("the API key is not known", "API_KEY_UNKNOWN");
+    }
+    const { name, role, scopes, expireTime } = found.apiKey;
+    const expireMs = expireTime === undefined ? Number.POSITIVE_INFINITY : timestampMs(expireTime);
+    const cached = { principal: { actor: name, role, scopes }, expireMs };
+    if (this.#following && changes === this.#changes) {
+      if (this.#cache.size >= MOST_CACHED) this.#cache.clear();
+      this.#cache.set(cacheKey, cached);
+    }
+    return cached;
+  }
+
+  async #read(name: string): Promise<KV> {
+    if (!name.startsWith(prefixes.apiKeys)) throw invalidField("name", `"${name}" is not of the form apiKeys/{id}`);
+    const kv = (await this.#ctx.store.range({ start: key(name) })).kvs[0];
+    if (kv === undefined) throw notFound(name);
+    return kv;
+  }
+}
+
+function notFound(name: string): MoorageError {
+  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such API key`, { reason: "API_KEY_NOT_FOUND" });
+}
+
+function check(request: { id: string; role: Role; scopes: readonly string[]; expireMs?: number }, nowMs: number): void {
+  if (!ID.test(request.id)) {
+    throw invalidField("api_key_id", "must be 1 to 40 lower-case letters, digits and hyphens and start with a letter");
+  }
+  const roles: Role[] = [Role.ADMIN, Role.OPERATOR, Role.VIEWER, Role.BILLING];
+  if (!roles.includes(request.role)) throw invalidField("api_key.role", "must be one of ADMIN, OPERATOR, VIEWER, BILLING");
+  if (request.scopes.length > MOST_SCOPES) throw invalidField("api_key.scopes", `at most ${MOST_SCOPES} are taken`);
+  const bad = request.scopes.find((s) => !SCOPE.test(s));
+  if (bad !== undefined) throw invalidField("api_key.scopes", `"${bad}" is not a resource name`);
+  if (request.expireMs !== undefined && request.expireMs <= nowMs) {
+    throw invalidField("api_key.expire_time", "must be in the future");
+  }
 }

@@ -1,25 +1,23 @@
-import { Code, MoorageError } from "@moorage/shared/errors";
 import { authenticateAgent, confirmAgentKey } from "./agents.ts";
-import { createApiKeys } from "./api-keys.ts";
+import { StoredApiKeys } from "./api-keys.ts";
 import { fileKeyProvider, loadAuthority, serverCertificate } from "./ca.ts";
+import type { AuthorityContext } from "./context.ts";
 import { followCredentials } from "./credentials.ts";
 import { createEnrolment } from "./enrol.ts";
 import type { Identity, IdentityOptions } from "./identity.ts";
 import { createRenewal } from "./renew.ts";
 import { createJoinTokens } from "./tokens.ts";
 
-/** Makes the hub's identity: loads or makes the authority, and binds the parts of this folder to it. */
+/** Makes the hub's identity, and its authority on first use. See identity.ts for the contract. */
 export async function createIdentity(options: IdentityOptions): Promise<Identity> {
-  const { store, clock, rng, log, trustDomain } = options;
-  const provider = options.keyProvider ?? (options.dataDir === undefined ? undefined : fileKeyProvider(options.dataDir));
-  if (provider === undefined) {
-    throw new MoorageError(Code.FAILED_PRECONDITION, "Cannot start identity: neither a data directory nor a key provider is given", { reason: "CA_UNUSABLE" });
-  }
+  const { store, clock, rng, log, trustDomain, dataDir } = options;
+  const provider = options.keyProvider ?? (dataDir === undefined ? undefined : fileKeyProvider(dataDir));
+  if (provider === undefined) throw new Error("Cannot make an identity: neither dataDir nor keyProvider is given");
   const authority = await loadAuthority(provider, { clock, rng, trustDomain });
-  const ctx = { store, clock, rng, log, trustDomain, authority };
-  const listeners = new Set<(dataPlaneUid: string, valid: ReadonlySet<string>) => void>();
+  const ctx: AuthorityContext = { store, clock, rng, log, trustDomain, authority };
+  const apiKeys = new StoredApiKeys(ctx);
+  const listeners = new Set<(uid: string, valid: ReadonlySet<string>) => void>();
   const certificates: { stop(): void }[] = [];
-  const apiKeys = createApiKeys(ctx);
   return {
     name: "identity",
     trustDomain,
@@ -35,24 +33,26 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
       return () => listeners.delete(fn);
     },
     async serverCertificate(names) {
-      const made = await serverCertificate({ ...ctx, ...names });
-      certificates.push(made);
-      return made;
+      const certificate = await serverCertificate({ authority, clock, rng, log, ...names });
+      certificates.push(certificate);
+      return certificate;
     },
     async run(signal) {
+      // One that fails ends the other: a hub that no longer hears of revocations must not go on.
+      const failed = new AbortController();
+      const either = AbortSignal.any([signal, failed.signal]);
+      const guard = (work: Promise<void>) =>
+        work.catch((thrown: unknown) => {
+          failed.abort(thrown);
+          if (!signal.aborted) throw thrown;
+        });
+      const notify = (uid: string, valid: ReadonlySet<string>) => {
+        for (const fn of listeners) fn(uid, valid);
+      };
       try {
-        await Promise.all([
-          followCredentials(
-            store,
-            (uid, valid) => {
-              for (const fn of listeners) fn(uid, valid);
-            },
-            signal,
-          ),
-          apiKeys.follow(signal),
-        ]);
+        await Promise.all([guard(followCredentials(store, notify, either)), guard(apiKeys.follow(either))]);
       } finally {
-        for (const c of certificates) c.stop();
+        for (const certificate of certificates) certificate.stop();
       }
     },
   };
