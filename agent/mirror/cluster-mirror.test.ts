@@ -212,4 +212,13 @@ describe("ClusterMirror", () => {
     expect(mirror.status(uidA)?.verdict?.reason).toBe("OriginMismatch");
     expect(mirror.byName("tenants/acme").map((r) => r.origin)).toEqual(["local"]);
   });
+
+  it("says on a local resource why it cannot be read", async () => {
+    const { start, session, get } = await rig();
+    const { mirror } = await start();
+    await session.create({ apiVersion, kind: "Tenant", metadata: { name: "acme", namespace }, spec: { origin: "local", name: "tenants/acme", desired: { spec: { isolation: "NO_SUCH_LEVEL" } } } });
+    await settle(40);
+    expect(mirror.list("Tenant")).toEqual([]);
+    expect(dig(await get("Tenant", "acme"), "status", "conditions")).toMatchObject([{ type: "Ready", status: "False", reason: "Malformed" }]);
+  });
 });

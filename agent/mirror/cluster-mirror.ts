@@ -11,6 +11,7 @@ import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
 import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
+import { mergeConditions } from "@moorage/shared/conditions/conditions";
 import { API_VERSION, REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
@@ -330,6 +331,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   /** Puts the finalizer on, or finds out whether a deletion is an order. */
   async #local(entry: Entry): Promise<void> {
+    if (entry.rejected !== undefined) return this.#refuseLocal(entry, entry.rejected.message);
     const has = entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) === true;
     if (entry.record.removal === undefined) {
       if (!has) await this.#setFinalizer(entry, true);
@@ -339,6 +341,14 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     this.#deps.log.warn("agent is being uninstalled, the workload stays", { name: entry.record.name });
     await this.#setFinalizer(entry, false);
     this.#drop(entry);
+  }
+
+  /** Tells people, on the resource that they wrote, why nothing is done about it. */
+  async #refuseLocal(entry: Entry, message: string): Promise<void> {
+    const old = entry.record.status?.conditions ?? [];
+    const stated = { type: "Ready", status: "False" as const, reason: "Malformed", message, observedGeneration: entry.record.generation };
+    const conditions = mergeConditions(old, [stated], this.#deps.clock.now());
+    if (conditions !== old) await this.#patchStatus(entry, { observedGeneration: entry.record.generation, conditions }, false);
   }
 
   /** Whether our namespace or the definition of `kind` is being deleted: then no deletion in it is an order. */
