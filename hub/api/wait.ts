@@ -58,6 +58,8 @@ export async function waitFor(deps: { store: Store; reader: Reader; clock: Clock
   } finally {
     timer.cancel();
   }
+  // Ended from outside, e.g. because the key was deleted: that is no timeout.
+  if (signal.aborted) throw signal.reason;
   const condition = conditionsOf(last).find((c) => c.type === type);
   const state = request.deleted ? "it still exists" : `${type} is ${condition?.status ?? "Unknown"}${condition === undefined ? "" : ` (${condition.reason}): ${condition.message}`}`;
   throw new MoorageError(Code.DEADLINE_EXCEEDED, `Timed out waiting for "${request.name}": ${state}`, {
