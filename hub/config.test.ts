@@ -2,11 +2,14 @@ import { ConfigError, parseConfig } from "@moorage/shared/config";
 import { expect, test } from "vitest";
 import { hubOptions } from "./config.ts";
 
-const parse = (argv: string[], env: Record<string, string> = {}) => parseConfig(hubOptions, { argv, env, readFile: () => ({}) });
+const parse = (argv: string[], env: Record<string, string> = {}) =>
+  parseConfig(hubOptions, { argv, env, readFile: () => ({}) });
 
 test("without any option the hub listens on the loopback address alone", () => {
   const { apiAddress, agentAddress, enrolmentAddress, opsAddress } = parse([]);
-  expect([apiAddress, agentAddress, enrolmentAddress, opsAddress].map((a) => a.host)).toEqual(Array(4).fill("127.0.0.1"));
+  expect([apiAddress, agentAddress, enrolmentAddress, opsAddress].map((a) => a.host)).toEqual(
+    Array(4).fill("127.0.0.1"),
+  );
 });
 
 test.each([

@@ -5,17 +5,43 @@ import { LOG_LEVELS } from "@moorage/shared/log";
 
 /** Every option of the hub. */
 export const hubOptions = {
-  dataDir: text({ help: "Folder of the store, the CA and the first API key, on a local file system", default: "./hub-data" }),
-  apiAddress: address({ help: "Listener of the public API (TLS, API keys)", default: { host: "127.0.0.1", port: 7443 } }),
-  agentAddress: address({ help: "Listener of the agents' streams (mutual TLS 1.3)", default: { host: "127.0.0.1", port: 7444 } }),
-  enrolmentAddress: address({ help: "Listener that admits agents with a join token", default: { host: "127.0.0.1", port: 7445 } }),
-  opsAddress: address({ help: "Listener of /healthz, /readyz and /metrics, without credentials", default: { host: "127.0.0.1", port: 7446 } }),
-  publicHost: optionalText({ help: "Host by which agents and clients reach this hub; it is in the server certificate and in install files (default: the listeners' host)" }),
+  dataDir: text({
+    help: "Folder of the store, the CA and the first API key, on a local file system",
+    default: "./hub-data",
+  }),
+  apiAddress: address({
+    help: "Listener of the public API (TLS, API keys)",
+    default: { host: "127.0.0.1", port: 7443 },
+  }),
+  agentAddress: address({
+    help: "Listener of the agents' streams (mutual TLS 1.3)",
+    default: { host: "127.0.0.1", port: 7444 },
+  }),
+  enrolmentAddress: address({
+    help: "Listener that admits agents with a join token",
+    default: { host: "127.0.0.1", port: 7445 },
+  }),
+  opsAddress: address({
+    help: "Listener of /healthz, /readyz and /metrics, without credentials",
+    default: { host: "127.0.0.1", port: 7446 },
+  }),
+  publicHost: optionalText({
+    help: "Host by which agents and clients reach this hub; it is in the server certificate and in install files (default: the listeners' host)",
+  }),
   trustDomain: text({ help: "Trust domain of the agents' SPIFFE ids", default: "moorage.local" }),
-  heartbeatInterval: duration({ help: "Time between an agent's heartbeats; silence of two of them and 5 s is Connected=False", default: 20_000 }),
-  reconnectSpread: duration({ help: "Agents that lost their stream come back spread over this time", default: 30_000 }),
+  heartbeatInterval: duration({
+    help: "Time between an agent's heartbeats; silence of two of them and 5 s is Connected=False",
+    default: 20_000,
+  }),
+  reconnectSpread: duration({
+    help: "Agents that lost their stream come back spread over this time",
+    default: 30_000,
+  }),
   drainTime: duration({ help: "Time for agents to leave when the hub stops", default: 5_000 }),
-  storeMaxBytes: integer({ min: 16 * 1024 * 1024, max: 2 ** 40 }, { help: "Largest size of the store's file; writes beyond it are refused", default: 8 * 1024 ** 3 }),
+  storeMaxBytes: integer(
+    { min: 16 * 1024 * 1024, max: 2 ** 40 },
+    { help: "Largest size of the store's file; writes beyond it are refused", default: 8 * 1024 ** 3 },
+  ),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Log as JSON lines or as text for people", default: "json" }),
 };

@@ -29,7 +29,11 @@ async function folder(): Promise<string> {
 async function start(dir: string, apiAddress = "127.0.0.1:0"): Promise<Hub> {
   const argv = ["--data-dir", dir, "--api-address", apiAddress, "--drain-time", "100ms"];
   for (const name of ["agent", "enrolment", "ops"]) argv.push(`--${name}-address`, "127.0.0.1:0");
-  const hub = await startHub(parseConfig(hubOptions, { argv, env: {}, readFile: () => ({}) }), { clock: systemClock, rng: systemRng, log: memoryLogger() });
+  const hub = await startHub(parseConfig(hubOptions, { argv, env: {}, readFile: () => ({}) }), {
+    clock: systemClock,
+    rng: systemRng,
+    log: memoryLogger(),
+  });
   undo.push(() => hub.stop());
   return hub;
 }
@@ -37,7 +41,13 @@ async function start(dir: string, apiAddress = "127.0.0.1:0"): Promise<Hub> {
 async function client(dir: string, hub: Hub, secret?: string) {
   const authorization = `Bearer ${secret ?? (await readFile(join(dir, "admin.key"), "utf8")).trim()}`;
   const caPem = await readFile(join(dir, "ca.pem"), "utf8");
-  const link = connect({ target: hub.addresses.api, tls: { caPem }, limits: apiLimits, clock: systemClock, headers: () => ({ authorization }) });
+  const link = connect({
+    target: hub.addresses.api,
+    tls: { caPem },
+    limits: apiLimits,
+    clock: systemClock,
+    headers: () => ({ authorization }),
+  });
   undo.push(async () => link.close());
   return { dataPlanes: link.client(DataPlaneService), tenants: link.client(TenantService) };
 }
@@ -48,17 +58,26 @@ test("the first key and the CA on disk open the API, writes outlive a restart, a
   expect((await stat(join(dir, "admin.key"))).mode & 0o777).toBe(0o600);
   const before = await client(dir, first);
   await before.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
-  const tenant = await before.tenants.createTenant({ tenantId: "acme", tenant: { spec: { dataPlane: "dataPlanes/eu" } } });
+  const tenant = await before.tenants.createTenant({
+    tenantId: "acme",
+    tenant: { spec: { dataPlane: "dataPlanes/eu" } },
+  });
   await first.stop();
 
   const second = await start(dir);
   expect(second.bootstrapSecret).toBeUndefined();
   const after = await client(dir, second);
-  expect(await after.tenants.getTenant({ name: "tenants/acme", minRevision: tenant.revision })).toMatchObject({ uid: tenant.uid, etag: tenant.etag });
+  expect(await after.tenants.getTenant({ name: "tenants/acme", minRevision: tenant.revision })).toMatchObject(
+    { uid: tenant.uid, etag: tenant.etag },
+  );
   const seen: string[] = [];
   for await (const { event } of after.tenants.watchTenants({})) {
     seen.push(event.case === "change" ? (event.value.tenant?.name ?? "") : String(event.case));
-    if (event.case === "synced") await after.tenants.createTenant({ tenantId: "late", tenant: { spec: { dataPlane: "dataPlanes/eu" } } });
+    if (event.case === "synced")
+      await after.tenants.createTenant({
+        tenantId: "late",
+        tenant: { spec: { dataPlane: "dataPlanes/eu" } },
+      });
     if (seen.at(-1) === "tenants/late") break;
   }
   expect(seen).toEqual(["tenants/acme", "synced", "tenants/late"]);
@@ -67,7 +86,9 @@ test("the first key and the CA on disk open the API, writes outlive a restart, a
 test("a caller without a valid key learns nothing", async () => {
   const dir = await folder();
   const { dataPlanes } = await client(dir, await start(dir), "wrong");
-  await expect(dataPlanes.getDataPlane({ name: "dataPlanes/eu" })).rejects.toMatchObject({ code: Code.UNAUTHENTICATED });
+  await expect(dataPlanes.getDataPlane({ name: "dataPlanes/eu" })).rejects.toMatchObject({
+    code: Code.UNAUTHENTICATED,
+  });
 });
 
 test("a busy port is refused by its option", async () => {

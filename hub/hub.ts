@@ -94,9 +94,17 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     }));
   const undo: (() => Promise<unknown>)[] = deps.store === undefined ? [() => store.close()] : [];
   try {
-    const identity = await createIdentity({ store, clock, rng, log: log.child({ part: "identity" }), dataDir: config.dataDir, trustDomain: config.trustDomain });
+    const identity = await createIdentity({
+      store,
+      clock,
+      rng,
+      log: log.child({ part: "identity" }),
+      dataDir: config.dataDir,
+      trustDomain: config.trustDomain,
+    });
     const bootstrapSecret = await identity.apiKeys.bootstrap();
-    if (bootstrapSecret !== undefined) await writeFile(join(config.dataDir, "admin.key"), `${bootstrapSecret}\n`, { mode: 0o600 });
+    if (bootstrapSecret !== undefined)
+      await writeFile(join(config.dataDir, "admin.key"), `${bootstrapSecret}\n`, { mode: 0o600 });
     await writeFile(join(config.dataDir, "ca.pem"), identity.trustBundlePem);
     const sync = createSync({
       store,
@@ -110,10 +118,21 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     });
     let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
     const api = createApi({ store, clock, rng, identity, advertised: () => advertised });
-    const servers = await listenAll({ config, clock, identity, sync, api: api.services, before: api.before, onCall: callMetrics(metrics, log) });
+    const servers = await listenAll({
+      config,
+      clock,
+      identity,
+      sync,
+      api: api.services,
+      before: api.before,
+      onCall: callMetrics(metrics, log),
+    });
     undo.push(...Object.values(servers.all).map((s) => () => s.drain(0)));
     const host = (a: Address) => `${config.publicHost ?? a.host}:${a.port}`;
-    advertised = { agentAddress: host(servers.all.agent.address), enrolmentAddress: host(servers.all.enrolment.address) };
+    advertised = {
+      agentAddress: host(servers.all.agent.address),
+      enrolmentAddress: host(servers.all.enrolment.address),
+    };
     hubMetrics(metrics, { store, sync, reader: api.reader });
     const ops = await startOpsServer({
       address: config.opsAddress,
@@ -123,10 +142,19 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     });
     undo.push(() => ops.close());
     servers.health.set("", ServingStatus.SERVING);
-    const addresses = { api: servers.all.api.address, agent: servers.all.agent.address, enrolment: servers.all.enrolment.address, ops: ops.address };
-    return run({ addresses, identity, sync, store, metrics, bootstrapSecret }, { config, deps, servers, ops, sweep: () => api.writer.sweep(), closeStore: deps.store === undefined });
+    const addresses = {
+      api: servers.all.api.address,
+      agent: servers.all.agent.address,
+      enrolment: servers.all.enrolment.address,
+      ops: ops.address,
+    };
+    return run(
+      { addresses, identity, sync, store, metrics, bootstrapSecret },
+      { config, deps, servers, ops, sweep: () => api.writer.sweep(), closeStore: deps.store === undefined },
+    );
   } catch (thrown) {
-    for (const end of undo.reverse()) await end().catch((error: unknown) => log.error("cleaning up after a failed start failed", { error }));
+    for (const end of undo.reverse())
+      await end().catch((error: unknown) => log.error("cleaning up after a failed start failed", { error }));
     throw thrown;
   }
 }
@@ -134,7 +162,17 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
 type Parts = Omit<Hub, "failed" | "stop">;
 type Servers = Awaited<ReturnType<typeof listenAll>>;
 
-function run(parts: Parts, on: { config: HubConfig; deps: HubDeps; servers: Servers; ops: OpsServer; sweep: () => Promise<number>; closeStore: boolean }): Hub {
+function run(
+  parts: Parts,
+  on: {
+    config: HubConfig;
+    deps: HubDeps;
+    servers: Servers;
+    ops: OpsServer;
+    sweep: () => Promise<number>;
+    closeStore: boolean;
+  },
+): Hub {
   const { clock, log } = on.deps;
   const end = new AbortController();
   const sweeper: Service = {
@@ -182,11 +220,30 @@ async function listenAll(on: {
   onCall: NonNullable<Parameters<typeof startServer>[0]["onCall"]>;
 }) {
   const { config, clock, identity, sync } = on;
-  const hosts = new Set([config.publicHost, config.apiAddress.host, config.agentAddress.host, config.enrolmentAddress.host, "localhost"].filter((h) => h !== undefined));
+  const hosts = new Set(
+    [
+      config.publicHost,
+      config.apiAddress.host,
+      config.agentAddress.host,
+      config.enrolmentAddress.host,
+      "localhost",
+    ].filter((h) => h !== undefined),
+  );
   const isIp = (h: string) => /^[0-9.]+$/.test(h) || h.includes(":");
-  const certificate = await identity.serverCertificate({ dnsNames: [...hosts].filter((h) => !isIp(h)), ipAddresses: [...new Set([...[...hosts].filter(isIp), "127.0.0.1"])] });
+  const certificate = await identity.serverCertificate({
+    dnsNames: [...hosts].filter((h) => !isIp(h)),
+    ipAddresses: [...new Set([...[...hosts].filter(isIp), "127.0.0.1"])],
+  });
   const health = createHealth();
-  const reflection = createReflection([DataPlaneService, TenantService, ApplicationService, BundleService, WaitService, ApiKeyService, JoinTokenService]);
+  const reflection = createReflection([
+    DataPlaneService,
+    TenantService,
+    ApplicationService,
+    BundleService,
+    WaitService,
+    ApiKeyService,
+    JoinTokenService,
+  ]);
   const open: RunningServer[] = [];
   const start = async (options: Parameters<typeof startServer>[0]): Promise<RunningServer> => {
     const server = await startServer(options);
@@ -197,13 +254,25 @@ async function listenAll(on: {
   const agentTls = () => ({ ...tls(), clientCaPem: identity.trustBundlePem });
   const shared = { clock, onCall: on.onCall };
   try {
-    const api = await start({ ...shared, address: config.apiAddress, option: "--api-address", tls: tls(), services: [...on.api, health.service, reflection], limits: apiLimits, before: on.before });
+    const api = await start({
+      ...shared,
+      address: config.apiAddress,
+      option: "--api-address",
+      tls: tls(),
+      services: [...on.api, health.service, reflection],
+      limits: apiLimits,
+      before: on.before,
+    });
     const agent = await start({
       ...shared,
       address: config.agentAddress,
       option: "--agent-address",
       tls: agentTls(),
-      services: [bind(SyncService, sync.syncHandlers), bind(BlobService, sync.blobHandlers), bind(IdentityService, identity.identityHandlers)],
+      services: [
+        bind(SyncService, sync.syncHandlers),
+        bind(BlobService, sync.blobHandlers),
+        bind(IdentityService, identity.identityHandlers),
+      ],
       limits: agentPortLimits,
       acceptsPerSecond: limits.acceptsPerSecond,
       codec: { readUnknownFields: false },

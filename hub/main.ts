@@ -13,12 +13,18 @@ import { startHub } from "./hub.ts";
 /** Exit codes: 0 after a signal, 1 after a failure, 2 for wrong configuration. */
 export async function main(argv: readonly string[]): Promise<number> {
   if (argv.includes("--help") || argv.includes("-h")) {
-    process.stdout.write(`Usage: moorage hub [OPTIONS]\n\nRuns the hub. Options, from flag, MOORAGE_* variable or the file named by --config:\n\n${configHelp(hubOptions)}\n`);
+    process.stdout.write(
+      `Usage: moorage hub [OPTIONS]\n\nRuns the hub. Options, from flag, MOORAGE_* variable or the file named by --config:\n\n${configHelp(hubOptions)}\n`,
+    );
     return 0;
   }
   let config: HubConfig;
   try {
-    config = parseConfig(hubOptions, { argv, env: process.env, readFile: (path) => parseYaml(readFileSync(path, "utf8"), { name: path }) });
+    config = parseConfig(hubOptions, {
+      argv,
+      env: process.env,
+      readFile: (path) => parseYaml(readFileSync(path, "utf8"), { name: path }),
+    });
   } catch (thrown) {
     if (!(thrown instanceof ConfigError)) throw thrown;
     process.stderr.write(`${thrown.message}\nSee "moorage hub --help"\n`);
@@ -30,7 +36,9 @@ export async function main(argv: readonly string[]): Promise<number> {
     hub = await startHub(config, { clock: systemClock, rng: systemRng, log });
   } catch (thrown) {
     const known = thrown instanceof MoorageError;
-    process.stderr.write(`Cannot start the hub: ${thrown instanceof Error ? thrown.message : String(thrown)}\n`);
+    process.stderr.write(
+      `Cannot start the hub: ${thrown instanceof Error ? thrown.message : String(thrown)}\n`,
+    );
     if (!known) log.error("start failed", { error: thrown });
     return 1;
   }

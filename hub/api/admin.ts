@@ -4,7 +4,11 @@ import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { ApiKeyService, Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
-import { BundleService, DeleteBundleVersionRequestSchema, UpdateBundleVersionRequestSchema } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import {
+  BundleService,
+  DeleteBundleVersionRequestSchema,
+  UpdateBundleVersionRequestSchema,
+} from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { ChangeType } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
@@ -37,7 +41,11 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
     async createBundleVersion(requests, ctx) {
       // Before a byte is read: may this caller publish at all? The name is checked again once it is known.
       const principal = api.auth.require(ctx, "create", "bundles");
-      return bundles.create(requests, { principal, method: ctx.method.replace(/^\//, ""), authorize: (name) => void api.auth.require(ctx, "create", name) });
+      return bundles.create(requests, {
+        principal,
+        method: ctx.method.replace(/^\//, ""),
+        authorize: (name) => void api.auth.require(ctx, "create", name),
+      });
     },
     async getBundleVersion(request, ctx) {
       api.auth.require(ctx, "get", request.name);
@@ -45,30 +53,49 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
     },
     async listBundleVersions(request, ctx) {
       api.auth.require(ctx, "list", request.parent === "" ? "bundles" : request.parent);
-      const below = request.parent === "" || request.parent === "-" ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
+      const below =
+        request.parent === "" || request.parent === "-"
+          ? "bundles/"
+          : `bundles/${requireBundle("parent", request.parent)}/versions/`;
       const size = pageSize(request.pageSize);
       const query = JSON.stringify(["BundleVersion", request.parent]);
       const { rev, epoch } = await api.reader.head(request.minRevision);
-      const position = request.pageToken === "" ? { revision: rev, after: "" } : readPageToken(request.pageToken, query);
+      const position =
+        request.pageToken === "" ? { revision: rev, after: "" } : readPageToken(request.pageToken, query);
       const range = prefix(prefixes.bundleVersions + below);
-      const start = position.after === "" ? range.start : keyAfter(key(prefixes.bundleVersions + position.after));
+      const start =
+        position.after === "" ? range.start : keyAfter(key(prefixes.bundleVersions + position.after));
       const page = await api.store.range({ start, end: range.end, rev: position.revision, limit: size });
       const bundleVersions: BundleVersion[] = [];
       for (const kv of page.kvs) {
-        const found = await api.reader.bundle(keyText(kv.key).slice(prefixes.bundleVersions.length), position.revision);
+        const found = await api.reader.bundle(
+          keyText(kv.key).slice(prefixes.bundleVersions.length),
+          position.revision,
+        );
         if (found !== undefined) bundleVersions.push({ ...found.value, revision: BigInt(found.modRev) });
       }
       const after = bundleVersions.at(-1)?.name ?? "";
-      return { bundleVersions, nextPageToken: page.more ? pageToken({ revision: position.revision, after }, query) : "", cursor: cursorAt(epoch, position.revision) };
+      return {
+        bundleVersions,
+        nextPageToken: page.more ? pageToken({ revision: position.revision, after }, query) : "",
+        cursor: cursorAt(epoch, position.revision),
+      };
     },
     async updateBundleVersion(request, ctx) {
       const input = request.bundleVersion ?? create(BundleVersionSchema);
       const principal = api.auth.require(ctx, "update", input.name);
-      return bundles.update(call(ctx, principal, { schema: UpdateBundleVersionRequestSchema, message: request }), input, request.updateMask);
+      return bundles.update(
+        call(ctx, principal, { schema: UpdateBundleVersionRequestSchema, message: request }),
+        input,
+        request.updateMask,
+      );
     },
     async deleteBundleVersion(request, ctx) {
       const principal = api.auth.require(ctx, "delete", request.name);
-      return bundles.delete(call(ctx, principal, { schema: DeleteBundleVersionRequestSchema, message: request }), request);
+      return bundles.delete(
+        call(ctx, principal, { schema: DeleteBundleVersionRequestSchema, message: request }),
+        request,
+      );
     },
     async *downloadBundleVersion(request, ctx) {
       api.auth.require(ctx, "get", request.name);
@@ -76,12 +103,18 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
     },
     async *watchBundleVersions(request, ctx) {
       const principal = api.auth.require(ctx, "watch", request.parent === "" ? "bundles" : request.parent);
-      const below = request.parent === "" ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
+      const below =
+        request.parent === "" ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
       const long = api.auth.long(principal, ctx);
       try {
         const { rev, epoch } = await api.store.status();
         const range = prefix(prefixes.bundleVersions + below);
-        const event = (bundleVersion: BundleVersion, at: number) => ({ event: { case: "change" as const, value: { type: ChangeType.UPSERTED, bundleVersion, cursor: cursorAt(epoch, at) } } });
+        const event = (bundleVersion: BundleVersion, at: number) => ({
+          event: {
+            case: "change" as const,
+            value: { type: ChangeType.UPSERTED, bundleVersion, cursor: cursorAt(epoch, at) },
+          },
+        });
         let from = request.cursor === undefined ? rev + 1 : Number(request.cursor.revision) + 1;
         if (request.cursor === undefined) {
           for (const kv of (await api.store.range({ ...range, rev })).kvs) {
@@ -91,7 +124,8 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
           yield { event: { case: "synced" as const, value: cursorAt(epoch, rev) } };
         }
         for await (const batch of api.store.watch({ ...range, from, signal: long.signal })) {
-          if (batch.kind === "compacted") throw invalidField("cursor", "is too old; list again and watch from there");
+          if (batch.kind === "compacted")
+            throw invalidField("cursor", "is too old; list again and watch from there");
           if (batch.kind !== "events") continue;
           from = batch.rev;
           for (const e of batch.events) {
@@ -100,7 +134,9 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
             const then = now ?? (await api.reader.bundle(name, batch.rev - 1));
             if (then === undefined) continue;
             const change = event({ ...then.value, revision: BigInt(batch.rev) }, batch.rev);
-            yield now === undefined ? { event: { ...change.event, value: { ...change.event.value, type: ChangeType.REMOVED } } } : change;
+            yield now === undefined
+              ? { event: { ...change.event, value: { ...change.event.value, type: ChangeType.REMOVED } } }
+              : change;
           }
         }
       } finally {
@@ -132,8 +168,14 @@ export function apiKeyService(api: Api, identity: Identity): BoundService {
       const principal = api.auth.require(ctx, "create", `apiKeys/${request.apiKeyId}`);
       checkId("api_key_id", request.apiKeyId);
       const wanted = request.apiKey;
-      if (wanted === undefined || wanted.role === Role.UNSPECIFIED) throw invalidField("api_key.role", "is required: ADMIN, OPERATOR, VIEWER or BILLING");
-      for (const [i, s] of wanted.scopes.entries()) if (parseName(s) === undefined) throw invalidField(`api_key.scopes[${i}]`, `"${s.slice(0, 64)}" is no name of a data plane, tenant or application`);
+      if (wanted === undefined || wanted.role === Role.UNSPECIFIED)
+        throw invalidField("api_key.role", "is required: ADMIN, OPERATOR, VIEWER or BILLING");
+      for (const [i, s] of wanted.scopes.entries())
+        if (parseName(s) === undefined)
+          throw invalidField(
+            `api_key.scopes[${i}]`,
+            `"${s.slice(0, 64)}" is no name of a data plane, tenant or application`,
+          );
       const { apiKey, secret } = await identity.apiKeys.create(
         {
           id: request.apiKeyId,
@@ -154,9 +196,15 @@ export function apiKeyService(api: Api, identity: Identity): BoundService {
       api.auth.require(ctx, "list", "apiKeys");
       const size = pageSize(request.pageSize);
       const position = request.pageToken === "" ? undefined : readPageToken(request.pageToken, "apiKeys");
-      const { apiKeys, more } = await identity.apiKeys.list({ ...(position === undefined ? {} : { afterName: position.after }), limit: size });
+      const { apiKeys, more } = await identity.apiKeys.list({
+        ...(position === undefined ? {} : { afterName: position.after }),
+        limit: size,
+      });
       const { rev } = await api.store.status();
-      return { apiKeys, nextPageToken: more ? pageToken({ revision: rev, after: apiKeys.at(-1)?.name ?? "" }, "apiKeys") : "" };
+      return {
+        apiKeys,
+        nextPageToken: more ? pageToken({ revision: rev, after: apiKeys.at(-1)?.name ?? "" }, "apiKeys") : "",
+      };
     },
     async deleteApiKey(request, ctx) {
       return identity.apiKeys.delete(request.name, api.auth.require(ctx, "delete", request.name));
@@ -170,8 +218,12 @@ export function joinTokenService(api: Api, identity: Identity, advertised: Adver
     async createJoinToken(request, ctx) {
       requireName("DataPlane", "parent", request.parent);
       const principal = api.auth.require(ctx, "create", `${request.parent}/joinTokens`);
-      const lifetimeMs = request.lifetime === undefined ? undefined : Number(request.lifetime.seconds) * 1_000;
-      const made = await identity.joinTokens.create({ dataPlane: request.parent, ...(lifetimeMs === undefined ? {} : { lifetimeMs }) }, principal);
+      const lifetimeMs =
+        request.lifetime === undefined ? undefined : Number(request.lifetime.seconds) * 1_000;
+      const made = await identity.joinTokens.create(
+        { dataPlane: request.parent, ...(lifetimeMs === undefined ? {} : { lifetimeMs }) },
+        principal,
+      );
       return {
         joinToken: made.joinToken,
         token: made.token,
@@ -192,7 +244,12 @@ export function joinTokenService(api: Api, identity: Identity, advertised: Adver
     async revokeAgentCredentials(request, ctx) {
       requireName("DataPlane", "name", request.name);
       const principal = api.auth.require(ctx, "delete", `${request.name}/credentials`);
-      return { revokedKeys: await identity.joinTokens.revoke({ dataPlane: request.name, reason: request.reason }, principal) };
+      return {
+        revokedKeys: await identity.joinTokens.revoke(
+          { dataPlane: request.name, reason: request.reason },
+          principal,
+        ),
+      };
     },
   });
 }

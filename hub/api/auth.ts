@@ -19,7 +19,12 @@ export class Auth {
     this.#apiKeys = apiKeys;
     // A deleted key ends its long calls; short ones end by themselves.
     apiKeys.onChange((actor) => {
-      for (const c of this.#long.get(actor) ?? []) c.abort(new MoorageError(Code.UNAUTHENTICATED, "The API key was deleted or changed", { reason: "API_KEY_CHANGED" }));
+      for (const c of this.#long.get(actor) ?? [])
+        c.abort(
+          new MoorageError(Code.UNAUTHENTICATED, "The API key was deleted or changed", {
+            reason: "API_KEY_CHANGED",
+          }),
+        );
     });
   }
 
@@ -32,7 +37,10 @@ export class Auth {
   /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */
   require(ctx: CallContext, verb: Verb, name: string): ApiPrincipal {
     const principal = this.#principals.get(ctx);
-    if (principal === undefined) throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", { reason: "UNAUTHENTICATED" });
+    if (principal === undefined)
+      throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
+        reason: "UNAUTHENTICATED",
+      });
     authorize(principal, { verb, name });
     return principal;
   }

@@ -3,7 +3,10 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { ApplicationSchema } from "@moorage/proto/moorage/hub/v1/application_pb";
 import type { CreateBundleVersionRequest } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
-import { CreateBundleVersionRequestSchema, DeleteBundleVersionRequestSchema } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import {
+  CreateBundleVersionRequestSchema,
+  DeleteBundleVersionRequestSchema,
+} from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import { bundleYaml, filesOf } from "@moorage/shared/bundle/testing";
@@ -38,18 +41,33 @@ function hub() {
   return {
     bundles,
     resources,
-    publish: (upload: AsyncIterable<CreateBundleVersionRequest>) => bundles.create(upload, { principal, method: "moorage.hub.v1.BundleService/CreateBundleVersion", authorize: () => {} }),
+    publish: (upload: AsyncIterable<CreateBundleVersionRequest>) =>
+      bundles.create(upload, {
+        principal,
+        method: "moorage.hub.v1.BundleService/CreateBundleVersion",
+        authorize: () => {},
+      }),
   };
 }
 
 /** An upload in pieces of at most 64 KiB. */
-async function* upload(bytes: Uint8Array, metadata: { digest: string; sizeBytes?: bigint }): AsyncGenerator<CreateBundleVersionRequest> {
-  yield create(CreateBundleVersionRequestSchema, { part: { case: "metadata", value: { sizeBytes: BigInt(bytes.length), ...metadata } } });
-  for (let i = 0; i < bytes.length; i += 65_536) yield create(CreateBundleVersionRequestSchema, { part: { case: "content", value: bytes.subarray(i, i + 65_536) } });
+async function* upload(
+  bytes: Uint8Array,
+  metadata: { digest: string; sizeBytes?: bigint },
+): AsyncGenerator<CreateBundleVersionRequest> {
+  yield create(CreateBundleVersionRequestSchema, {
+    part: { case: "metadata", value: { sizeBytes: BigInt(bytes.length), ...metadata } },
+  });
+  for (let i = 0; i < bytes.length; i += 65_536)
+    yield create(CreateBundleVersionRequestSchema, {
+      part: { case: "content", value: bytes.subarray(i, i + 65_536) },
+    });
 }
 
-const replicas = "parameters:\n  schema:\n    type: object\n    properties:\n      replicas: { type: integer }\n";
-const packed = (more = "", text = "a: 1\n") => packBundle(filesOf({ "bundle.yaml": bundleYaml(more), "manifests/a.yaml": text }));
+const replicas =
+  "parameters:\n  schema:\n    type: object\n    properties:\n      replicas: { type: integer }\n";
+const packed = (more = "", text = "a: 1\n") =>
+  packBundle(filesOf({ "bundle.yaml": bundleYaml(more), "manifests/a.yaml": text }));
 const name = "bundles/small/versions/1.0.0";
 
 test("a published bundle downloads byte for byte, and publishing it again answers the same", async () => {
@@ -68,27 +86,41 @@ test("a published version never changes", async () => {
   const first = packed();
   await h.publish(upload(first.bytes, first));
   const second = packed("", "a: 2\n");
-  await expect(h.publish(upload(second.bytes, second))).rejects.toMatchObject({ code: Code.ALREADY_EXISTS, reason: "BUNDLE_VERSION_IMMUTABLE" });
+  await expect(h.publish(upload(second.bytes, second))).rejects.toMatchObject({
+    code: Code.ALREADY_EXISTS,
+    reason: "BUNDLE_VERSION_IMMUTABLE",
+  });
 });
 
 test("an upload of 10 MiB is refused before its content is read", async () => {
   const sizeBytes = 10n * 1024n * 1024n;
   let read = false;
   async function* big() {
-    yield create(CreateBundleVersionRequestSchema, { part: { case: "metadata", value: { digest: packed().digest, sizeBytes } } });
+    yield create(CreateBundleVersionRequestSchema, {
+      part: { case: "metadata", value: { digest: packed().digest, sizeBytes } },
+    });
     read = true;
   }
   await expect(hub().publish(big())).rejects.toMatchObject({
     code: Code.INVALID_ARGUMENT,
-    fields: [{ field: "metadata.size_bytes", description: `has ${sizeBytes} bytes, the limit bundlePackedBytes is ${limits.bundlePackedBytes}` }],
+    fields: [
+      {
+        field: "metadata.size_bytes",
+        description: `has ${sizeBytes} bytes, the limit bundlePackedBytes is ${limits.bundlePackedBytes}`,
+      },
+    ],
   });
   expect(read).toBe(false);
 });
 
 test("an upload with another digest, or of another size, is refused", async () => {
   const { bytes, digest } = packed();
-  await expect(hub().publish(upload(bytes, { digest: packed("", "a: 2\n").digest }))).rejects.toMatchObject({ reason: "DIGEST_MISMATCH" });
-  await expect(hub().publish(upload(bytes, { digest, sizeBytes: BigInt(bytes.length - 1) }))).rejects.toMatchObject({ fields: [{ field: "content" }] });
+  await expect(hub().publish(upload(bytes, { digest: packed("", "a: 2\n").digest }))).rejects.toMatchObject({
+    reason: "DIGEST_MISMATCH",
+  });
+  await expect(
+    hub().publish(upload(bytes, { digest, sizeBytes: BigInt(bytes.length - 1) })),
+  ).rejects.toMatchObject({ fields: [{ field: "content" }] });
 });
 
 test("parameters are judged by the bundle's schema, by field; a version in use stays", async () => {
@@ -101,7 +133,13 @@ test("parameters are judged by the bundle's schema, by field; a version in use s
       name: "dataPlanes/eu/applications/web",
       input: create(ApplicationSchema, { spec: { bundle: "bundles/small", version: "1.0.0", parameters } }),
     });
-  await expect(app({ replicas: "many" })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, fields: [{ field: "application.spec.parameters.replicas" }] });
+  await expect(app({ replicas: "many" })).rejects.toMatchObject({
+    code: Code.INVALID_ARGUMENT,
+    fields: [{ field: "application.spec.parameters.replicas" }],
+  });
   await app({ replicas: 2 });
-  await expect(h.bundles.delete(call, { name, etag: "", allowMissing: false })).rejects.toMatchObject({ code: Code.FAILED_PRECONDITION, reason: "BUNDLE_IN_USE" });
+  await expect(h.bundles.delete(call, { name, etag: "", allowMissing: false })).rejects.toMatchObject({
+    code: Code.FAILED_PRECONDITION,
+    reason: "BUNDLE_IN_USE",
+  });
 });

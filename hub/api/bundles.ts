@@ -9,7 +9,10 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleChunkSchema, BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
-import type { BundleUpload, CreateBundleVersionRequest } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import type {
+  BundleUpload,
+  CreateBundleVersionRequest,
+} from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { BundleUploadSchema } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { unpackBundle } from "@moorage/shared/bundle/unpack";
 import type { Clock } from "@moorage/shared/clock";
@@ -44,7 +47,10 @@ export class Bundles {
   }
 
   /** Publishes what the stream carries. `authorize` is asked with the name once it is known. */
-  async create(requests: AsyncIterable<CreateBundleVersionRequest>, call: { principal: ApiPrincipal; method: string; authorize: (name: string) => void }): Promise<BundleVersion> {
+  async create(
+    requests: AsyncIterable<CreateBundleVersionRequest>,
+    call: { principal: ApiPrincipal; method: string; authorize: (name: string) => void },
+  ): Promise<BundleVersion> {
     const { upload, bytes } = await receive(requests);
     const bundle = await unpackBundle(bytes, upload.digest);
     const { manifest } = bundle;
@@ -52,7 +58,11 @@ export class Bundles {
     requireBundleVersion("bundle.yaml", name);
     call.authorize(name);
     if (manifest.format !== "Plain") {
-      throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot publish "${name}": no agent can render format ${manifest.format} yet`, { reason: "FORMAT_UNSUPPORTED" });
+      throw new MoorageError(
+        Code.INVALID_ARGUMENT,
+        `Cannot publish "${name}": no agent can render format ${manifest.format} yet`,
+        { reason: "FORMAT_UNSUPPORTED" },
+      );
     }
     const chunks = split(bytes);
     return this.#writer.write<BundleVersion>({
@@ -96,9 +106,14 @@ export class Bundles {
 
   update(call: Call, input: BundleVersion, mask: FieldMask | undefined): Promise<BundleVersion> {
     requireBundleVersion("bundle_version.name", input.name);
-    const paths = mask === undefined || mask.paths.length === 0 ? ["labels", "annotations", "yanked"] : mask.paths;
+    const paths =
+      mask === undefined || mask.paths.length === 0 ? ["labels", "annotations", "yanked"] : mask.paths;
     for (const p of paths) {
-      if (!["labels", "annotations", "yanked"].includes(p)) throw invalidField("update_mask", `"${p.slice(0, 64)}": a published version changes in labels, annotations and yanked alone`);
+      if (!["labels", "annotations", "yanked"].includes(p))
+        throw invalidField(
+          "update_mask",
+          `"${p.slice(0, 64)}": a published version changes in labels, annotations and yanked alone`,
+        );
     }
     return this.#write(call, async () => {
       const found = await this.#reader.bundle(input.name);
@@ -128,17 +143,32 @@ export class Bundles {
       }
       checkBundleEtag(found.value, what.etag);
       const users = (await this.#reader.all("Application")).filter(
-        (a) => a.value.$typeName === "moorage.hub.v1.Application" && a.value.spec?.bundle === `bundles/${bundle}` && a.value.spec.version === version,
+        (a) =>
+          a.value.$typeName === "moorage.hub.v1.Application" &&
+          a.value.spec?.bundle === `bundles/${bundle}` &&
+          a.value.spec.version === version,
       );
       if (users.length > 0) {
         const description = `${users.length} applications use it, ${users[0]?.value.name} among them`;
-        throw new MoorageError(Code.FAILED_PRECONDITION, `Cannot delete "${what.name}": ${description}; yank it instead`, {
-          reason: "BUNDLE_IN_USE",
-          preconditions: [{ type: "BUNDLE_IN_USE", subject: what.name, description }],
-        });
+        throw new MoorageError(
+          Code.FAILED_PRECONDITION,
+          `Cannot delete "${what.name}": ${description}; yank it instead`,
+          {
+            reason: "BUNDLE_IN_USE",
+            preconditions: [{ type: "BUNDLE_IN_USE", subject: what.name, description }],
+          },
+        );
       }
       const k = key(prefixes.bundleVersions + what.name);
-      return { change: { if: [{ key: k, target: "modRev", op: "=", to: found.modRev }], then: [{ delete: { key: k } }], rows: [], resource: what.name, answer: () => found.value } };
+      return {
+        change: {
+          if: [{ key: k, target: "modRev", op: "=", to: found.modRev }],
+          then: [{ delete: { key: k } }],
+          rows: [],
+          resource: what.name,
+          answer: () => found.value,
+        },
+      };
     });
   }
 
@@ -147,12 +177,18 @@ export class Bundles {
     const version = await this.get(name, 0n);
     for (const chunk of version.chunks) {
       const kv = await this.#reader.kv(blobKey(Buffer.from(chunk.digest).toString("hex")));
-      if (kv === undefined) throw new MoorageError(Code.DATA_LOSS, `Cannot read "${name}": a chunk is missing from the store`, { reason: "CHUNK_MISSING" });
+      if (kv === undefined)
+        throw new MoorageError(Code.DATA_LOSS, `Cannot read "${name}": a chunk is missing from the store`, {
+          reason: "CHUNK_MISSING",
+        });
       yield kv.value;
     }
   }
 
-  #write(call: Call & { alone?: boolean }, plan: Parameters<Writer["write"]>[0]["plan"]): Promise<BundleVersion> {
+  #write(
+    call: Call & { alone?: boolean },
+    plan: Parameters<Writer["write"]>[0]["plan"],
+  ): Promise<BundleVersion> {
     return this.#writer.write<BundleVersion>({ ...call, answer: BundleVersionSchema, plan: plan as never });
   }
 
@@ -169,7 +205,10 @@ export class Bundles {
 
   async #putChunk(bytes: Uint8Array): Promise<void> {
     const k = key(blobKey(sha256(bytes).toString("hex")));
-    await this.#store.txn({ if: [{ key: k, target: "createRev", op: "=", to: 0 }], then: [{ put: { key: k, value: bytes } }] });
+    await this.#store.txn({
+      if: [{ key: k, target: "createRev", op: "=", to: 0 }],
+      then: [{ put: { key: k, value: bytes } }],
+    });
   }
 }
 
@@ -184,34 +223,52 @@ function at(found: Found<BundleVersion>): BundleVersion {
 
 function same(found: Found<BundleVersion>, digest: string): BundleVersion {
   if (found.value.digest === digest) return at(found);
-  throw new MoorageError(Code.ALREADY_EXISTS, `Cannot publish "${found.value.name}": this version is published with another content; a version never changes, publish a new one`, {
-    reason: "BUNDLE_VERSION_IMMUTABLE",
-    metadata: { resource: found.value.name, digest: found.value.digest },
-  });
+  throw new MoorageError(
+    Code.ALREADY_EXISTS,
+    `Cannot publish "${found.value.name}": this version is published with another content; a version never changes, publish a new one`,
+    {
+      reason: "BUNDLE_VERSION_IMMUTABLE",
+      metadata: { resource: found.value.name, digest: found.value.digest },
+    },
+  );
 }
 
-function etagOf(v: { labels: Record<string, string>; annotations: Record<string, string>; yanked: boolean }): string {
+function etagOf(v: {
+  labels: Record<string, string>;
+  annotations: Record<string, string>;
+  yanked: boolean;
+}): string {
   const sorted = (m: Record<string, string>) => Object.entries(m).sort(([a], [b]) => (a < b ? -1 : 1));
-  return createHash("sha256").update(JSON.stringify([sorted(v.labels), sorted(v.annotations), v.yanked])).digest("hex").slice(0, 16);
+  return createHash("sha256")
+    .update(JSON.stringify([sorted(v.labels), sorted(v.annotations), v.yanked]))
+    .digest("hex")
+    .slice(0, 16);
 }
 
 function checkBundleEtag(old: BundleVersion, etag: string): void {
   if (etag === "" || etag === old.etag) return;
-  throw new MoorageError(Code.ABORTED, `Cannot change "${old.name}": the etag is not the current one; read it again and retry`, {
-    reason: "ETAG_MISMATCH",
-    metadata: { resource: old.name, etag: old.etag },
-    fields: [{ field: "etag", description: "is not the current one" }],
-  });
+  throw new MoorageError(
+    Code.ABORTED,
+    `Cannot change "${old.name}": the etag is not the current one; read it again and retry`,
+    {
+      reason: "ETAG_MISMATCH",
+      metadata: { resource: old.name, etag: old.etag },
+      fields: [{ field: "etag", description: "is not the current one" }],
+    },
+  );
 }
 
 function split(bytes: Uint8Array): Uint8Array[] {
   const out: Uint8Array[] = [];
-  for (let i = 0; i < bytes.length; i += limits.bundleChunkBytes) out.push(bytes.subarray(i, i + limits.bundleChunkBytes));
+  for (let i = 0; i < bytes.length; i += limits.bundleChunkBytes)
+    out.push(bytes.subarray(i, i + limits.bundleChunkBytes));
   return out;
 }
 
 /** Reads an upload; refused at the byte that is too much. */
-async function receive(requests: AsyncIterable<CreateBundleVersionRequest>): Promise<{ upload: BundleUpload; bytes: Uint8Array }> {
+async function receive(
+  requests: AsyncIterable<CreateBundleVersionRequest>,
+): Promise<{ upload: BundleUpload; bytes: Uint8Array }> {
   let upload: BundleUpload | undefined;
   const parts: Uint8Array[] = [];
   let size = 0;
@@ -219,7 +276,8 @@ async function receive(requests: AsyncIterable<CreateBundleVersionRequest>): Pro
     if (request.part.case === "metadata") {
       if (upload !== undefined) throw invalidField("metadata", "may come only once, first");
       upload = request.part.value;
-      if (!/^sha256:[0-9a-f]{64}$/.test(upload.digest)) throw invalidField("metadata.digest", 'must be "sha256:" and 64 hexadecimal digits');
+      if (!/^sha256:[0-9a-f]{64}$/.test(upload.digest))
+        throw invalidField("metadata.digest", 'must be "sha256:" and 64 hexadecimal digits');
       if (upload.sizeBytes <= 0n) throw invalidField("metadata.size_bytes", "is required");
       if (upload.sizeBytes > BigInt(limits.bundlePackedBytes)) throw tooLarge(Number(upload.sizeBytes));
       continue;
@@ -227,15 +285,20 @@ async function receive(requests: AsyncIterable<CreateBundleVersionRequest>): Pro
     if (upload === undefined) throw invalidField("metadata", "must come before any content");
     if (request.part.case !== "content") throw invalidField("part", "names neither metadata nor content");
     size += request.part.value.length;
-    if (size > Number(upload.sizeBytes)) throw invalidField("content", `has more bytes than metadata.size_bytes of ${upload.sizeBytes}`);
+    if (size > Number(upload.sizeBytes))
+      throw invalidField("content", `has more bytes than metadata.size_bytes of ${upload.sizeBytes}`);
     parts.push(Buffer.from(request.part.value));
   }
   if (upload === undefined) throw invalidField("metadata", "is required");
-  if (size !== Number(upload.sizeBytes)) throw invalidField("content", `has ${size} bytes, metadata.size_bytes is ${upload.sizeBytes}`);
+  if (size !== Number(upload.sizeBytes))
+    throw invalidField("content", `has ${size} bytes, metadata.size_bytes is ${upload.sizeBytes}`);
   return { upload, bytes: Buffer.concat(parts) };
 }
 
 function tooLarge(size: number): MoorageError {
   const description = `has ${size} bytes, the limit bundlePackedBytes is ${limits.bundlePackedBytes}`;
-  return new MoorageError(Code.INVALID_ARGUMENT, `Invalid "metadata.size_bytes": ${description}`, { reason: "TOO_LARGE", fields: [{ field: "metadata.size_bytes", description }] });
+  return new MoorageError(Code.INVALID_ARGUMENT, `Invalid "metadata.size_bytes": ${description}`, {
+    reason: "TOO_LARGE",
+    fields: [{ field: "metadata.size_bytes", description }],
+  });
 }

@@ -15,7 +15,13 @@ import { applicationService, dataPlaneService, tenantService } from "./services.
 import { Writer } from "./writer.ts";
 
 /** All services of the API port, and what must be called before each of their calls. */
-export function createApi(deps: { store: Store; clock: Clock; rng: Rng; identity: Identity; advertised: AdvertisedNow }): {
+export function createApi(deps: {
+  store: Store;
+  clock: Clock;
+  rng: Rng;
+  identity: Identity;
+  advertised: AdvertisedNow;
+}): {
   services: BoundService[];
   before(ctx: CallContext): Promise<void>;
   reader: Reader;

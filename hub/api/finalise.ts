@@ -7,16 +7,28 @@ import { key, keyText } from "../store/bytes.ts";
 import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
 
 /** Everything that the store holds of a resource; of a data plane also its link and its agent's keys. */
-export function finaliseOps(record: Pick<Resource, "name" | "uid" | "$typeName">, dataPlaneUid: string): { then: Op[]; rows: RowOp[] } {
+export function finaliseOps(
+  record: Pick<Resource, "name" | "uid" | "$typeName">,
+  dataPlaneUid: string,
+): { then: Op[]; rows: RowOp[] } {
   return endOps(kindOf(record as Resource), record, dataPlaneUid);
 }
 
-function endOps(kind: Kind, record: { name: string; uid: string }, dataPlaneUid: string): { then: Op[]; rows: RowOp[] } {
+function endOps(
+  kind: Kind,
+  record: { name: string; uid: string },
+  dataPlaneUid: string,
+): { then: Op[]; rows: RowOp[] } {
   const keys = [resourceKey(kind, record.name), uidKey(record.uid), statusKey(record.uid)];
   if (kind === "DataPlane") keys.push(linkKey(record.uid), credentialsKey(record.uid));
   return {
     then: keys.map((k) => ({ delete: { key: key(k) } })),
-    rows: kind === "DataPlane" ? [{ dropDp: { uid: record.uid } }] : dataPlaneUid === "" ? [] : [{ dropRes: { dp: dataPlaneUid, uid: record.uid } }],
+    rows:
+      kind === "DataPlane"
+        ? [{ dropDp: { uid: record.uid } }]
+        : dataPlaneUid === ""
+          ? []
+          : [{ dropRes: { dp: dataPlaneUid, uid: record.uid } }],
   };
 }
 
@@ -24,16 +36,27 @@ function endOps(kind: Kind, record: { name: string; uid: string }, dataPlaneUid:
  * The transaction for a row whose removal an agent confirmed. Undefined while the row is no tombstone:
  * a newer record of the uid has withdrawn the deletion.
  */
-export function finaliser(store: Store): (dataPlaneUid: string, row: ResRow) => Promise<{ if: Compare[]; then: Op[]; rows: RowOp[] } | undefined> {
+export function finaliser(
+  store: Store,
+): (dataPlaneUid: string, row: ResRow) => Promise<{ if: Compare[]; then: Op[]; rows: RowOp[] } | undefined> {
   return async (dataPlaneUid, row) => {
     if (!row.del) return undefined;
     const { kvs } = await store.range({ start: key(uidKey(row.uid)) });
     const [uid] = kvs;
     // Forgotten by force before: the tombstone alone is left.
-    if (uid === undefined) return { if: [], then: [{ delete: { key: key(statusKey(row.uid)) } }], rows: [{ dropRes: { dp: dataPlaneUid, uid: row.uid } }] };
+    if (uid === undefined)
+      return {
+        if: [],
+        then: [{ delete: { key: key(statusKey(row.uid)) } }],
+        rows: [{ dropRes: { dp: dataPlaneUid, uid: row.uid } }],
+      };
     const text = keyText(uid.value);
     const record = await store.range({ start: uid.value });
-    const kind: Kind = text.startsWith(prefixes.dataPlanes) ? "DataPlane" : text.startsWith(prefixes.tenants) ? "Tenant" : "Application";
+    const kind: Kind = text.startsWith(prefixes.dataPlanes)
+      ? "DataPlane"
+      : text.startsWith(prefixes.tenants)
+        ? "Tenant"
+        : "Application";
     const ops = endOps(kind, { name: row.name, uid: row.uid }, dataPlaneUid);
     return { if: [{ key: uid.value, target: "modRev", op: "=", to: record.kvs[0]?.modRev ?? 0 }], ...ops };
   };

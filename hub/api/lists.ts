@@ -39,13 +39,17 @@ export function below(kind: Kind, parent: string): string {
 }
 
 /** One page. Errors: INVALID_ARGUMENT by field; OUT_OF_RANGE `COMPACTED` when the pages' revision is gone. */
-export async function listPage(deps: { store: Store; reader: Reader }, q: ListQuery): Promise<{ resources: Resource[]; nextPageToken: string; cursor: Cursor }> {
+export async function listPage(
+  deps: { store: Store; reader: Reader },
+  q: ListQuery,
+): Promise<{ resources: Resource[]; nextPageToken: string; cursor: Cursor }> {
   const size = pageSize(q.pageSize);
   const matches = compileFilter(q.filter);
   const query = JSON.stringify([q.kind, q.parent, q.filter, q.view]);
   const head = await deps.reader.head(q.minRevision);
   const position = q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query);
-  if (position.revision > head.rev) throw invalidField("page_token", "is of another history of this hub; start again without it");
+  if (position.revision > head.rev)
+    throw invalidField("page_token", "is of another history of this hub; start again without it");
   const range = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
   const places = new Places(deps.reader, position.revision);
   const resources: Resource[] = [];
@@ -54,12 +58,18 @@ export async function listPage(deps: { store: Store; reader: Reader }, q: ListQu
     const page = await deps.store.range({ start, end: range.end, rev: position.revision, limit: READ });
     for (const kv of page.kvs) {
       const record = decode(q.kind, kv.value);
-      const stored = await deps.reader.stored({ value: record, modRev: kv.modRev }, position.revision, { dataPlaneUid: await places.uidOf(record) });
+      const stored = await deps.reader.stored({ value: record, modRev: kv.modRev }, position.revision, {
+        dataPlaneUid: await places.uidOf(record),
+      });
       const full = view(stored, q.filter === "" ? q.view : View.FULL);
       if (!matches(full)) continue;
       if (resources.length === size) {
         const after = resources.at(-1)?.name ?? "";
-        return { resources, nextPageToken: pageToken({ revision: position.revision, after }, query), cursor: cursorAt(head.epoch, position.revision) };
+        return {
+          resources,
+          nextPageToken: pageToken({ revision: position.revision, after }, query),
+          cursor: cursorAt(head.epoch, position.revision),
+        };
       }
       resources.push(q.filter === "" ? full : view(stored, q.view));
     }
@@ -71,7 +81,8 @@ export async function listPage(deps: { store: Store; reader: Reader }, q: ListQu
 }
 
 /** A cursor. */
-export const cursorAt = (epoch: Uint8Array, rev: Rev): Cursor => create(CursorSchema, { epoch, revision: BigInt(rev) });
+export const cursorAt = (epoch: Uint8Array, rev: Rev): Cursor =>
+  create(CursorSchema, { epoch, revision: BigInt(rev) });
 
 /** Data planes of many resources, each looked up once a list. */
 export class Places {
@@ -87,8 +98,12 @@ export class Places {
   /** uid of the data plane that `record` lives in. */
   async uidOf(record: Resource): Promise<string | undefined> {
     if (record.$typeName === "moorage.hub.v1.DataPlane") return record.uid;
-    const by = record.$typeName === "moorage.hub.v1.Tenant" ? (record.spec?.dataPlane ?? "") : record.name.split("/").slice(0, 2).join("/");
-    if (!this.#uids.has(by)) this.#uids.set(by, (await this.#reader.placeOf(record, this.#rev)).dataPlane?.value.uid);
+    const by =
+      record.$typeName === "moorage.hub.v1.Tenant"
+        ? (record.spec?.dataPlane ?? "")
+        : record.name.split("/").slice(0, 2).join("/");
+    if (!this.#uids.has(by))
+      this.#uids.set(by, (await this.#reader.placeOf(record, this.#rev)).dataPlane?.value.uid);
     return this.#uids.get(by);
   }
 }

@@ -6,7 +6,11 @@ import { fromBinary } from "@bufbuild/protobuf";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
-import { StoredCredentialsSchema, StoredLinkSchema, StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import {
+  StoredCredentialsSchema,
+  StoredLinkSchema,
+  StoredStatusSchema,
+} from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Kind } from "../core/keys.ts";
 import { credentialsKey, linkKey, prefixes, resourceKey, statusKey } from "../core/keys.ts";
@@ -47,24 +51,38 @@ export class Reader {
   /** A published bundle version. */
   async bundle(name: string, rev?: Rev): Promise<Found<BundleVersion> | undefined> {
     const kv = await this.kv(prefixes.bundleVersions + name, rev);
-    return kv === undefined ? undefined : { value: fromBinary(BundleVersionSchema, kv.value), modRev: kv.modRev };
+    return kv === undefined
+      ? undefined
+      : { value: fromBinary(BundleVersionSchema, kv.value), modRev: kv.modRev };
   }
 
   /** The data plane that a resource lives in, by way of its tenant. */
-  async placeOf(resource: Resource, rev?: Rev): Promise<{ dataPlane: Found<Resource> | undefined; tenant: Found<Tenant> | undefined }> {
-    if (resource.$typeName === "moorage.hub.v1.DataPlane") return { dataPlane: await this.resource(resource.name, rev), tenant: undefined };
-    if (resource.$typeName === "moorage.hub.v1.Tenant") return { dataPlane: await this.resource(resource.spec?.dataPlane ?? "", rev), tenant: undefined };
+  async placeOf(
+    resource: Resource,
+    rev?: Rev,
+  ): Promise<{ dataPlane: Found<Resource> | undefined; tenant: Found<Tenant> | undefined }> {
+    if (resource.$typeName === "moorage.hub.v1.DataPlane")
+      return { dataPlane: await this.resource(resource.name, rev), tenant: undefined };
+    if (resource.$typeName === "moorage.hub.v1.Tenant")
+      return { dataPlane: await this.resource(resource.spec?.dataPlane ?? "", rev), tenant: undefined };
     const parent = parseName(resource.name)?.parent ?? "";
-    if (parent.startsWith("dataPlanes/")) return { dataPlane: await this.resource(parent, rev), tenant: undefined };
+    if (parent.startsWith("dataPlanes/"))
+      return { dataPlane: await this.resource(parent, rev), tenant: undefined };
     const tenant = (await this.resource(parent, rev)) as Found<Tenant> | undefined;
-    const dataPlane = tenant === undefined ? undefined : await this.resource(tenant.value.spec?.dataPlane ?? "", rev);
+    const dataPlane =
+      tenant === undefined ? undefined : await this.resource(tenant.value.spec?.dataPlane ?? "", rev);
     return { dataPlane, tenant };
   }
 
   /** All that the view of a record depends on, as of `rev`. `place` avoids reading it again. */
-  async stored(found: Found<Resource>, rev: Rev | undefined, place?: { dataPlaneUid: string | undefined }): Promise<Stored> {
+  async stored(
+    found: Found<Resource>,
+    rev: Rev | undefined,
+    place?: { dataPlaneUid: string | undefined },
+  ): Promise<Stored> {
     const record = found.value;
-    const dataPlaneUid = place === undefined ? (await this.placeOf(record, rev)).dataPlane?.value.uid : place.dataPlaneUid;
+    const dataPlaneUid =
+      place === undefined ? (await this.placeOf(record, rev)).dataPlane?.value.uid : place.dataPlaneUid;
     const statusKv = await this.kv(statusKey(record.uid), rev);
     const linkKv = dataPlaneUid === undefined ? undefined : await this.kv(linkKey(dataPlaneUid), rev);
     const stored: Stored = {
@@ -77,7 +95,9 @@ export class Reader {
     const credentialsKv = await this.kv(credentialsKey(record.uid), rev);
     return {
       ...stored,
-      ...(credentialsKv === undefined ? {} : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
+      ...(credentialsKv === undefined
+        ? {}
+        : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
       tenants: await this.tenantsOf(record.name, rev),
       revision: Math.max(stored.revision, linkKv?.modRev ?? 0, credentialsKv?.modRev ?? 0),
     };
@@ -85,12 +105,16 @@ export class Reader {
 
   /** The number of tenants placed in a data plane. */
   async tenantsOf(dataPlane: string, rev?: Rev): Promise<number> {
-    return (await this.all("Tenant", rev)).filter((t) => (t.value as Tenant).spec?.dataPlane === dataPlane).length;
+    return (await this.all("Tenant", rev)).filter((t) => (t.value as Tenant).spec?.dataPlane === dataPlane)
+      .length;
   }
 
   /** All records of a kind whose name begins with `below`. */
   async all(kind: Kind, rev?: Rev, below = ""): Promise<Found<Resource>[]> {
-    const { kvs } = await this.#store.range({ ...prefix(resourceKey(kind, below)), ...(rev === undefined ? {} : { rev }) });
+    const { kvs } = await this.#store.range({
+      ...prefix(resourceKey(kind, below)),
+      ...(rev === undefined ? {} : { rev }),
+    });
     return kvs.map((kv) => ({ value: decode(kind, kv.value), modRev: kv.modRev }));
   }
 
@@ -98,7 +122,11 @@ export class Reader {
   async head(minRevision: bigint): Promise<{ rev: Rev; epoch: Uint8Array }> {
     const { rev, epoch } = await this.#store.status();
     if (minRevision > BigInt(rev)) {
-      throw new MoorageError(Code.OUT_OF_RANGE, `Cannot read at revision ${minRevision}: the hub is at ${rev}`, { reason: "FUTURE_REVISION", metadata: { revision: String(rev) } });
+      throw new MoorageError(
+        Code.OUT_OF_RANGE,
+        `Cannot read at revision ${minRevision}: the hub is at ${rev}`,
+        { reason: "FUTURE_REVISION", metadata: { revision: String(rev) } },
+      );
     }
     return { rev, epoch };
   }
@@ -106,5 +134,8 @@ export class Reader {
 
 /** NOT_FOUND for a name. */
 export function notFound(name: string): MoorageError {
-  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such resource`, { reason: "NOT_FOUND", metadata: { resource: name } });
+  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such resource`, {
+    reason: "NOT_FOUND",
+    metadata: { resource: name },
+  });
 }

@@ -35,8 +35,12 @@ function hub() {
   return {
     ...api,
     dataPlane: (id: string, spec: object = {}, c: Call = call()) =>
-      resources.create(c, "DataPlane", { name: `dataPlanes/${id}`, input: create(DataPlaneSchema, { spec }) }),
-    tenant: (id: string, spec: object) => resources.create(call(), "Tenant", { name: `tenants/${id}`, input: create(TenantSchema, { spec }) }),
+      resources.create(c, "DataPlane", {
+        name: `dataPlanes/${id}`,
+        input: create(DataPlaneSchema, { spec }),
+      }),
+    tenant: (id: string, spec: object) =>
+      resources.create(call(), "Tenant", { name: `tenants/${id}`, input: create(TenantSchema, { spec }) }),
     remove: (kind: "DataPlane" | "Tenant", name: string, force = false) =>
       resources.delete(call(), kind, {
         name,
@@ -48,7 +52,17 @@ function hub() {
         empty: kind === "Tenant" ? create(TenantSchema) : create(DataPlaneSchema),
       }),
     /** As if an agent had connected to the data plane, or fallen silent. */
-    link: (uid: string, state: LinkState) => store.txn({ then: [{ put: { key: key(linkKey(uid)), value: toBinary(StoredLinkSchema, create(StoredLinkSchema, { state })) } }] }),
+    link: (uid: string, state: LinkState) =>
+      store.txn({
+        then: [
+          {
+            put: {
+              key: key(linkKey(uid)),
+              value: toBinary(StoredLinkSchema, create(StoredLinkSchema, { state })),
+            },
+          },
+        ],
+      }),
   };
 }
 
@@ -56,7 +70,10 @@ function call(requestId = "", id = "x"): Call {
   return {
     principal: { actor: "apiKeys/test", role: Role.ADMIN, scopes: [] },
     method: "moorage.hub.v1.DataPlaneService/CreateDataPlane",
-    request: { schema: CreateDataPlaneRequestSchema, message: create(CreateDataPlaneRequestSchema, { dataPlaneId: id }) },
+    request: {
+      schema: CreateDataPlaneRequestSchema,
+      message: create(CreateDataPlaneRequestSchema, { dataPlaneId: id }),
+    },
     requestId,
     validateOnly: false,
   };
@@ -86,12 +103,19 @@ test("an update that changes nothing writes nothing, and a stale etag is refused
   const h = hub();
   const first = await h.dataPlane("eu", { region: "eu-1" });
   const update = (region: string, etag: string) =>
-    h.resources.update(call(), "DataPlane", { input: create(DataPlaneSchema, { name: first.name, etag, spec: { region } }), mask: undefined, allowMissing: false });
+    h.resources.update(call(), "DataPlane", {
+      input: create(DataPlaneSchema, { name: first.name, etag, spec: { region } }),
+      mask: undefined,
+      allowMissing: false,
+    });
   const { rev } = await h.store.status();
   expect(await update("eu-1", first.etag)).toMatchObject({ generation: 1n, etag: first.etag });
   expect((await h.store.status()).rev).toBe(rev);
   expect(await update("eu-2", first.etag)).toMatchObject({ generation: 2n });
-  await expect(update("eu-3", first.etag)).rejects.toMatchObject({ code: Code.ABORTED, reason: "ETAG_MISMATCH" });
+  await expect(update("eu-3", first.etag)).rejects.toMatchObject({
+    code: Code.ABORTED,
+    reason: "ETAG_MISMATCH",
+  });
 });
 
 test("a repeated request gets the first answer, revision included, and its id fits no other request", async () => {
@@ -99,14 +123,23 @@ test("a repeated request gets the first answer, revision included, and its id fi
   const first = await h.dataPlane("eu", {}, call("r-1"));
   expect(first.revision).toBeGreaterThan(0n);
   expect(await h.dataPlane("eu", {}, call("r-1"))).toEqual(first);
-  await expect(h.dataPlane("us", {}, call("r-1", "other"))).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, reason: "REQUEST_ID_REUSED" });
+  await expect(h.dataPlane("us", {}, call("r-1", "other"))).rejects.toMatchObject({
+    code: Code.INVALID_ARGUMENT,
+    reason: "REQUEST_ID_REUSED",
+  });
 });
 
 test("a repeated request is known again when its maps come in another order", async () => {
   const h = hub();
   const labelled = (labels: Record<string, string>): Call => {
     const c = call("r-2");
-    return { ...c, request: { ...c.request, message: create(CreateDataPlaneRequestSchema, { dataPlaneId: "eu", dataPlane: { labels } }) } };
+    return {
+      ...c,
+      request: {
+        ...c.request,
+        message: create(CreateDataPlaneRequestSchema, { dataPlaneId: "eu", dataPlane: { labels } }),
+      },
+    };
   };
   const first = await h.dataPlane("eu", {}, labelled({ a: "1", b: "2" }));
   expect(await h.dataPlane("eu", {}, labelled({ b: "2", a: "1" }))).toEqual(first);
@@ -121,22 +154,32 @@ test("a data plane never goes from under a tenant, however the two calls interle
       return h.tenant("acme", { dataPlane: "dataPlanes/eu" });
     };
     const done = await Promise.allSettled([h.remove("DataPlane", "dataPlanes/eu"), later()]);
-    expect(done.filter((d) => d.status === "fulfilled"), `${turns} turns apart`).toHaveLength(1);
+    expect(
+      done.filter((d) => d.status === "fulfilled"),
+      `${turns} turns apart`,
+    ).toHaveLength(1);
   }
 });
 
 test("tenants created at the same time do not exceed the capacity of their size class", async () => {
   const h = hub();
   await h.dataPlane("eu", { capacity: { small: 2 } });
-  const done = await Promise.allSettled(["a", "b", "c", "d"].map((id) => h.tenant(id, { dataPlane: "dataPlanes/eu", sizeClass: "small" })));
+  const done = await Promise.allSettled(
+    ["a", "b", "c", "d"].map((id) => h.tenant(id, { dataPlane: "dataPlanes/eu", sizeClass: "small" })),
+  );
   expect(done.filter((d) => d.status === "fulfilled")).toHaveLength(2);
-  expect(done.find((d) => d.status === "rejected")?.reason).toMatchObject({ code: Code.FAILED_PRECONDITION, reason: "CAPACITY" });
+  expect(done.find((d) => d.status === "rejected")?.reason).toMatchObject({
+    code: Code.FAILED_PRECONDITION,
+    reason: "CAPACITY",
+  });
 });
 
 test("a cordoned data plane takes no tenant", async () => {
   const h = hub();
   await h.dataPlane("eu", { scheduling: { cordoned: true } });
-  await expect(h.tenant("acme", { dataPlane: "dataPlanes/eu" })).rejects.toMatchObject({ reason: "CORDONED" });
+  await expect(h.tenant("acme", { dataPlane: "dataPlanes/eu" })).rejects.toMatchObject({
+    reason: "CORDONED",
+  });
 });
 
 test("a protected tenant is not deleted", async () => {
@@ -155,7 +198,10 @@ test("a tenant that no agent ever held goes at once; one that an agent holds sta
   await h.tenant("acme", { dataPlane: "dataPlanes/eu" });
   await h.link(dp.uid, LinkState.CONNECTED);
   expect((await h.remove("Tenant", "tenants/acme")).deleteTime).toBeDefined();
-  await expect(h.tenant("acme", { dataPlane: "dataPlanes/eu" })).rejects.toMatchObject({ code: Code.ALREADY_EXISTS, reason: "TERMINATING" });
+  await expect(h.tenant("acme", { dataPlane: "dataPlanes/eu" })).rejects.toMatchObject({
+    code: Code.ALREADY_EXISTS,
+    reason: "TERMINATING",
+  });
 });
 
 test("an application of an unpublished bundle version is refused by field", async () => {
@@ -163,7 +209,9 @@ test("an application of an unpublished bundle version is refused by field", asyn
   await h.dataPlane("eu");
   await h.tenant("acme", { dataPlane: "dataPlanes/eu" });
   const input = create(ApplicationSchema, { spec: { bundle: "bundles/web", version: "1.0.0" } });
-  await expect(h.resources.create(call(), "Application", { name: "tenants/acme/applications/web", input })).rejects.toMatchObject({
+  await expect(
+    h.resources.create(call(), "Application", { name: "tenants/acme/applications/web", input }),
+  ).rejects.toMatchObject({
     code: Code.NOT_FOUND,
     fields: [{ field: "application.spec.version" }],
   });
@@ -172,13 +220,27 @@ test("an application of an unpublished bundle version is refused by field", asyn
 test("pages show one revision, and a token fits its own query alone", async () => {
   const h = hub();
   for (const id of ["a", "b", "c"]) await h.dataPlane(id);
-  const q = { kind: "DataPlane" as const, parent: "", filter: "", view: View.FULL, pageSize: 2, pageToken: "", minRevision: 0n };
+  const q = {
+    kind: "DataPlane" as const,
+    parent: "",
+    filter: "",
+    view: View.FULL,
+    pageSize: 2,
+    pageToken: "",
+    minRevision: 0n,
+  };
   const first = await listPage(h, q);
   await h.dataPlane("d");
   const second = await listPage(h, { ...q, pageToken: first.nextPageToken });
-  expect([...first.resources, ...second.resources].map((r) => r.name)).toEqual(["dataPlanes/a", "dataPlanes/b", "dataPlanes/c"]);
+  expect([...first.resources, ...second.resources].map((r) => r.name)).toEqual([
+    "dataPlanes/a",
+    "dataPlanes/b",
+    "dataPlanes/c",
+  ]);
   expect(second.nextPageToken).toBe("");
-  await expect(listPage(h, { ...q, filter: "spec.region = x", pageToken: first.nextPageToken })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
+  await expect(
+    listPage(h, { ...q, filter: "spec.region = x", pageToken: first.nextPageToken }),
+  ).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
 });
 
 test("a watch lists, says that it is in step, follows, resumes, and tells silence once for each dependant", async () => {
@@ -190,22 +252,38 @@ test("a watch lists, says that it is in step, follows, resumes, and tells silenc
   const q = { kind: "Tenant" as const, parent: "", filter: "", view: View.FULL, cursor: undefined };
   const events = watch(h, q, end.signal);
   const next = async (from = events) => (await from.next()).value as WatchEvent;
-  expect(await next()).toMatchObject({ kind: "change", type: ChangeType.UPSERTED, resource: { name: "tenants/a" } });
+  expect(await next()).toMatchObject({
+    kind: "change",
+    type: ChangeType.UPSERTED,
+    resource: { name: "tenants/a" },
+  });
   const synced = await next();
   expect(synced.kind).toBe("synced");
   await h.tenant("b", { dataPlane: "dataPlanes/eu" });
-  expect(await next()).toMatchObject({ kind: "change", resource: { name: "tenants/b" }, cursor: { revision: expect.any(BigInt) as bigint } });
+  expect(await next()).toMatchObject({
+    kind: "change",
+    resource: { name: "tenants/b" },
+    cursor: { revision: expect.any(BigInt) as bigint },
+  });
   await h.link(dp.uid, LinkState.SILENT);
   const silent = [await next(), await next()];
   expect(silent).toMatchObject([
     { resource: { name: "tenants/a" }, cursor: undefined },
     { resource: { name: "tenants/b" }, cursor: { revision: expect.any(BigInt) as bigint } },
   ]);
-  for (const e of silent) expect(e.kind === "change" && ready(e.resource)).toMatchObject({ status: "Unknown", reason: "AgentSilent" });
+  for (const e of silent)
+    expect(e.kind === "change" && ready(e.resource)).toMatchObject({
+      status: "Unknown",
+      reason: "AgentSilent",
+    });
   if (synced.kind !== "synced") throw new Error("not in step");
   const resumed = watch(h, { ...q, cursor: synced.cursor }, end.signal);
   expect(await next(resumed)).toMatchObject({ resource: { name: "tenants/b" } });
   end.abort();
-  const other = watch(h, { ...q, cursor: { ...synced.cursor, epoch: new Uint8Array(16) } }, new AbortController().signal);
+  const other = watch(
+    h,
+    { ...q, cursor: { ...synced.cursor, epoch: new Uint8Array(16) } },
+    new AbortController().signal,
+  );
   await expect(other.next()).rejects.toMatchObject({ reason: "COMPACTED" });
 });

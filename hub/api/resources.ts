@@ -71,7 +71,11 @@ export class Resources {
     });
   }
 
-  update(call: Call, kind: Kind, what: { input: Resource; mask: FieldMask | undefined; allowMissing: boolean }): Promise<Resource> {
+  update(
+    call: Call,
+    kind: Kind,
+    what: { input: Resource; mask: FieldMask | undefined; allowMissing: boolean },
+  ): Promise<Resource> {
     const { input } = what;
     requireName(kind, `${fieldNames[kind]}.name`, input.name);
     return this.#write({ ...call, alone: what.allowMissing && counts(input) }, kind, async () => {
@@ -82,13 +86,26 @@ export class Resources {
       }
       if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
       const record = updated(found.value, input, { paths: what.mask?.paths ?? [], nowMs: this.#clock.now() });
-      if (record === found.value) return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
+      if (record === found.value)
+        return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
       validate(record, found.value);
       return this.#planPut(record, { found });
     });
   }
 
-  async delete(call: Call, kind: Kind, what: { name: string; etag: string; allowMissing: boolean; orphan: boolean; force: boolean; authorization: Uint8Array; empty: Resource }): Promise<Resource> {
+  async delete(
+    call: Call,
+    kind: Kind,
+    what: {
+      name: string;
+      etag: string;
+      allowMissing: boolean;
+      orphan: boolean;
+      force: boolean;
+      authorization: Uint8Array;
+      empty: Resource;
+    },
+  ): Promise<Resource> {
     requireName(kind, "name", what.name);
     if (!call.validateOnly) await this.#deleteChildren(call, kind, what);
     return this.#write({ ...call, alone: true }, kind, async () => {
@@ -104,7 +121,11 @@ export class Resources {
   }
 
   /** Marks applications in parts until those left fit into one transaction with their parent. */
-  async #deleteChildren(call: Call, kind: Kind, what: { name: string; etag: string; orphan: boolean; force: boolean; authorization: Uint8Array }): Promise<void> {
+  async #deleteChildren(
+    call: Call,
+    kind: Kind,
+    what: { name: string; etag: string; orphan: boolean; force: boolean; authorization: Uint8Array },
+  ): Promise<void> {
     for (;;) {
       const found = await this.#reader.resource(what.name);
       if (found === undefined) return;
@@ -118,12 +139,23 @@ export class Resources {
     }
   }
 
-  #write(call: Call & { alone: boolean }, kind: Kind, plan: () => Promise<{ change: Change<Resource> } | { unchanged: Resource }>): Promise<Resource> {
+  #write(
+    call: Call & { alone: boolean },
+    kind: Kind,
+    plan: () => Promise<{ change: Change<Resource> } | { unchanged: Resource }>,
+  ): Promise<Resource> {
     return this.#writer.write<Resource>({ ...call, answer: schemas[kind], plan });
   }
 
-  async #planCreate(kind: Kind, what: { name: string; input: Resource }): Promise<{ change: Change<Resource> }> {
-    const record = created(kind, what.input, { name: what.name, uid: uuid(this.#rng), nowMs: this.#clock.now() });
+  async #planCreate(
+    kind: Kind,
+    what: { name: string; input: Resource },
+  ): Promise<{ change: Change<Resource> }> {
+    const record = created(kind, what.input, {
+      name: what.name,
+      uid: uuid(this.#rng),
+      nowMs: this.#clock.now(),
+    });
     validate(record);
     const { change } = await this.#planPut(record, { found: undefined });
     change.then.push({ put: { key: key(uidKey(record.uid)), value: key(resourceKey(kind, record.name)) } });
@@ -131,7 +163,10 @@ export class Resources {
   }
 
   /** A put of a created or updated record, with the row that its agent reads. */
-  async #planPut(record: Resource, at: { found: Found<Resource> | undefined }): Promise<{ change: Change<Resource> }> {
+  async #planPut(
+    record: Resource,
+    at: { found: Found<Resource> | undefined },
+  ): Promise<{ change: Change<Resource> }> {
     const kind = kindOf(record);
     const recordKey = key(resourceKey(kind, record.name));
     const compares: Compare[] = [{ key: recordKey, target: "modRev", op: "=", to: at.found?.modRev ?? 0 }];
@@ -145,24 +180,45 @@ export class Resources {
       dataPlaneUid = place.dataPlaneUid;
       context = place.context;
     }
-    rows.push({ upsertRes: { dp: dataPlaneUid, uid: record.uid, name: record.name, del: false, update: upsertUpdate(record, context) } });
+    rows.push({
+      upsertRes: {
+        dp: dataPlaneUid,
+        uid: record.uid,
+        name: record.name,
+        del: false,
+        update: upsertUpdate(record, context),
+      },
+    });
     return {
       change: {
         if: compares,
         then: [{ put: { key: recordKey, value: encode(record) } }],
         rows,
         resource: record.name,
-        answer: async (rev) => view({ ...(await this.#reader.stored({ value: record, modRev: rev }, undefined, { dataPlaneUid })), record, revision: rev }, View.FULL),
+        answer: async (rev) =>
+          view(
+            {
+              ...(await this.#reader.stored({ value: record, modRev: rev }, undefined, { dataPlaneUid })),
+              record,
+              revision: rev,
+            },
+            View.FULL,
+          ),
       },
     };
   }
 
   /** Checks where a tenant or an application is to live and what it refers to; each thing read is compared. */
-  async #place(record: Resource, compares: Compare[], isNew: boolean): Promise<{ dataPlaneUid: string; context: DesiredContext }> {
+  async #place(
+    record: Resource,
+    compares: Compare[],
+    isNew: boolean,
+  ): Promise<{ dataPlaneUid: string; context: DesiredContext }> {
     const { dataPlane, tenant } = await this.#reader.placeOf(record);
     const same = (name: string, modRev: number) => {
       const parsed = parseName(name);
-      if (parsed !== undefined) compares.push({ key: key(resourceKey(parsed.kind, name)), target: "modRev", op: "=", to: modRev });
+      if (parsed !== undefined)
+        compares.push({ key: key(resourceKey(parsed.kind, name)), target: "modRev", op: "=", to: modRev });
     };
     if (record.$typeName === "moorage.hub.v1.Tenant") {
       const field = "tenant.spec.data_plane";
@@ -178,28 +234,50 @@ export class Resources {
       same(parent, tenant.modRev);
     }
     if (dataPlane === undefined) throw missingReference("parent", parent);
-    if (dataPlane.value.deleteTime !== undefined) throw terminating(dataPlane.value, Code.FAILED_PRECONDITION);
-    if (record.$typeName !== "moorage.hub.v1.Application") return { dataPlaneUid: dataPlane.value.uid, context: {} };
+    if (dataPlane.value.deleteTime !== undefined)
+      throw terminating(dataPlane.value, Code.FAILED_PRECONDITION);
+    if (record.$typeName !== "moorage.hub.v1.Application")
+      return { dataPlaneUid: dataPlane.value.uid, context: {} };
     const bundle = await this.#bundleOf(record, isNew);
     await this.#refuseCycle(record, parent);
-    return { dataPlaneUid: dataPlane.value.uid, context: { bundle, ...(tenant === undefined ? {} : { tenantUid: tenant.value.uid }) } };
+    return {
+      dataPlaneUid: dataPlane.value.uid,
+      context: { bundle, ...(tenant === undefined ? {} : { tenantUid: tenant.value.uid }) },
+    };
   }
 
   /** The placement rules of a new tenant. */
   async #admit(dataPlane: Resource, sizeClass: string): Promise<void> {
     if (dataPlane.$typeName !== "moorage.hub.v1.DataPlane") return;
     const refuse = (reason: string, description: string) =>
-      new MoorageError(Code.FAILED_PRECONDITION, `Cannot place a tenant in "${dataPlane.name}": ${description}`, {
-        reason,
-        preconditions: [{ type: reason, subject: dataPlane.name, description }],
-      });
+      new MoorageError(
+        Code.FAILED_PRECONDITION,
+        `Cannot place a tenant in "${dataPlane.name}": ${description}`,
+        {
+          reason,
+          preconditions: [{ type: reason, subject: dataPlane.name, description }],
+        },
+      );
     if (dataPlane.deleteTime !== undefined) throw refuse("DECOMMISSIONING", "it is being deleted");
-    if (dataPlane.spec?.scheduling?.cordoned === true) throw refuse("CORDONED", `it is cordoned: ${dataPlane.spec.scheduling.cordonReason || "no reason given"}`);
+    if (dataPlane.spec?.scheduling?.cordoned === true)
+      throw refuse(
+        "CORDONED",
+        `it is cordoned: ${dataPlane.spec.scheduling.cordonReason || "no reason given"}`,
+      );
     const room = sizeClass === "" ? undefined : dataPlane.spec?.capacity[sizeClass];
     if (room === undefined) return;
     const tenants = await this.#reader.all("Tenant");
-    const used = tenants.filter((t) => t.value.$typeName === "moorage.hub.v1.Tenant" && t.value.spec?.dataPlane === dataPlane.name && t.value.spec.sizeClass === sizeClass).length;
-    if (used >= room) throw refuse("CAPACITY", `it has room for ${room} tenants of size class "${sizeClass}" and holds ${used}`);
+    const used = tenants.filter(
+      (t) =>
+        t.value.$typeName === "moorage.hub.v1.Tenant" &&
+        t.value.spec?.dataPlane === dataPlane.name &&
+        t.value.spec.sizeClass === sizeClass,
+    ).length;
+    if (used >= room)
+      throw refuse(
+        "CAPACITY",
+        `it has room for ${room} tenants of size class "${sizeClass}" and holds ${used}`,
+      );
   }
 
   async #bundleOf(record: Resource, isNew: boolean): Promise<BundleVersion> {
@@ -209,27 +287,36 @@ export class Resources {
     if (found === undefined) throw missingReference("application.spec.version", name);
     const bundle = found.value;
     if (bundle.yanked && isNew) {
-      throw new MoorageError(Code.FAILED_PRECONDITION, `Cannot use "${name}": it is yanked; choose another version`, {
-        reason: "BUNDLE_YANKED",
-        preconditions: [{ type: "BUNDLE_YANKED", subject: name, description: "the version is yanked" }],
-      });
+      throw new MoorageError(
+        Code.FAILED_PRECONDITION,
+        `Cannot use "${name}": it is yanked; choose another version`,
+        {
+          reason: "BUNDLE_YANKED",
+          preconditions: [{ type: "BUNDLE_YANKED", subject: name, description: "the version is yanked" }],
+        },
+      );
     }
     const declared = JSON.parse(bundle.parametersSchema) as { schema: JsonObject; defaults: JsonObject };
     try {
       checkParameters(declared, (record.spec?.parameters ?? {}) as JsonObject);
     } catch (thrown) {
       if (!(thrown instanceof MoorageError) || thrown.code !== Code.INVALID_ARGUMENT) throw thrown;
-      const fields = thrown.fields.map((f) => ({ ...f, field: `application.spec.${f.field.replace(/^\/?/, "")}`.replaceAll("/", ".") }));
+      const fields = thrown.fields.map((f) => ({
+        ...f,
+        field: `application.spec.${f.field.replace(/^\/?/, "")}`.replaceAll("/", "."),
+      }));
       throw new MoorageError(thrown.code, thrown.message, { reason: thrown.reason, fields });
     }
     return bundle;
   }
 
   async #refuseCycle(record: Resource, parent: string): Promise<void> {
-    if (record.$typeName !== "moorage.hub.v1.Application" || (record.spec?.dependsOn.length ?? 0) === 0) return;
+    if (record.$typeName !== "moorage.hub.v1.Application" || (record.spec?.dependsOn.length ?? 0) === 0)
+      return;
     const others = new Map<string, readonly string[]>();
     for (const a of await this.#reader.all("Application", undefined, `${parent}/`)) {
-      if (a.value.$typeName === "moorage.hub.v1.Application" && a.value.name !== record.name) others.set(a.value.name, a.value.spec?.dependsOn ?? []);
+      if (a.value.$typeName === "moorage.hub.v1.Application" && a.value.name !== record.name)
+        others.set(a.value.name, a.value.spec?.dependsOn ?? []);
     }
     refuseCycle(record.name, record.spec?.dependsOn ?? [], others);
   }
@@ -245,28 +332,51 @@ export class Resources {
     }
     if (record.$typeName === "moorage.hub.v1.DataPlane") {
       const tenants = await this.#reader.tenantsOf(record.name);
-      if (tenants > 0) throw refuse("TENANTS_REMAIN", `${tenants} tenants are placed there; delete them ${force ? "with force " : ""}first`);
+      if (tenants > 0)
+        throw refuse(
+          "TENANTS_REMAIN",
+          `${tenants} tenants are placed there; delete them ${force ? "with force " : ""}first`,
+        );
     }
   }
 
   /** What goes with a resource, and whether it goes at once: by force, or because no agent ever held it. */
-  async #going(found: Found<Resource>, force: boolean): Promise<{ dataPlaneUid: string; atOnce: boolean; children: Found<Resource>[] }> {
+  async #going(
+    found: Found<Resource>,
+    force: boolean,
+  ): Promise<{ dataPlaneUid: string; atOnce: boolean; children: Found<Resource>[] }> {
     const record = found.value;
     const { dataPlane } = await this.#reader.placeOf(record);
     const dataPlaneUid = dataPlane?.value.uid ?? "";
-    const neverConnected = dataPlaneUid === "" || (await this.#reader.kv(linkKey(dataPlaneUid))) === undefined;
+    const neverConnected =
+      dataPlaneUid === "" || (await this.#reader.kv(linkKey(dataPlaneUid))) === undefined;
     const atOnce = force || neverConnected;
-    const all = record.$typeName === "moorage.hub.v1.Application" ? [] : await this.#reader.all("Application", undefined, `${record.name}/applications/`);
+    const all =
+      record.$typeName === "moorage.hub.v1.Application"
+        ? []
+        : await this.#reader.all("Application", undefined, `${record.name}/applications/`);
     return { dataPlaneUid, atOnce, children: all.filter((c) => atOnce || c.value.deleteTime === undefined) };
   }
 
   /** Marks the resource, and what lives in it, for deletion; or removes the records at once. */
-  async #planDelete(found: Found<Resource>, what: { orphan: boolean; force: boolean; authorization: Uint8Array }): Promise<{ change: Change<Resource> } | { unchanged: Resource }> {
+  async #planDelete(
+    found: Found<Resource>,
+    what: { orphan: boolean; force: boolean; authorization: Uint8Array },
+  ): Promise<{ change: Change<Resource> } | { unchanged: Resource }> {
     const going = await this.#going(found, what.force);
     if (going.children.length > CASCADE) {
-      throw new MoorageError(Code.ABORTED, `Cannot delete "${found.value.name}": applications are being added; retry`, { reason: "CONTENTION", retryAfterMs: 100 });
+      throw new MoorageError(
+        Code.ABORTED,
+        `Cannot delete "${found.value.name}": applications are being added; retry`,
+        { reason: "CONTENTION", retryAfterMs: 100 },
+      );
     }
-    if (!going.atOnce && found.value.deleteTime !== undefined && going.children.length === 0 && what.authorization.length === 0) {
+    if (
+      !going.atOnce &&
+      found.value.deleteTime !== undefined &&
+      going.children.length === 0 &&
+      what.authorization.length === 0
+    ) {
       return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
     }
     return { change: this.#deleteChange([...going.children, found], { ...going, what, answered: found }) };
@@ -274,7 +384,12 @@ export class Resources {
 
   #deleteChange(
     going: readonly Found<Resource>[],
-    at: { dataPlaneUid: string; atOnce: boolean; what: { orphan: boolean; authorization: Uint8Array }; answered: Found<Resource> },
+    at: {
+      dataPlaneUid: string;
+      atOnce: boolean;
+      what: { orphan: boolean; authorization: Uint8Array };
+      answered: Found<Resource>;
+    },
   ): Change<Resource> {
     let answer = at.answered.value;
     const change: Change<Resource> = {
@@ -284,7 +399,9 @@ export class Resources {
       resource: at.answered.value.name,
       answer: async (rev) => {
         if (at.atOnce) return answer;
-        const stored = await this.#reader.stored({ value: answer, modRev: rev }, undefined, { dataPlaneUid: at.dataPlaneUid });
+        const stored = await this.#reader.stored({ value: answer, modRev: rev }, undefined, {
+          dataPlaneUid: at.dataPlaneUid,
+        });
         return view({ ...stored, record: answer, revision: rev }, View.FULL);
       },
     };
@@ -301,33 +418,45 @@ export class Resources {
       if (value === at.answered.value) answer = record;
       change.then.push({ put: { key: recordKey, value: encode(record) } });
       const update = tombstoneUpdate(record, at.what);
-      change.rows.push({ upsertRes: { dp: at.dataPlaneUid, uid: record.uid, name: record.name, del: true, update } });
+      change.rows.push({
+        upsertRes: { dp: at.dataPlaneUid, uid: record.uid, name: record.name, del: true, update },
+      });
     }
     return change;
   }
 }
 
 /** True when placing the resource counts those of its size class. */
-const counts = (input: Resource): boolean => input.$typeName === "moorage.hub.v1.Tenant" && (input.spec?.sizeClass ?? "") !== "";
+const counts = (input: Resource): boolean =>
+  input.$typeName === "moorage.hub.v1.Tenant" && (input.spec?.sizeClass ?? "") !== "";
 
 function alreadyExists(record: Resource): MoorageError {
   if (record.deleteTime !== undefined) return terminating(record, Code.ALREADY_EXISTS);
-  return new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${record.name}": it exists already`, { reason: "ALREADY_EXISTS", metadata: { resource: record.name } });
+  return new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${record.name}": it exists already`, {
+    reason: "ALREADY_EXISTS",
+    metadata: { resource: record.name },
+  });
 }
 
 function terminating(record: Resource, code: Code): MoorageError {
   return new MoorageError(code, `Cannot write "${record.name}": it is being deleted; wait until it is gone`, {
     reason: "TERMINATING",
     metadata: { resource: record.name },
-    preconditions: [{ type: "TERMINATING", subject: record.name, description: "the resource is being deleted" }],
+    preconditions: [
+      { type: "TERMINATING", subject: record.name, description: "the resource is being deleted" },
+    ],
   });
 }
 
 function missingReference(field: string, name: string): MoorageError {
   if (name === "") return invalidField(field, "is required");
-  return new MoorageError(Code.NOT_FOUND, `Cannot accept "${field}": "${name.slice(0, 160)}" does not exist`, {
-    reason: "REFERENCE_NOT_FOUND",
-    metadata: { resource: name.slice(0, 160) },
-    fields: [{ field, description: `"${name.slice(0, 160)}" does not exist` }],
-  });
+  return new MoorageError(
+    Code.NOT_FOUND,
+    `Cannot accept "${field}": "${name.slice(0, 160)}" does not exist`,
+    {
+      reason: "REFERENCE_NOT_FOUND",
+      metadata: { resource: name.slice(0, 160) },
+      fields: [{ field, description: `"${name.slice(0, 160)}" does not exist` }],
+    },
+  );
 }

@@ -22,9 +22,18 @@ async function waiting(request: object) {
   const store = openMemoryStore({ clock, rng: seededRng(1) });
   const recordKey = key(resourceKey("DataPlane", name));
   const record = created("DataPlane", create(DataPlaneSchema), { name, uid: "u1", nowMs: clock.now() });
-  await store.txn({ then: [{ put: { key: recordKey, value: encode(record) } }, { put: { key: key("uids/u1"), value: recordKey } }] });
+  await store.txn({
+    then: [
+      { put: { key: recordKey, value: encode(record) } },
+      { put: { key: key("uids/u1"), value: recordKey } },
+    ],
+  });
   const caller = new AbortController();
-  const done = waitFor({ store, reader: new Reader(store), clock }, create(WaitForRequestSchema, { name, ...request }), caller.signal);
+  const done = waitFor(
+    { store, reader: new Reader(store), clock },
+    create(WaitForRequestSchema, { name, ...request }),
+    caller.signal,
+  );
   // Marks the promise as handled; each test awaits its outcome.
   done.catch(() => {});
   await settle();
@@ -35,7 +44,10 @@ test("a wait settles at the revision that makes its condition hold", async () =>
   const { store, done } = await waiting({ condition: "Connected" });
   const value = toBinary(StoredLinkSchema, create(StoredLinkSchema, { state: LinkState.CONNECTED }));
   const { rev } = await store.txn({ then: [{ put: { key: key(linkKey("u1")), value } }] });
-  expect(await done).toMatchObject({ condition: { type: "Connected", status: "True" }, cursor: { revision: BigInt(rev) } });
+  expect(await done).toMatchObject({
+    condition: { type: "Connected", status: "True" },
+    cursor: { revision: BigInt(rev) },
+  });
 });
 
 test("a wait for deletion settles when the record goes", async () => {
@@ -47,7 +59,10 @@ test("a wait for deletion settles when the record goes", async () => {
 test("a wait that takes too long says what the condition was", async () => {
   const { clock, done } = await waiting({ condition: "Connected", timeout: { seconds: 5n } });
   await clock.advance(5_000);
-  await expect(done).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED, metadata: { condition: "Connected", status: "False", reason: "NeverConnected" } });
+  await expect(done).rejects.toMatchObject({
+    code: Code.DEADLINE_EXCEEDED,
+    metadata: { condition: "Connected", status: "False", reason: "NeverConnected" },
+  });
 });
 
 test("a wait that is ended from outside fails with that reason, not as a timeout", async () => {

@@ -16,13 +16,26 @@ const defaultTimeoutMs = 5 * 60_000;
 const maxTimeoutMs = 3_600_000;
 
 /** Settles as the request asks; DEADLINE_EXCEEDED names the condition as it was last. */
-export async function waitFor(deps: { store: Store; reader: Reader; clock: Clock }, request: WaitForRequest, signal: AbortSignal) {
+export async function waitFor(
+  deps: { store: Store; reader: Reader; clock: Clock },
+  request: WaitForRequest,
+  signal: AbortSignal,
+) {
   const parsed = parseName(request.name);
-  if (parsed === undefined) throw invalidField("name", `"${request.name.slice(0, 128)}" is no name of a data plane, tenant or application`);
-  const timeoutMs = request.timeout === undefined ? defaultTimeoutMs : Number(request.timeout.seconds) * 1_000 + request.timeout.nanos / 1e6;
-  if (timeoutMs <= 0 || timeoutMs > maxTimeoutMs) throw invalidField("timeout", "must be above 0 and at most 1 h");
+  if (parsed === undefined)
+    throw invalidField(
+      "name",
+      `"${request.name.slice(0, 128)}" is no name of a data plane, tenant or application`,
+    );
+  const timeoutMs =
+    request.timeout === undefined
+      ? defaultTimeoutMs
+      : Number(request.timeout.seconds) * 1_000 + request.timeout.nanos / 1e6;
+  if (timeoutMs <= 0 || timeoutMs > maxTimeoutMs)
+    throw invalidField("timeout", "must be above 0 and at most 1 h");
   const status = request.status === "" ? "True" : request.status;
-  if (!["True", "False", "Unknown"].includes(status)) throw invalidField("status", 'must be "True", "False" or "Unknown"');
+  if (!["True", "False", "Unknown"].includes(status))
+    throw invalidField("status", 'must be "True", "False" or "Unknown"');
   const type = request.condition === "" ? "Ready" : request.condition;
   const { rev, epoch } = await deps.store.status();
   const first = await viewAt(deps.reader, request.name, rev, View.FULL);
@@ -44,7 +57,14 @@ export async function waitFor(deps: { store: Store; reader: Reader; clock: Clock
   const timer = deps.clock.setTimer(timeoutMs, () => timeout.abort());
   let last = first;
   try {
-    const q = { kind: parsed.kind, parent: "", filter: "", view: View.FULL, cursor: cursorAt(epoch, rev), name: request.name };
+    const q = {
+      kind: parsed.kind,
+      parent: "",
+      filter: "",
+      view: View.FULL,
+      cursor: cursorAt(epoch, rev),
+      name: request.name,
+    };
     for await (const event of watch(deps, q, AbortSignal.any([signal, timeout.signal]))) {
       if (event.kind !== "change") continue;
       const at = Number(event.resource.revision);
@@ -61,9 +81,16 @@ export async function waitFor(deps: { store: Store; reader: Reader; clock: Clock
   // Ended from outside, e.g. because the key was deleted: that is no timeout.
   if (signal.aborted) throw signal.reason;
   const condition = conditionsOf(last).find((c) => c.type === type);
-  const state = request.deleted ? "it still exists" : `${type} is ${condition?.status ?? "Unknown"}${condition === undefined ? "" : ` (${condition.reason}): ${condition.message}`}`;
+  const state = request.deleted
+    ? "it still exists"
+    : `${type} is ${condition?.status ?? "Unknown"}${condition === undefined ? "" : ` (${condition.reason}): ${condition.message}`}`;
   throw new MoorageError(Code.DEADLINE_EXCEEDED, `Timed out waiting for "${request.name}": ${state}`, {
     reason: "WAIT_TIMEOUT",
-    metadata: { resource: request.name, condition: type, status: condition?.status ?? "Unknown", reason: condition?.reason ?? "" },
+    metadata: {
+      resource: request.name,
+      condition: type,
+      status: condition?.status ?? "Unknown",
+      reason: condition?.reason ?? "",
+    },
   });
 }

@@ -41,7 +41,11 @@ export const bookmarkMs = 60_000;
 const PAGE = 500;
 
 /** Streams changes after the cursor, or a first listing and then changes. Ends with `signal`. */
-export async function* watch(deps: { store: Store; reader: Reader; clock: Clock }, q: WatchQuery, signal: AbortSignal): AsyncGenerator<WatchEvent, void, void> {
+export async function* watch(
+  deps: { store: Store; reader: Reader; clock: Clock },
+  q: WatchQuery,
+  signal: AbortSignal,
+): AsyncGenerator<WatchEvent, void, void> {
   const { epoch } = await deps.store.status();
   const selected = selector(q);
   let from: Rev;
@@ -49,9 +53,18 @@ export async function* watch(deps: { store: Store; reader: Reader; clock: Clock 
     let pageTokenText = "";
     let at: Cursor;
     do {
-      const page = await listPage(deps, { kind: q.kind, parent: q.parent, filter: q.filter, view: q.view, pageSize: PAGE, pageToken: pageTokenText, minRevision: 0n });
+      const page = await listPage(deps, {
+        kind: q.kind,
+        parent: q.parent,
+        filter: q.filter,
+        view: q.view,
+        pageSize: PAGE,
+        pageToken: pageTokenText,
+        minRevision: 0n,
+      });
       for (const resource of page.resources) {
-        if (selected(resource.name)) yield { kind: "change", type: ChangeType.UPSERTED, resource, cursor: undefined };
+        if (selected(resource.name))
+          yield { kind: "change", type: ChangeType.UPSERTED, resource, cursor: undefined };
       }
       pageTokenText = page.nextPageToken;
       at = page.cursor;
@@ -59,7 +72,8 @@ export async function* watch(deps: { store: Store; reader: Reader; clock: Clock 
     yield { kind: "synced", cursor: at };
     from = Number(at.revision) + 1;
   } else {
-    if (!Buffer.from(q.cursor.epoch).equals(epoch)) throw compacted("the hub's history is another one (it was restored)");
+    if (!Buffer.from(q.cursor.epoch).equals(epoch))
+      throw compacted("the hub's history is another one (it was restored)");
     from = Number(q.cursor.revision) + 1;
   }
   yield* follow(deps, q, { from, epoch, signal, selected });
@@ -72,7 +86,12 @@ async function* follow(
 ): AsyncGenerator<WatchEvent, void, void> {
   const matches = compileFilter(q.filter);
   let marked = deps.clock.monotonicMs();
-  for await (const batch of deps.store.watch({ ...prefix(""), from: at.from, progress: true, signal: at.signal })) {
+  for await (const batch of deps.store.watch({
+    ...prefix(""),
+    from: at.from,
+    progress: true,
+    signal: at.signal,
+  })) {
     if (batch.kind === "compacted") throw compacted(`revisions up to ${batch.compactRev} were compacted`);
     if (batch.kind === "progress") {
       if (deps.clock.monotonicMs() - marked >= bookmarkMs) {
@@ -84,11 +103,21 @@ async function* follow(
     const changes: { type: ChangeType; resource: Resource }[] = [];
     for (const name of await affected(deps.reader, q.kind, batch)) {
       if (!at.selected(name)) continue;
-      const change = await changeOf(deps.reader, { name, rev: batch.rev, view: q.view, matches, filtered: q.filter !== "" });
+      const change = await changeOf(deps.reader, {
+        name,
+        rev: batch.rev,
+        view: q.view,
+        matches,
+        filtered: q.filter !== "",
+      });
       if (change !== undefined) changes.push(change);
     }
     for (const [i, change] of changes.entries()) {
-      yield { kind: "change", ...change, cursor: i === changes.length - 1 ? cursorAt(at.epoch, batch.rev) : undefined };
+      yield {
+        kind: "change",
+        ...change,
+        cursor: i === changes.length - 1 ? cursorAt(at.epoch, batch.rev) : undefined,
+      };
     }
   }
 }
@@ -100,19 +129,30 @@ function selector(q: WatchQuery): (name: string) => boolean {
 }
 
 /** Names of the resources of `kind` whose view a revision touches, each once, in order of name. */
-async function affected(reader: Reader, kind: Kind, batch: { rev: Rev; events: StoreEvent[] }): Promise<string[]> {
+async function affected(
+  reader: Reader,
+  kind: Kind,
+  batch: { rev: Rev; events: StoreEvent[] },
+): Promise<string[]> {
   const names = new Set<string>();
   for (const event of batch.events) {
     const text = keyText(event.kv.key);
     if (text.startsWith(kindPrefix(kind))) names.add(text.slice(kindPrefix(kind).length));
-    else if (text.startsWith(prefixes.status)) await addByUid(reader, kind, { uid: text.slice(prefixes.status.length), rev: batch.rev, names });
-    else if (text.startsWith(prefixes.links)) await addByLink(reader, kind, { event, rev: batch.rev, uid: text.slice(prefixes.links.length), names });
-    else if (kind === "DataPlane" && text.startsWith(prefixes.credentials)) await addByUid(reader, kind, { uid: text.slice(prefixes.credentials.length), rev: batch.rev, names });
+    else if (text.startsWith(prefixes.status))
+      await addByUid(reader, kind, { uid: text.slice(prefixes.status.length), rev: batch.rev, names });
+    else if (text.startsWith(prefixes.links))
+      await addByLink(reader, kind, { event, rev: batch.rev, uid: text.slice(prefixes.links.length), names });
+    else if (kind === "DataPlane" && text.startsWith(prefixes.credentials))
+      await addByUid(reader, kind, { uid: text.slice(prefixes.credentials.length), rev: batch.rev, names });
   }
   return [...names].sort();
 }
 
-async function addByUid(reader: Reader, kind: Kind, at: { uid: string; rev: Rev; names: Set<string> }): Promise<void> {
+async function addByUid(
+  reader: Reader,
+  kind: Kind,
+  at: { uid: string; rev: Rev; names: Set<string> },
+): Promise<void> {
   const kv = await reader.kv(uidKey(at.uid), at.rev);
   if (kv === undefined) return;
   const text = keyText(kv.value);
@@ -120,11 +160,22 @@ async function addByUid(reader: Reader, kind: Kind, at: { uid: string; rev: Rev;
 }
 
 /** A link changes its data plane's view; entering or leaving silence changes those of all that live in it. */
-async function addByLink(reader: Reader, kind: Kind, at: { event: StoreEvent; rev: Rev; uid: string; names: Set<string> }): Promise<void> {
+async function addByLink(
+  reader: Reader,
+  kind: Kind,
+  at: { event: StoreEvent; rev: Rev; uid: string; names: Set<string> },
+): Promise<void> {
   if (kind === "DataPlane") return addByUid(reader, kind, at);
   const before = at.event.prevRev === 0 ? undefined : await reader.kv(keyText(at.event.kv.key), at.rev - 1);
-  const state = (value: Uint8Array | undefined) => (value === undefined || value.length === 0 ? LinkState.UNSPECIFIED : fromBinary(StoredLinkSchema, value).state);
-  if ((state(before?.value) === LinkState.SILENT) === (state(at.event.type === "put" ? at.event.kv.value : undefined) === LinkState.SILENT)) return;
+  const state = (value: Uint8Array | undefined) =>
+    value === undefined || value.length === 0
+      ? LinkState.UNSPECIFIED
+      : fromBinary(StoredLinkSchema, value).state;
+  if (
+    (state(before?.value) === LinkState.SILENT) ===
+    (state(at.event.type === "put" ? at.event.kv.value : undefined) === LinkState.SILENT)
+  )
+    return;
   for (const found of await reader.all(kind, at.rev)) {
     const { dataPlane } = await reader.placeOf(found.value, at.rev);
     if (dataPlane?.value.uid === at.uid) at.names.add(found.value.name);
@@ -148,7 +199,12 @@ async function changeOf(
 }
 
 /** The view of a resource at a revision; undefined when it does not exist there. */
-export async function viewAt(reader: Reader, name: string, rev: Rev, how: View): Promise<Resource | undefined> {
+export async function viewAt(
+  reader: Reader,
+  name: string,
+  rev: Rev,
+  how: View,
+): Promise<Resource | undefined> {
   try {
     const found = await reader.resource(name, rev);
     return found === undefined ? undefined : view(await reader.stored(found, rev), how);
@@ -160,5 +216,9 @@ export async function viewAt(reader: Reader, name: string, rev: Rev, how: View):
 }
 
 function compacted(why: string): MoorageError {
-  return new MoorageError(Code.OUT_OF_RANGE, `Cannot resume the watch: ${why}; list again and watch from there`, { reason: "COMPACTED" });
+  return new MoorageError(
+    Code.OUT_OF_RANGE,
+    `Cannot resume the watch: ${why}; list again and watch from there`,
+    { reason: "COMPACTED" },
+  );
 }

@@ -73,7 +73,11 @@ export class Writer {
   async #write<A extends Message>(w: Write<A>): Promise<A> {
     const requestKey = this.#requestKey(w.principal, w.requestId);
     // Not over the bytes: clients write maps in any order, a repeated request need not be the same bytes.
-    const requestHash = createHash("sha256").update(w.method).update("\0").update(canonicalJson(toJson(w.request.schema, w.request.message))).digest();
+    const requestHash = createHash("sha256")
+      .update(w.method)
+      .update("\0")
+      .update(canonicalJson(toJson(w.request.schema, w.request.message)))
+      .digest();
     for (let i = 0; i < TRIES; i++) {
       const known = await this.#known<A>(w, { requestKey, requestHash });
       if (known.answer !== undefined) return known.answer;
@@ -81,40 +85,73 @@ export class Writer {
       if ("unchanged" in planned) return planned.unchanged;
       const { change } = planned;
       if (w.validateOnly) return change.answer(0);
-      const then = [...change.then, auditOp({ clock: this.#clock, rng: this.#rng }, { actor: w.principal.actor, method: w.method, resource: change.resource, outcome: "OK", requestId: w.requestId })];
+      const then = [
+        ...change.then,
+        auditOp(
+          { clock: this.#clock, rng: this.#rng },
+          {
+            actor: w.principal.actor,
+            method: w.method,
+            resource: change.resource,
+            outcome: "OK",
+            requestId: w.requestId,
+          },
+        ),
+      ];
       const compares = [...change.if];
       if (requestKey !== undefined) {
         // The revision is not known before the commit; a repeated request takes it from this record's own.
         const response = toBinary(w.answer, await change.answer(0));
-        const record = create(StoredRequestSchema, { requestHash, responseName: change.resource, response, expireTime: timestampFromMs(this.#clock.now() + requestIdMs) });
+        const record = create(StoredRequestSchema, {
+          requestHash,
+          responseName: change.resource,
+          response,
+          expireTime: timestampFromMs(this.#clock.now() + requestIdMs),
+        });
         then.push({ put: { key: key(requestKey), value: toBinary(StoredRequestSchema, record) } });
         compares.push({ key: key(requestKey), target: "modRev", op: "=", to: known.modRev });
       }
       const { ok, rev } = await this.#store.txn({ if: compares, then, rows: change.rows });
       if (ok) return change.answer(rev);
     }
-    throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", { reason: "CONTENTION", retryAfterMs: 100 });
+    throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", {
+      reason: "CONTENTION",
+      retryAfterMs: 100,
+    });
   }
 
   #requestKey(principal: ApiPrincipal, requestId: string): string | undefined {
     if (requestId === "") return undefined;
-    if (Buffer.byteLength(requestId) > limits.requestIdBytes) throw invalidField("request_id", `has ${Buffer.byteLength(requestId)} bytes, the limit requestIdBytes is ${limits.requestIdBytes}`);
-    if (!/^[\x21-\x7e]+$/.test(requestId)) throw invalidField("request_id", "must be printable ASCII without spaces; a UUID is advised");
+    if (Buffer.byteLength(requestId) > limits.requestIdBytes)
+      throw invalidField(
+        "request_id",
+        `has ${Buffer.byteLength(requestId)} bytes, the limit requestIdBytes is ${limits.requestIdBytes}`,
+      );
+    if (!/^[\x21-\x7e]+$/.test(requestId))
+      throw invalidField("request_id", "must be printable ASCII without spaces; a UUID is advised");
     return `${prefixes.requests}${principal.actor}/${requestId}`;
   }
 
-  async #known<A extends Message>(w: Write<A>, at: { requestKey: string | undefined; requestHash: Buffer }): Promise<{ answer: A | undefined; modRev: number }> {
+  async #known<A extends Message>(
+    w: Write<A>,
+    at: { requestKey: string | undefined; requestHash: Buffer },
+  ): Promise<{ answer: A | undefined; modRev: number }> {
     if (at.requestKey === undefined) return { answer: undefined, modRev: 0 };
     const { kvs } = await this.#store.range({ start: key(at.requestKey) });
     const [kv] = kvs;
     if (kv === undefined) return { answer: undefined, modRev: 0 };
     const stored = fromBinary(StoredRequestSchema, kv.value);
-    if (stored.expireTime !== undefined && timestampMs(stored.expireTime) <= this.#clock.now()) return { answer: undefined, modRev: kv.modRev };
+    if (stored.expireTime !== undefined && timestampMs(stored.expireTime) <= this.#clock.now())
+      return { answer: undefined, modRev: kv.modRev };
     if (!at.requestHash.equals(stored.requestHash)) {
-      throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot repeat request "${w.requestId}": the id was used for another request; use a new id`, {
-        reason: "REQUEST_ID_REUSED",
-        fields: [{ field: "request_id", description: "was used for another request" }],
-      });
+      throw new MoorageError(
+        Code.INVALID_ARGUMENT,
+        `Cannot repeat request "${w.requestId}": the id was used for another request; use a new id`,
+        {
+          reason: "REQUEST_ID_REUSED",
+          fields: [{ field: "request_id", description: "was used for another request" }],
+        },
+      );
     }
     const answer = fromBinary(w.answer, stored.response) as unknown as A & { revision?: bigint };
     if (answer.revision !== undefined) answer.revision = BigInt(kv.modRev);

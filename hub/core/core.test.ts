@@ -20,7 +20,8 @@ function complaints(fn: () => unknown): string[] {
   try {
     fn();
   } catch (thrown) {
-    if (thrown instanceof MoorageError && thrown.code === Code.INVALID_ARGUMENT) return thrown.fields.map((f) => f.field);
+    if (thrown instanceof MoorageError && thrown.code === Code.INVALID_ARGUMENT)
+      return thrown.fields.map((f) => f.field);
     throw thrown;
   }
   return [];
@@ -31,12 +32,28 @@ const network = (peer: object) => ({ isolation: { network: { allowTo: [peer] } }
 test.each([
   ["a plain tenant", {}, []],
   ["no data plane", { dataPlane: "" }, ["tenant.spec.data_plane"]],
-  ["an unsupported isolation level", { isolation: { level: IsolationLevel.CLUSTER } }, ["tenant.spec.isolation.level"]],
+  [
+    "an unsupported isolation level",
+    { isolation: { level: IsolationLevel.CLUSTER } },
+    ["tenant.spec.isolation.level"],
+  ],
   ["a quantity without digits", { quota: { cpu: "much" } }, ['tenant.spec.quota["cpu"]']],
   ["a peer that names nobody", network({}), ["tenant.spec.isolation.network.allow_to[0]"]],
-  ["a range with bits below its prefix", network({ peer: { case: "cidr", value: "10.0.0.1/8" } }), ["tenant.spec.isolation.network.allow_to[0].cidr"]],
-  ["the metadata address", network({ peer: { case: "cidr", value: "169.254.169.254/32" } }), ["tenant.spec.isolation.network.allow_to[0].cidr"]],
-  ["two broken rules", { dataPlane: "x", sizeClass: "Not An Id" }, ["tenant.spec.data_plane", "tenant.spec.size_class"]],
+  [
+    "a range with bits below its prefix",
+    network({ peer: { case: "cidr", value: "10.0.0.1/8" } }),
+    ["tenant.spec.isolation.network.allow_to[0].cidr"],
+  ],
+  [
+    "the metadata address",
+    network({ peer: { case: "cidr", value: "169.254.169.254/32" } }),
+    ["tenant.spec.isolation.network.allow_to[0].cidr"],
+  ],
+  [
+    "two broken rules",
+    { dataPlane: "x", sizeClass: "Not An Id" },
+    ["tenant.spec.data_plane", "tenant.spec.size_class"],
+  ],
 ])("%s is judged by field", (_, spec, fields) => {
   expect(complaints(() => validate(tenant(spec)))).toEqual(fields);
 });
@@ -48,13 +65,21 @@ test("labels follow the rules of Kubernetes", () => {
 });
 
 test("a tenant does not change its data plane", () => {
-  expect(complaints(() => validate(tenant({ dataPlane: "dataPlanes/us" }), tenant({})))).toEqual(["tenant.spec.data_plane"]);
+  expect(complaints(() => validate(tenant({ dataPlane: "dataPlanes/us" }), tenant({})))).toEqual([
+    "tenant.spec.data_plane",
+  ]);
 });
 
 test("an application does not depend on one of another tenant", () => {
-  const of = (other: string) => create(ApplicationSchema, { name: "tenants/a/applications/web", spec: { bundle: "bundles/web", version: "1.0.0", dependsOn: [other] } });
+  const of = (other: string) =>
+    create(ApplicationSchema, {
+      name: "tenants/a/applications/web",
+      spec: { bundle: "bundles/web", version: "1.0.0", dependsOn: [other] },
+    });
   expect(complaints(() => validate(of("tenants/a/applications/db")))).toEqual([]);
-  expect(complaints(() => validate(of("tenants/b/applications/db")))).toEqual(["application.spec.depends_on[0]"]);
+  expect(complaints(() => validate(of("tenants/b/applications/db")))).toEqual([
+    "application.spec.depends_on[0]",
+  ]);
 });
 
 test("a circle of dependencies is refused, and named", () => {
@@ -71,12 +96,27 @@ test("every well-formed name parses to its parts", () => {
   fc.assert(
     fc.property(id, id, (a, b) => {
       expect(parseName(`tenants/${a}`)).toEqual({ kind: "Tenant", id: a, parent: undefined });
-      expect(parseName(`dataPlanes/${a}/applications/${b}`)).toEqual({ kind: "Application", id: b, parent: `dataPlanes/${a}` });
+      expect(parseName(`dataPlanes/${a}/applications/${b}`)).toEqual({
+        kind: "Application",
+        id: b,
+        parent: `dataPlanes/${a}`,
+      });
     }),
   );
 });
 
-test.each(["", "tenants", "tenants/", "tenants/A", "tenants/a/", "tenants/a/b", "tenants/-a", "tenants/a-", `tenants/${"a".repeat(41)}`, "tenants/a/applications/"])("%j is no name", (name) => {
+test.each([
+  "",
+  "tenants",
+  "tenants/",
+  "tenants/A",
+  "tenants/a/",
+  "tenants/a/b",
+  "tenants/-a",
+  "tenants/a-",
+  `tenants/${"a".repeat(41)}`,
+  "tenants/a/applications/",
+])("%j is no name", (name) => {
   expect(parseName(name)).toBeUndefined();
 });
 
@@ -104,18 +144,27 @@ test.each([
   expect(compileFilter(text)(tenant({ customerId: "c1" }, { "example.com/tier": "gold" }))).toBe(expected);
 });
 
-test.each(["a", "a =", "a = b OR c = d", "a = b AND", '"a" = b', "a > b", '"'])("the filter %j is refused by field", (text) => {
-  expect(complaints(() => compileFilter(text))).toEqual(["filter"]);
-});
+test.each(["a", "a =", "a = b OR c = d", "a = b AND", '"a" = b', "a > b", '"'])(
+  "the filter %j is refused by field",
+  (text) => {
+    expect(complaints(() => compileFilter(text))).toEqual(["filter"]);
+  },
+);
 
 test("generation counts changes of the spec alone; no change gives back the record itself", () => {
-  const first = created("DataPlane", create(DataPlaneSchema, { spec: { region: "eu" } }), { name: "dataPlanes/eu", uid: "u", nowMs: 1_000 });
+  const first = created("DataPlane", create(DataPlaneSchema, { spec: { region: "eu" } }), {
+    name: "dataPlanes/eu",
+    uid: "u",
+    nowMs: 1_000,
+  });
   const at = (paths: string[]) => ({ paths, nowMs: 2_000 });
   expect(updated(first, first, at([]))).toBe(first);
   const labelled = updated(first, create(DataPlaneSchema, { labels: { a: "b" } }), at(["labels"]));
   expect(labelled).toMatchObject({ generation: 1n, labels: { a: "b" }, spec: { region: "eu" } });
   expect(labelled.etag).not.toBe(first.etag);
-  expect(updated(first, create(DataPlaneSchema, { spec: { region: "us" } }), at(["spec.region"]))).toMatchObject({ generation: 2n });
+  expect(
+    updated(first, create(DataPlaneSchema, { spec: { region: "us" } }), at(["spec.region"])),
+  ).toMatchObject({ generation: 2n });
 });
 
 test.each(["uid", "spec.nothing", "status", "spec.region.x"])("the mask path %s is refused", (path) => {

@@ -5,8 +5,19 @@
 import { createHash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { DescMessage, JsonValue } from "@bufbuild/protobuf";
-import { ApplicationBodySchema, DataPlaneBodySchema, TenantBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
-import { BlobRefSchema, ChunkSchema, Encoding, ResourceSchema, TombstoneSchema, UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import {
+  ApplicationBodySchema,
+  DataPlaneBodySchema,
+  TenantBodySchema,
+} from "@moorage/proto/moorage/agent/v1/body_pb";
+import {
+  BlobRefSchema,
+  ChunkSchema,
+  Encoding,
+  ResourceSchema,
+  TombstoneSchema,
+  UpdateSchema,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
@@ -29,9 +40,13 @@ const bodyVersion = "v1";
 export function upsertUpdate(record: Resource, context: DesiredContext = {}): Uint8Array {
   const body = bodyOf(record, context);
   if (body.length > limits.inlineBodyBytes) {
-    throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept "${record.name}": its body has ${body.length} bytes, the limit inlineBodyBytes is ${limits.inlineBodyBytes}`, {
-      reason: "BODY_TOO_LARGE",
-    });
+    throw new MoorageError(
+      Code.INVALID_ARGUMENT,
+      `Cannot accept "${record.name}": its body has ${body.length} bytes, the limit inlineBodyBytes is ${limits.inlineBodyBytes}`,
+      {
+        reason: "BODY_TOO_LARGE",
+      },
+    );
   }
   return toBinary(
     UpdateSchema,
@@ -54,9 +69,15 @@ export function upsertUpdate(record: Resource, context: DesiredContext = {}): Ui
 }
 
 /** The update that orders the resource to go. */
-export function tombstoneUpdate(record: Resource, order: { orphan: boolean; authorization: Uint8Array }): Uint8Array {
+export function tombstoneUpdate(
+  record: Resource,
+  order: { orphan: boolean; authorization: Uint8Array },
+): Uint8Array {
   const value = create(TombstoneSchema, { orphan: order.orphan, removalAuthorization: order.authorization });
-  return toBinary(UpdateSchema, create(UpdateSchema, { name: record.name, uid: record.uid, change: { case: "removed", value } }));
+  return toBinary(
+    UpdateSchema,
+    create(UpdateSchema, { name: record.name, uid: record.uid, change: { case: "removed", value } }),
+  );
 }
 
 function bodyOf(given: Resource, context: DesiredContext): Uint8Array {
@@ -69,12 +90,18 @@ function bodyOf(given: Resource, context: DesiredContext): Uint8Array {
       return encode(TenantBodySchema, { labels, spec: record.spec });
     case "moorage.hub.v1.Application": {
       const bundle = context.bundle === undefined ? undefined : blobRef(context.bundle);
-      return encode(ApplicationBodySchema, { labels, spec: record.spec, ...(bundle === undefined ? {} : { bundle }), tenantUid: context.tenantUid ?? "" });
+      return encode(ApplicationBodySchema, {
+        labels,
+        spec: record.spec,
+        ...(bundle === undefined ? {} : { bundle }),
+        tenantUid: context.tenantUid ?? "",
+      });
     }
   }
 }
 
-const encode = (schema: DescMessage, init: Record<string, unknown>): Uint8Array => toBinary(schema, create(schema, init as never));
+const encode = (schema: DescMessage, init: Record<string, unknown>): Uint8Array =>
+  toBinary(schema, create(schema, init as never));
 
 /** A bundle as the reference that agents fetch it by. */
 export function blobRef(bundle: BundleVersion) {

@@ -28,7 +28,11 @@ const token = /\s*(?:(!=|=)|"((?:[^"\\]|\\.)*)"|([^\s="!]+))/y;
 /** Compiles `text`; INVALID_ARGUMENT for `filter` with the place where it went wrong. Empty matches all. */
 export function compileFilter(text: string): Filter {
   if (text.trim() === "") return () => true;
-  if (Buffer.byteLength(text) > limits.filterBytes) throw invalidField("filter", `has ${Buffer.byteLength(text)} bytes, the limit filterBytes is ${limits.filterBytes}`);
+  if (Buffer.byteLength(text) > limits.filterBytes)
+    throw invalidField(
+      "filter",
+      `has ${Buffer.byteLength(text)} bytes, the limit filterBytes is ${limits.filterBytes}`,
+    );
   const comparisons = parse(text);
   return (resource) => {
     const json = asJson(resource);
@@ -44,19 +48,34 @@ function parse(text: string): Comparison[] {
     const at = token.lastIndex;
     const m = token.exec(text);
     if (m === null) throw invalidField("filter", `cannot read at character ${at + 1}`);
-    tokens.push({ text: m[1] ?? m[3] ?? (m[2] as string).replace(/\\(.)/g, "$1"), quoted: m[2] !== undefined, at });
+    tokens.push({
+      text: m[1] ?? m[3] ?? (m[2] as string).replace(/\\(.)/g, "$1"),
+      quoted: m[2] !== undefined,
+      at,
+    });
   }
   const out: Comparison[] = [];
-  for (let i = 0; i < tokens.length; ) {
+  for (let i = 0; i < tokens.length;) {
     const [path, op, value, and] = tokens.slice(i, i + 4);
-    if (path === undefined || op === undefined || value === undefined || path.quoted || !["=", "!="].includes(op.text)) {
-      throw invalidField("filter", `expects a comparison like spec.customer_id = "c1" at character ${(path?.at ?? text.length) + 1}`);
+    if (
+      path === undefined ||
+      op === undefined ||
+      value === undefined ||
+      path.quoted ||
+      !["=", "!="].includes(op.text)
+    ) {
+      throw invalidField(
+        "filter",
+        `expects a comparison like spec.customer_id = "c1" at character ${(path?.at ?? text.length) + 1}`,
+      );
     }
-    if (!/^[a-z_]+(\.[A-Za-z0-9_./-]+)*$/.test(path.text)) throw invalidField("filter", `"${path.text.slice(0, 64)}" is no field path`);
+    if (!/^[a-z_]+(\.[A-Za-z0-9_./-]+)*$/.test(path.text))
+      throw invalidField("filter", `"${path.text.slice(0, 64)}" is no field path`);
     out.push({ path: toPath(path.text), equal: op.text === "=", value: value.text });
     i += 3;
     if (and === undefined) break;
-    if (and.quoted || and.text !== "AND" || tokens[i + 1] === undefined) throw invalidField("filter", `expects AND and another comparison at character ${and.at + 1}`);
+    if (and.quoted || and.text !== "AND" || tokens[i + 1] === undefined)
+      throw invalidField("filter", `expects AND and another comparison at character ${and.at + 1}`);
     i += 1;
   }
   return out;

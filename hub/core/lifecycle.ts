@@ -20,7 +20,11 @@ export function etagOf(resource: Resource): string {
 }
 
 /** A new record from what the caller sent; output-only fields of the input are ignored. */
-export function created(kind: Kind, input: Resource, at: { name: string; uid: string; nowMs: number }): Resource {
+export function created(
+  kind: Kind,
+  input: Resource,
+  at: { name: string; uid: string; nowMs: number },
+): Resource {
   const record = empty(kind);
   const source = clone(input);
   record.name = at.name;
@@ -44,20 +48,27 @@ function emptySpec(kind: Kind): unknown {
  * labels and annotations whole. Errors: INVALID_ARGUMENT for a path that is unknown or output only,
  * ABORTED for another etag.
  */
-export function updated(old: Resource, input: Resource, at: { paths: readonly string[]; nowMs: number }): Resource {
+export function updated(
+  old: Resource,
+  input: Resource,
+  at: { paths: readonly string[]; nowMs: number },
+): Resource {
   checkEtag(old, input.etag);
   const kind = kindOf(old);
   const before = asJson(old);
   const source = asJson(input);
   const after = structuredClone(before) as Record<string, JsonValue>;
-  for (const path of at.paths.length === 0 || at.paths.includes("*") ? ["spec", "labels", "annotations"] : at.paths) {
+  for (const path of at.paths.length === 0 || at.paths.includes("*")
+    ? ["spec", "labels", "annotations"]
+    : at.paths) {
     copyPath({ from: source, to: after }, jsonPath(kind, path));
   }
   const record = ofJson(kind, after);
   if (record.spec === undefined) Object.assign(record, { spec: emptySpec(kind) });
   record.etag = etagOf(record);
   if (record.etag === old.etag) return old;
-  const specChanged = canonicalJson((asJson(record)["spec"] ?? {}) as JsonValue) !== canonicalJson(before["spec"] ?? {});
+  const specChanged =
+    canonicalJson((asJson(record)["spec"] ?? {}) as JsonValue) !== canonicalJson(before["spec"] ?? {});
   if (specChanged) record.generation = old.generation + 1n;
   record.updateTime = timestampFromMs(at.nowMs);
   return record;
@@ -66,11 +77,15 @@ export function updated(old: Resource, input: Resource, at: { paths: readonly st
 /** ABORTED when the caller's etag is set and not the current one. */
 export function checkEtag(old: Pick<Resource, "name" | "etag">, etag: string): void {
   if (etag === "" || etag === old.etag) return;
-  throw new MoorageError(Code.ABORTED, `Cannot change "${old.name}": etag "${etag.slice(0, 64)}" is not the current one; read it again and retry`, {
-    reason: "ETAG_MISMATCH",
-    metadata: { resource: old.name, etag: old.etag },
-    fields: [{ field: "etag", description: "is not the current one" }],
-  });
+  throw new MoorageError(
+    Code.ABORTED,
+    `Cannot change "${old.name}": etag "${etag.slice(0, 64)}" is not the current one; read it again and retry`,
+    {
+      reason: "ETAG_MISMATCH",
+      metadata: { resource: old.name, etag: old.etag },
+      fields: [{ field: "etag", description: "is not the current one" }],
+    },
+  );
 }
 
 /** The record marked for deletion; the same one when it is marked already. */
@@ -87,12 +102,14 @@ const writable = new Set(["spec", "labels", "annotations"]);
 function jsonPath(kind: Kind, path: string): string[] {
   const field = "update_mask";
   const parts = path.split(".");
-  if (!writable.has(parts[0] ?? "")) throw invalidField(field, `"${path.slice(0, 128)}" must begin with spec, labels or annotations`);
+  if (!writable.has(parts[0] ?? ""))
+    throw invalidField(field, `"${path.slice(0, 128)}" must begin with spec, labels or annotations`);
   const out: string[] = [];
   let message: DescMessage | undefined = schemas[kind];
   for (let i = 0; i < parts.length; i++) {
     const f: DescField | undefined = message?.fields.find((x: DescField) => x.name === parts[i]);
-    if (f === undefined) throw invalidField(field, `"${path.slice(0, 128)}" names no field of ${fieldNames[kind]}`);
+    if (f === undefined)
+      throw invalidField(field, `"${path.slice(0, 128)}" names no field of ${fieldNames[kind]}`);
     out.push(f.jsonName);
     if (f.fieldKind === "map" || f.message?.typeName === "google.protobuf.Struct") {
       if (i + 1 < parts.length) out.push(parts.slice(i + 1).join("."));
@@ -104,7 +121,10 @@ function jsonPath(kind: Kind, path: string): string[] {
 }
 
 /** Copies one path; what the source lacks goes. */
-function copyPath(json: { from: Record<string, JsonValue>; to: Record<string, JsonValue> }, path: readonly string[]): void {
+function copyPath(
+  json: { from: Record<string, JsonValue>; to: Record<string, JsonValue> },
+  path: readonly string[],
+): void {
   let { from, to }: { from: Record<string, JsonValue> | undefined; to: Record<string, JsonValue> } = json;
   for (const key of path.slice(0, -1)) {
     from = objectAt(from, key);
@@ -121,8 +141,13 @@ function copyPath(json: { from: Record<string, JsonValue>; to: Record<string, Js
   else to[last] = value;
 }
 
-function objectAt(json: Record<string, JsonValue> | undefined, key: string): Record<string, JsonValue> | undefined {
+function objectAt(
+  json: Record<string, JsonValue> | undefined,
+  key: string,
+): Record<string, JsonValue> | undefined {
   if (json === undefined || !Object.hasOwn(json, key)) return undefined;
   const value = json[key];
-  return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Record<string, JsonValue>) : undefined;
+  return value !== null && typeof value === "object" && !Array.isArray(value)
+    ? (value as Record<string, JsonValue>)
+    : undefined;
 }

@@ -8,7 +8,8 @@ const id = /^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$/;
 const version = /^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$/;
 
 /** The rule of an id, for error messages. */
-export const idRule = "must be 1 to 40 lower-case letters, digits and hyphens, begin with a letter and not end with a hyphen";
+export const idRule =
+  "must be 1 to 40 lower-case letters, digits and hyphens, begin with a letter and not end with a hyphen";
 
 /** True for a well-formed id. */
 export const isId = (text: string): boolean => id.test(text);
@@ -34,7 +35,13 @@ export function parseName(name: string): ParsedName | undefined {
   if (b === undefined || !isId(b)) return undefined;
   if (parts.length === 2 && a === "dataPlanes") return { kind: "DataPlane", id: b, parent: undefined };
   if (parts.length === 2 && a === "tenants") return { kind: "Tenant", id: b, parent: undefined };
-  if (parts.length === 4 && (a === "tenants" || a === "dataPlanes") && c === "applications" && d !== undefined && isId(d)) {
+  if (
+    parts.length === 4 &&
+    (a === "tenants" || a === "dataPlanes") &&
+    c === "applications" &&
+    d !== undefined &&
+    isId(d)
+  ) {
     return { kind: "Application", id: d, parent: `${a}/${b}` };
   }
   return undefined;
@@ -49,7 +56,11 @@ const forms: Record<Kind, string> = {
 /** The parts of a name of `kind`; INVALID_ARGUMENT for `field` otherwise. */
 export function requireName(kind: Kind, field: string, name: string): ParsedName {
   const parsed = parseName(name);
-  if (parsed?.kind !== kind) throw invalidField(field, `"${name.slice(0, 128)}" is no name of the form ${forms[kind]}; an id ${idRule}`);
+  if (parsed?.kind !== kind)
+    throw invalidField(
+      field,
+      `"${name.slice(0, 128)}" is no name of the form ${forms[kind]}; an id ${idRule}`,
+    );
   return parsed;
 }
 
@@ -57,7 +68,10 @@ export function requireName(kind: Kind, field: string, name: string): ParsedName
 export function requireParent(field: string, parent: string): string {
   const parsed = parseName(parent);
   if (parsed === undefined || parsed.kind === "Application") {
-    throw invalidField(field, `"${parent.slice(0, 128)}" is no name of the form ${forms.Tenant} or ${forms.DataPlane}`);
+    throw invalidField(
+      field,
+      `"${parent.slice(0, 128)}" is no name of the form ${forms.Tenant} or ${forms.DataPlane}`,
+    );
   }
   return parent;
 }
@@ -65,21 +79,33 @@ export function requireParent(field: string, parent: string): string {
 /** `bundles/{name}`, checked; answers the bundle's id. */
 export function requireBundle(field: string, name: string): string {
   const [a, b, ...rest] = name.split("/");
-  if (a !== "bundles" || b === undefined || !isId(b) || rest.length > 0) throw invalidField(field, `"${name.slice(0, 128)}" is no name of the form bundles/{id}`);
+  if (a !== "bundles" || b === undefined || !isId(b) || rest.length > 0)
+    throw invalidField(field, `"${name.slice(0, 128)}" is no name of the form bundles/{id}`);
   return b;
 }
 
 /** A bundle version's text, checked. */
 export function requireVersion(field: string, text: string): string {
-  if (!version.test(text) || text.length > 64) throw invalidField(field, `"${text.slice(0, 64)}" is no semantic version, e.g. 1.4.0`);
+  if (!version.test(text) || text.length > 64)
+    throw invalidField(field, `"${text.slice(0, 64)}" is no semantic version, e.g. 1.4.0`);
   return text;
 }
 
 /** `bundles/{name}/versions/{version}`, checked. */
 export function requireBundleVersion(field: string, name: string): { bundle: string; version: string } {
   const [a, b, c, d, ...rest] = name.split("/");
-  if (a !== "bundles" || c !== "versions" || b === undefined || d === undefined || rest.length > 0 || !isId(b)) {
-    throw invalidField(field, `"${name.slice(0, 160)}" is no name of the form bundles/{id}/versions/{version}`);
+  if (
+    a !== "bundles" ||
+    c !== "versions" ||
+    b === undefined ||
+    d === undefined ||
+    rest.length > 0 ||
+    !isId(b)
+  ) {
+    throw invalidField(
+      field,
+      `"${name.slice(0, 160)}" is no name of the form bundles/{id}/versions/{version}`,
+    );
   }
   return { bundle: b, version: requireVersion(field, d) };
 }

@@ -14,11 +14,16 @@ export interface PagePosition {
 }
 
 const digest = (position: PagePosition, query: string): string =>
-  createHash("sha256").update(JSON.stringify([position.revision, position.after, query])).digest("base64url").slice(0, 16);
+  createHash("sha256")
+    .update(JSON.stringify([position.revision, position.after, query]))
+    .digest("base64url")
+    .slice(0, 16);
 
 /** A token for `position` under a query (all request fields that must stay the same, as text). */
 export function pageToken(position: PagePosition, query: string): string {
-  return Buffer.from(JSON.stringify([position.revision, position.after, digest(position, query)])).toString("base64url");
+  return Buffer.from(JSON.stringify([position.revision, position.after, digest(position, query)])).toString(
+    "base64url",
+  );
 }
 
 /** Reads a token; INVALID_ARGUMENT for `page_token` when it was changed or belongs to another query. */
@@ -33,7 +38,13 @@ export function readPageToken(token: string, query: string): PagePosition {
   }
   if (!Array.isArray(parsed)) throw refuse();
   const [revision, after, check] = parsed as unknown[];
-  if (typeof revision !== "number" || !Number.isSafeInteger(revision) || revision < 1 || typeof after !== "string") throw refuse();
+  if (
+    typeof revision !== "number" ||
+    !Number.isSafeInteger(revision) ||
+    revision < 1 ||
+    typeof after !== "string"
+  )
+    throw refuse();
   const position = { revision, after };
   if (check !== digest(position, query)) throw refuse();
   return position;
@@ -42,6 +53,10 @@ export function readPageToken(token: string, query: string): PagePosition {
 /** The size of a page: 0 means the default; negative or above the limit is refused. */
 export function pageSize(asked: number): number {
   if (asked === 0) return limits.pageSizeDefault;
-  if (asked < 0 || asked > limits.pageSizeMax) throw invalidField("page_size", `is ${asked}, must be 0 to the limit pageSizeMax of ${limits.pageSizeMax}`);
+  if (asked < 0 || asked > limits.pageSizeMax)
+    throw invalidField(
+      "page_size",
+      `is ${asked}, must be 0 to the limit pageSizeMax of ${limits.pageSizeMax}`,
+    );
   return asked;
 }

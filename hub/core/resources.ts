@@ -16,11 +16,23 @@ import type { Kind } from "./keys.ts";
 export type Resource = DataPlane | Tenant | Application;
 
 /** The message of each kind. */
-export const schemas = { DataPlane: DataPlaneSchema, Tenant: TenantSchema, Application: ApplicationSchema } as const;
+export const schemas = {
+  DataPlane: DataPlaneSchema,
+  Tenant: TenantSchema,
+  Application: ApplicationSchema,
+} as const;
 /** The spec message of each kind. */
-export const specSchemas = { DataPlane: DataPlaneSpecSchema, Tenant: TenantSpecSchema, Application: ApplicationSpecSchema } as const;
+export const specSchemas = {
+  DataPlane: DataPlaneSpecSchema,
+  Tenant: TenantSpecSchema,
+  Application: ApplicationSpecSchema,
+} as const;
 /** The field that holds the resource in requests, for error messages. */
-export const fieldNames: Record<Kind, string> = { DataPlane: "data_plane", Tenant: "tenant", Application: "application" };
+export const fieldNames: Record<Kind, string> = {
+  DataPlane: "data_plane",
+  Tenant: "tenant",
+  Application: "application",
+};
 
 /** The kind of a message. */
 export function kindOf(resource: Resource): Kind {
@@ -35,10 +47,12 @@ export function kindOf(resource: Resource): Kind {
 }
 
 /** Encodes a resource as it is stored. */
-export const encode = (resource: Resource): Uint8Array => toBinary(schemas[kindOf(resource)] as DescMessage, resource);
+export const encode = (resource: Resource): Uint8Array =>
+  toBinary(schemas[kindOf(resource)] as DescMessage, resource);
 
 /** Decodes a stored resource. */
-export const decode = (kind: Kind, bytes: Uint8Array): Resource => fromBinary(schemas[kind] as DescMessage, bytes) as unknown as Resource;
+export const decode = (kind: Kind, bytes: Uint8Array): Resource =>
+  fromBinary(schemas[kind] as DescMessage, bytes) as unknown as Resource;
 
 /** A deep copy. */
 export const clone = <R extends Resource>(resource: R): R => decode(kindOf(resource), encode(resource)) as R;
@@ -48,7 +62,8 @@ export const asJson = (resource: Resource): Record<string, JsonValue> =>
   toJson(schemas[kindOf(resource)] as DescMessage, resource) as Record<string, JsonValue>;
 
 /** A resource from proto3 JSON. */
-export const ofJson = (kind: Kind, json: JsonValue): Resource => fromJson(schemas[kind] as DescMessage, json) as unknown as Resource;
+export const ofJson = (kind: Kind, json: JsonValue): Resource =>
+  fromJson(schemas[kind] as DescMessage, json) as unknown as Resource;
 
 /** A new, empty resource of a kind. */
 export const empty = (kind: Kind): Resource => create(schemas[kind] as DescMessage) as unknown as Resource;
@@ -61,7 +76,9 @@ export function dataPlaneOf(resource: Resource, tenant?: Tenant): string {
     case "moorage.hub.v1.Tenant":
       return resource.spec?.dataPlane ?? "";
     case "moorage.hub.v1.Application":
-      return resource.name.startsWith("dataPlanes/") ? resource.name.split("/").slice(0, 2).join("/") : (tenant?.spec?.dataPlane ?? "");
+      return resource.name.startsWith("dataPlanes/")
+        ? resource.name.split("/").slice(0, 2).join("/")
+        : (tenant?.spec?.dataPlane ?? "");
   }
 }
 
@@ -71,7 +88,9 @@ export function canonicalJson(value: JsonValue): string {
   if (value !== null && typeof value === "object") {
     return `{${Object.keys(value)
       .sort()
-      .map((k) => `${JSON.stringify(k)}:${canonicalJson((value as Record<string, JsonValue>)[k] as JsonValue)}`)
+      .map(
+        (k) => `${JSON.stringify(k)}:${canonicalJson((value as Record<string, JsonValue>)[k] as JsonValue)}`,
+      )
       .join(",")}}`;
   }
   return JSON.stringify(value);

@@ -41,7 +41,10 @@ export function validate(resource: Resource, old?: Resource): void {
   const [first] = found;
   if (first === undefined) return;
   const more = found.length > 1 ? ` (and ${found.length - 1} more)` : "";
-  throw new MoorageError(Code.INVALID_ARGUMENT, `Invalid "${first.field}": ${first.description}${more}`, { reason: "INVALID_FIELD", fields: found });
+  throw new MoorageError(Code.INVALID_ARGUMENT, `Invalid "${first.field}": ${first.description}${more}`, {
+    reason: "INVALID_FIELD",
+    fields: found,
+  });
 }
 
 const labelName = /^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)$/;
@@ -57,17 +60,34 @@ export function isLabelKey(key: string): boolean {
 
 function checkMaps(resource: Resource, report: Report): void {
   const labels = Object.entries(resource.labels);
-  if (labels.length > limits.labelsPerResource) report("labels", `has ${labels.length} entries, the limit labelsPerResource is ${limits.labelsPerResource}`);
+  if (labels.length > limits.labelsPerResource)
+    report(
+      "labels",
+      `has ${labels.length} entries, the limit labelsPerResource is ${limits.labelsPerResource}`,
+    );
   for (const [k, v] of labels) {
-    if (!isLabelKey(k)) report(`labels["${k.slice(0, 80)}"]`, "is no label key: an optional DNS prefix and 63 characters of letters, digits, '-', '_', '.'");
-    if (!labelValue.test(v)) report(`labels["${k.slice(0, 80)}"]`, "its value must have at most 63 letters, digits, '-', '_', '.', and begin and end with a letter or digit");
+    if (!isLabelKey(k))
+      report(
+        `labels["${k.slice(0, 80)}"]`,
+        "is no label key: an optional DNS prefix and 63 characters of letters, digits, '-', '_', '.'",
+      );
+    if (!labelValue.test(v))
+      report(
+        `labels["${k.slice(0, 80)}"]`,
+        "its value must have at most 63 letters, digits, '-', '_', '.', and begin and end with a letter or digit",
+      );
   }
   let bytes = 0;
   for (const [k, v] of Object.entries(resource.annotations)) {
     bytes += Buffer.byteLength(k) + Buffer.byteLength(v);
-    if (!isLabelKey(k)) report(`annotations["${k.slice(0, 80)}"]`, "is no annotation key: an optional DNS prefix and 63 characters of letters, digits, '-', '_', '.'");
+    if (!isLabelKey(k))
+      report(
+        `annotations["${k.slice(0, 80)}"]`,
+        "is no annotation key: an optional DNS prefix and 63 characters of letters, digits, '-', '_', '.'",
+      );
   }
-  if (bytes > limits.annotationsBytes) report("annotations", `has ${bytes} bytes, the limit annotationsBytes is ${limits.annotationsBytes}`);
+  if (bytes > limits.annotationsBytes)
+    report("annotations", `has ${bytes} bytes, the limit annotationsBytes is ${limits.annotationsBytes}`);
 }
 
 /** Opaque ids are the vendor's own; they only have to be storable and fit on a metric. */
@@ -79,7 +99,11 @@ function checkDataPlane(spec: DataPlaneSpec, report: Report): void {
   checkOpaque("spec.customer_id", spec.customerId, report);
   checkOpaque("spec.region", spec.region, report);
   for (const [size, count] of Object.entries(spec.capacity)) {
-    if (!isId(size)) report(`spec.capacity["${size.slice(0, 64)}"]`, "is no size class: lower-case letters, digits and hyphens");
+    if (!isId(size))
+      report(
+        `spec.capacity["${size.slice(0, 64)}"]`,
+        "is no size class: lower-case letters, digits and hyphens",
+      );
     if (count < 0) report(`spec.capacity["${size.slice(0, 64)}"]`, "must not be negative");
   }
   if (spec.maxRemovalsPerSync < 0) report("spec.max_removals_per_sync", "must not be negative");
@@ -89,28 +113,40 @@ function checkDataPlane(spec: DataPlaneSpec, report: Report): void {
 const quantity = /^\d+(\.\d+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$/;
 
 function checkQuantities(field: string, map: Record<string, string>, report: Report): void {
-  for (const [k, v] of Object.entries(map)) if (!quantity.test(v)) report(`${field}["${k.slice(0, 64)}"]`, `"${v.slice(0, 32)}" is no quantity, e.g. 500m or 2Gi`);
+  for (const [k, v] of Object.entries(map))
+    if (!quantity.test(v))
+      report(`${field}["${k.slice(0, 64)}"]`, `"${v.slice(0, 32)}" is no quantity, e.g. 500m or 2Gi`);
 }
 
 function checkTenant(spec: TenantSpec, report: Report): void {
-  if (parseName(spec.dataPlane)?.kind !== "DataPlane") report("spec.data_plane", "is required and has the form dataPlanes/{id}");
+  if (parseName(spec.dataPlane)?.kind !== "DataPlane")
+    report("spec.data_plane", "is required and has the form dataPlanes/{id}");
   checkOpaque("spec.customer_id", spec.customerId, report);
   checkOpaque("spec.plan_id", spec.planId, report);
   const level = spec.isolation?.level ?? IsolationLevel.UNSPECIFIED;
   if (level !== IsolationLevel.UNSPECIFIED && level !== IsolationLevel.NAMESPACE) {
     report("spec.isolation.level", "only NAMESPACE is supported by this release");
   }
-  spec.isolation?.network?.allowFrom.forEach((p, i) => checkPeer(`spec.isolation.network.allow_from[${i}]`, p, report));
-  spec.isolation?.network?.allowTo.forEach((p, i) => checkPeer(`spec.isolation.network.allow_to[${i}]`, p, report));
+  spec.isolation?.network?.allowFrom.forEach((p, i) =>
+    checkPeer(`spec.isolation.network.allow_from[${i}]`, p, report),
+  );
+  spec.isolation?.network?.allowTo.forEach((p, i) =>
+    checkPeer(`spec.isolation.network.allow_to[${i}]`, p, report),
+  );
   checkQuantities("spec.quota", spec.quota, report);
   checkQuantities("spec.limits.default_request", spec.limits?.defaultRequest ?? {}, report);
   checkQuantities("spec.limits.default_limit", spec.limits?.defaultLimit ?? {}, report);
   checkQuantities("spec.limits.max", spec.limits?.max ?? {}, report);
-  if (spec.suspension?.computeZero === true) report("spec.suspension.compute_zero", "is not supported by this release");
-  if (spec.suspension?.billingStopped === true) report("spec.suspension.billing_stopped", "is not supported by this release");
-  if (spec.retention?.onDelete === DataPolicy.RETAIN) report("spec.retention.on_delete", "only DESTROY is supported by this release");
-  if (spec.retention?.grace !== undefined && spec.retention.grace.seconds !== 0n) report("spec.retention.grace", "is not supported by this release");
-  if (spec.sizeClass !== "" && !isId(spec.sizeClass)) report("spec.size_class", "is no size class: lower-case letters, digits and hyphens");
+  if (spec.suspension?.computeZero === true)
+    report("spec.suspension.compute_zero", "is not supported by this release");
+  if (spec.suspension?.billingStopped === true)
+    report("spec.suspension.billing_stopped", "is not supported by this release");
+  if (spec.retention?.onDelete === DataPolicy.RETAIN)
+    report("spec.retention.on_delete", "only DESTROY is supported by this release");
+  if (spec.retention?.grace !== undefined && spec.retention.grace.seconds !== 0n)
+    report("spec.retention.grace", "is not supported by this release");
+  if (spec.sizeClass !== "" && !isId(spec.sizeClass))
+    report("spec.size_class", "is no size class: lower-case letters, digits and hyphens");
 }
 
 const namespaceName = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
@@ -118,51 +154,76 @@ const namespaceName = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 function checkPeer(field: string, peer: NetworkPeer, report: Report): void {
   switch (peer.peer.case) {
     case "tenant":
-      if (parseName(peer.peer.value)?.kind !== "Tenant") report(`${field}.tenant`, "has the form tenants/{id}");
+      if (parseName(peer.peer.value)?.kind !== "Tenant")
+        report(`${field}.tenant`, "has the form tenants/{id}");
       break;
     case "namespace":
       if (!namespaceName.test(peer.peer.value)) report(`${field}.namespace`, "is no name of a namespace");
       break;
     case "cidr": {
       const cidr = parseCidr(peer.peer.value);
-      if (cidr === undefined) report(`${field}.cidr`, `"${peer.peer.value.slice(0, 64)}" is no range, e.g. 10.0.0.0/8, without bits below its prefix`);
-      else if (metadataRanges.some((m) => contains(parseCidr(m) as never, cidr))) report(`${field}.cidr`, "is a cloud metadata address, which no tenant may reach");
+      if (cidr === undefined)
+        report(
+          `${field}.cidr`,
+          `"${peer.peer.value.slice(0, 64)}" is no range, e.g. 10.0.0.0/8, without bits below its prefix`,
+        );
+      else if (metadataRanges.some((m) => contains(parseCidr(m) as never, cidr)))
+        report(`${field}.cidr`, "is a cloud metadata address, which no tenant may reach");
       break;
     }
     default:
-      report(field, "names no peer: one of tenant, namespace, cidr is required; an empty peer would mean everybody");
+      report(
+        field,
+        "names no peer: one of tenant, namespace, cidr is required; an empty peer would mean everybody",
+      );
   }
   peer.ports.forEach((p, i) => {
-    if (!["", "TCP", "UDP", "SCTP"].includes(p.protocol)) report(`${field}.ports[${i}].protocol`, "must be TCP, UDP or SCTP");
+    if (!["", "TCP", "UDP", "SCTP"].includes(p.protocol))
+      report(`${field}.ports[${i}].protocol`, "must be TCP, UDP or SCTP");
     if (p.port < 1 || p.port > 65_535) report(`${field}.ports[${i}].port`, "must be 1 to 65535");
   });
 }
 
 function checkApplication(name: string, spec: ApplicationSpec, report: Report): void {
   const [collection, bundle, ...rest] = spec.bundle.split("/");
-  if (collection !== "bundles" || bundle === undefined || !isId(bundle) || rest.length > 0) report("spec.bundle", "is required and has the form bundles/{id}");
+  if (collection !== "bundles" || bundle === undefined || !isId(bundle) || rest.length > 0)
+    report("spec.bundle", "is required and has the form bundles/{id}");
   if (spec.version === "") report("spec.version", "is required");
   if (spec.parameters !== undefined) {
     const bytes = Buffer.byteLength(JSON.stringify(spec.parameters));
-    if (bytes > limits.parametersBytes) report("spec.parameters", `has ${bytes} bytes, the limit parametersBytes is ${limits.parametersBytes}`);
-    if (depth(spec.parameters) > limits.jsonDepth) report("spec.parameters", `is nested deeper than the limit jsonDepth of ${limits.jsonDepth}`);
+    if (bytes > limits.parametersBytes)
+      report("spec.parameters", `has ${bytes} bytes, the limit parametersBytes is ${limits.parametersBytes}`);
+    if (depth(spec.parameters) > limits.jsonDepth)
+      report("spec.parameters", `is nested deeper than the limit jsonDepth of ${limits.jsonDepth}`);
   }
-  if (spec.dependsOn.length > limits.dependsOn) report("spec.depends_on", `has ${spec.dependsOn.length} entries, the limit dependsOn is ${limits.dependsOn}`);
+  if (spec.dependsOn.length > limits.dependsOn)
+    report(
+      "spec.depends_on",
+      `has ${spec.dependsOn.length} entries, the limit dependsOn is ${limits.dependsOn}`,
+    );
   const parent = parseName(name)?.parent;
   spec.dependsOn.forEach((d, i) => {
     const other = parseName(d);
     if (other?.kind !== "Application") report(`spec.depends_on[${i}]`, "is no name of an application");
     else if (d === name) report(`spec.depends_on[${i}]`, "is the application itself");
-    else if (other.parent !== parent && other.parent?.startsWith("tenants/") === true) report(`spec.depends_on[${i}]`, "is an application of another tenant");
+    else if (other.parent !== parent && other.parent?.startsWith("tenants/") === true)
+      report(`spec.depends_on[${i}]`, "is an application of another tenant");
   });
-  if (new Set(spec.dependsOn).size !== spec.dependsOn.length) report("spec.depends_on", "names an application twice");
+  if (new Set(spec.dependsOn).size !== spec.dependsOn.length)
+    report("spec.depends_on", "names an application twice");
   for (const [k, ref] of Object.entries(spec.secretReferences)) {
-    if (!/^[a-zA-Z][a-zA-Z0-9_]{0,62}$/.test(k)) report(`spec.secret_references["${k.slice(0, 64)}"]`, "its name must be letters, digits and underscores");
-    if (ref.name === "" || ref.key === "") report(`spec.secret_references["${k.slice(0, 64)}"]`, "needs name and key");
+    if (!/^[a-zA-Z][a-zA-Z0-9_]{0,62}$/.test(k))
+      report(
+        `spec.secret_references["${k.slice(0, 64)}"]`,
+        "its name must be letters, digits and underscores",
+      );
+    if (ref.name === "" || ref.key === "")
+      report(`spec.secret_references["${k.slice(0, 64)}"]`, "needs name and key");
   }
   spec.ignoreRules.forEach((r, i) => {
     if (r.kind === "") report(`spec.ignore_rules[${i}].kind`, "is required");
-    if (r.paths.length === 0 || r.paths.some((p) => !p.startsWith("/"))) report(`spec.ignore_rules[${i}].paths`, "must be JSON pointers that begin with a slash");
+    if (r.paths.length === 0 || r.paths.some((p) => !p.startsWith("/")))
+      report(`spec.ignore_rules[${i}].paths`, "must be JSON pointers that begin with a slash");
   });
 }
 
@@ -177,7 +238,11 @@ function depth(value: JsonValue, at = 0): number {
  * Throws when `name` with these dependencies would close a circle. `others` gives the dependencies of
  * the applications that exist.
  */
-export function refuseCycle(name: string, dependsOn: readonly string[], others: ReadonlyMap<string, readonly string[]>): void {
+export function refuseCycle(
+  name: string,
+  dependsOn: readonly string[],
+  others: ReadonlyMap<string, readonly string[]>,
+): void {
   const path: string[] = [];
   const seen = new Set<string>();
   const walk = (at: string): boolean => {

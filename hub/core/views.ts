@@ -12,7 +12,11 @@ import { TenantStatusSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Verdict_State } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import type { StoredCredentials, StoredLink, StoredStatus } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type {
+  StoredCredentials,
+  StoredLink,
+  StoredStatus,
+} from "@moorage/proto/moorage/internal/v1/record_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Resource } from "./resources.ts";
 import { clone } from "./resources.ts";
@@ -49,7 +53,9 @@ export function view(stored: Stored, how: View): Resource {
         conditions,
         ...(receivedTime === undefined ? {} : { receivedTime }),
         ...(stored.link?.lastSeenTime === undefined ? {} : { lastSeenTime: stored.link.lastSeenTime }),
-        ...(stored.link?.initializedTime === undefined ? {} : { initializedTime: stored.link.initializedTime }),
+        ...(stored.link?.initializedTime === undefined
+          ? {}
+          : { initializedTime: stored.link.initializedTime }),
         agentVersion: stored.link?.agentVersion ?? "",
         kubernetesVersion: stored.link?.kubernetesVersion ?? "",
         clusterUid: stored.link?.clusterUid ?? "",
@@ -82,19 +88,34 @@ export function view(stored: Stored, how: View): Resource {
 }
 
 /** Condition types of view BASIC. */
-const basic = new Set(["Ready", "Reconciling", "Stalled", "Connected", "IsolationEnforced", "TrafficBlocked"]);
+const basic = new Set([
+  "Ready",
+  "Reconciling",
+  "Stalled",
+  "Connected",
+  "IsolationEnforced",
+  "TrafficBlocked",
+]);
 
 function applied(status: ResourceStatus | undefined) {
   if (status === undefined || status.appliedDigest === "") return {};
   return {
-    applied: create(AppliedBundleSchema, { generation: status.appliedGeneration, version: status.appliedVersion, digest: status.appliedDigest }),
+    applied: create(AppliedBundleSchema, {
+      generation: status.appliedGeneration,
+      version: status.appliedVersion,
+      digest: status.appliedDigest,
+    }),
   };
 }
 
 function isReconciling(record: Resource, conditions: readonly Condition[]): boolean {
   if (record.deleteTime !== undefined) return true;
   const ready = conditions.find((c) => c.type === "Ready");
-  return ready === undefined || ready.observedGeneration < record.generation || conditions.some((c) => c.type === "Reconciling" && c.status === "True");
+  return (
+    ready === undefined ||
+    ready.observedGeneration < record.generation ||
+    conditions.some((c) => c.type === "Reconciling" && c.status === "True")
+  );
 }
 
 /**
@@ -108,18 +129,38 @@ function agentConditions(stored: Stored, silent: boolean): Condition[] {
   const verdict = status?.verdict;
   if (verdict?.state === Verdict_State.REJECTED) {
     list = list.filter((c) => c.type !== "Ready" && c.type !== "Stalled" && c.type !== "Reconciling");
-    const why = { status: "False", reason: verdict.reason || "Rejected", message: verdict.message, observedGeneration: record.generation };
+    const why = {
+      status: "False",
+      reason: verdict.reason || "Rejected",
+      message: verdict.message,
+      observedGeneration: record.generation,
+    };
     const when = stored.status?.receivedTime;
-    list.unshift(condition({ type: "Ready", ...why }, when), condition({ type: "Stalled", ...why, status: "True" }, when));
+    list.unshift(
+      condition({ type: "Ready", ...why }, when),
+      condition({ type: "Stalled", ...why, status: "True" }, when),
+    );
   }
   const ready = list.find((c) => c.type === "Ready");
   if (ready === undefined) {
-    const message = record.deleteTime === undefined ? "The agent has not reported yet" : "Waits for the agent to confirm the removal";
-    list.unshift(condition({ type: "Ready", status: "Unknown", reason: "Pending", message, observedGeneration: 0n }, record.createTime));
+    const message =
+      record.deleteTime === undefined
+        ? "The agent has not reported yet"
+        : "Waits for the agent to confirm the removal";
+    list.unshift(
+      condition(
+        { type: "Ready", status: "Unknown", reason: "Pending", message, observedGeneration: 0n },
+        record.createTime,
+      ),
+    );
   } else if (ready.status === "True" && ready.observedGeneration < record.generation) {
     // An older generation's Ready says nothing of the wanted one.
     const message = `Generation ${record.generation} is not reported yet; generation ${ready.observedGeneration} was ready`;
-    list = list.map((c) => (c === ready ? condition({ ...pick(ready), status: "False", reason: "Progressing", message }, record.updateTime) : c));
+    list = list.map((c) =>
+      c === ready
+        ? condition({ ...pick(ready), status: "False", reason: "Progressing", message }, record.updateTime)
+        : c,
+    );
   }
   if (!silent) return list;
   const since = stored.link?.transitionTime;
@@ -127,7 +168,12 @@ function agentConditions(stored: Stored, silent: boolean): Condition[] {
     .filter((c) => c.type !== "Reconciling" && c.type !== "Stalled")
     .map((c) =>
       condition(
-        { ...pick(c), status: "Unknown", reason: "AgentSilent", message: `The agent is silent; last known: ${c.status} (${c.reason})${c.message === "" ? "" : `: ${c.message}`}` },
+        {
+          ...pick(c),
+          status: "Unknown",
+          reason: "AgentSilent",
+          message: `The agent is silent; last known: ${c.status} (${c.reason})${c.message === "" ? "" : `: ${c.message}`}`,
+        },
         since,
       ),
     );
@@ -137,19 +183,46 @@ function agentConditions(stored: Stored, silent: boolean): Condition[] {
 function hubConditions(stored: Stored): Condition[] {
   const { link, credentials, record } = stored;
   const observedGeneration = record.generation;
-  const none = record.$typeName === "moorage.hub.v1.DataPlane" && record.spec?.connectivity === Connectivity.NONE;
+  const none =
+    record.$typeName === "moorage.hub.v1.DataPlane" && record.spec?.connectivity === Connectivity.NONE;
   const at = link?.transitionTime ?? record.createTime;
-  const connected = (status: string, reason: string, message: string) => condition({ type: "Connected", status, reason, message, observedGeneration }, at);
+  const connected = (status: string, reason: string, message: string) =>
+    condition({ type: "Connected", status, reason, message, observedGeneration }, at);
   const out: Condition[] = [];
   if (none) out.push(connected("Unknown", "NotExpected", "spec.connectivity is NONE"));
   else if (link === undefined || link.state === LinkState.UNSPECIFIED) {
-    out.push(connected("False", "NeverConnected", "No agent has connected yet: apply the install file in the cluster"));
+    out.push(
+      connected(
+        "False",
+        "NeverConnected",
+        "No agent has connected yet: apply the install file in the cluster",
+      ),
+    );
   } else if (link.state === LinkState.CONNECTED) out.push(connected("True", "StreamOpen", ""));
-  else out.push(connected("False", "StreamLost", `No sign of life from the agent (${link.reason}): workloads run on; look at the agent's log and its network`));
+  else
+    out.push(
+      connected(
+        "False",
+        "StreamLost",
+        `No sign of life from the agent (${link.reason}): workloads run on; look at the agent's log and its network`,
+      ),
+    );
   const valid = (status: string, reason: string, message: string, when: Timestamp | undefined) =>
-    condition({ type: "CredentialsValid", status, reason, message, observedGeneration }, when ?? record.createTime);
-  if (credentials?.revokedTime !== undefined) out.push(valid("False", "Revoked", `Revoked: ${credentials.revokeReason || "no reason given"}; a new join token admits the agent again`, credentials.revokedTime));
-  else if (credentials === undefined || credentials.keys.length === 0) out.push(valid("False", "NotEnrolled", "No agent has enrolled yet", undefined));
+    condition(
+      { type: "CredentialsValid", status, reason, message, observedGeneration },
+      when ?? record.createTime,
+    );
+  if (credentials?.revokedTime !== undefined)
+    out.push(
+      valid(
+        "False",
+        "Revoked",
+        `Revoked: ${credentials.revokeReason || "no reason given"}; a new join token admits the agent again`,
+        credentials.revokedTime,
+      ),
+    );
+  else if (credentials === undefined || credentials.keys.length === 0)
+    out.push(valid("False", "NotEnrolled", "No agent has enrolled yet", undefined));
   else out.push(valid("True", "Valid", "", credentials.keys[0]?.registeredTime));
   return out;
 }
@@ -160,7 +233,11 @@ function condition(
   c: { type: string; status: string; reason: string; message: string; observedGeneration: bigint },
   lastTransitionTime: Timestamp | undefined,
 ): Condition {
-  return create(ConditionSchema, { ...c, message: c.message.slice(0, 1_000), ...(lastTransitionTime === undefined ? {} : { lastTransitionTime }) });
+  return create(ConditionSchema, {
+    ...c,
+    message: c.message.slice(0, 1_000),
+    ...(lastTransitionTime === undefined ? {} : { lastTransitionTime }),
+  });
 }
 
 /** The conditions of a viewed resource. */

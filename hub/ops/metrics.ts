@@ -22,12 +22,24 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; r
     labels: { version: "open", node_version: "open" },
     collect: (g) => g.set(1, { version: "0.1.0", node_version: process.versions.node }),
   });
-  metrics.gauge({ name: "moorage_hub_store_revision", help: "Revision of the newest write", collect: async (g) => g.set((await from.store.status()).rev) });
-  metrics.gauge({ name: "moorage_hub_store_size_bytes", help: "Size of the store", collect: async (g) => g.set((await from.store.status()).bytes) });
+  metrics.gauge({
+    name: "moorage_hub_store_revision",
+    help: "Revision of the newest write",
+    collect: async (g) => g.set((await from.store.status()).rev),
+  });
+  metrics.gauge({
+    name: "moorage_hub_store_size_bytes",
+    help: "Size of the store",
+    collect: async (g) => g.set((await from.store.status()).bytes),
+  });
   metrics.gauge({
     name: "moorage_hub_entities",
     help: "Resources by kind and status of a condition",
-    labels: { kind: kinds, condition: ["Ready", "Connected", "IsolationEnforced", "Healthy"], status: ["True", "False", "Unknown"] },
+    labels: {
+      kind: kinds,
+      condition: ["Ready", "Connected", "IsolationEnforced", "Healthy"],
+      status: ["True", "False", "Unknown"],
+    },
     async collect(g) {
       g.reset();
       const { rev } = await from.store.status();
@@ -35,7 +47,10 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; r
       const counts = new Map<string, number>();
       for (const kind of kinds) {
         for (const found of await from.reader.all(kind, rev)) {
-          const resource = view(await from.reader.stored(found, rev, { dataPlaneUid: await places.uidOf(found.value) }), View.FULL);
+          const resource = view(
+            await from.reader.stored(found, rev, { dataPlaneUid: await places.uidOf(found.value) }),
+            View.FULL,
+          );
           for (const condition of statusOf(kind)) {
             const status = resource.status?.conditions.find((c) => c.type === condition)?.status ?? "Unknown";
             const key = `${kind}/${condition}/${status}`;
@@ -54,7 +69,11 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; r
 /** Counts each call and logs what went wrong inside; the caller's own mistakes are not logged. */
 export function callMetrics(metrics: Metrics, log: Logger): (report: CallReport) => void {
   const labels = { grpc_service: "open", grpc_method: "open", grpc_code: "open" } as const;
-  const handled = metrics.counter({ name: "grpc_server_handled_total", help: "Calls that ended, by status", labels });
+  const handled = metrics.counter({
+    name: "grpc_server_handled_total",
+    help: "Calls that ended, by status",
+    labels,
+  });
   const seconds = metrics.histogram({
     name: "grpc_server_handling_seconds",
     help: "Time from the start of a call to its end",
