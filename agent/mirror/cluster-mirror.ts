@@ -30,7 +30,7 @@ import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition, SyncState } from "./sync-state.ts";
-import { RecordWriter } from "./writer.ts";
+import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
 
 /** What the mirror is made of. */
 export interface MirrorDeps {
@@ -236,6 +236,13 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     try {
       const metadata = () => this.#entries.get(uid)?.metadata ?? entry.metadata;
       const written = await this.#writer.write(entry, { metadata, signal });
+      const known = this.#entries.get(uid);
+      if (written.rejected?.reason === RECORD_REFUSED && known?.body !== undefined) {
+        // What was accepted before stays in work; only the newest order is refused.
+        this.#put({ ...known, rejected: written.rejected, record: { ...known.record, rejected: written.rejected } });
+        this.#tellStatus({ uid, settled: true });
+        return;
+      }
       // Status may have moved on meanwhile: the answer's is not newer than memory's.
       const status = this.#entries.get(uid)?.record.status ?? written.record.status;
       this.#put({ ...written, record: { ...written.record, status } });

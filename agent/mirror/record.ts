@@ -166,7 +166,7 @@ export function toObject(entry: Entry, namespace: string): KubeObject {
             removal: {
               revision: record.removal.revision,
               orphan: record.removal.orphan,
-              authorization: Buffer.from(record.removal.authorization).toString("base64"),
+              ...(record.removal.authorization.length === 0 ? {} : { authorization: Buffer.from(record.removal.authorization).toString("base64") }),
             },
           }),
       ...(entry.rejected === undefined ? {} : { rejected: entry.rejected }),

@@ -8,6 +8,7 @@ import { API_VERSION } from "@moorage/shared/install/crds";
 import type { AgentSession } from "../kube/client.ts";
 import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
 import type { KubeObject } from "../kube/object.ts";
+import { newestRevision } from "./plan.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, toObject } from "./record.ts";
 
@@ -15,6 +16,9 @@ import { fromObject, toObject } from "./record.ts";
 const CALLS = 32;
 /** Between tries of a write that cannot be made yet; an event that cures it comes first. */
 const BACKOFF = { baseMs: 200, capMs: 10_000 };
+
+/** Reason of a rejection that comes from the API server. */
+export const RECORD_REFUSED = "RecordRefused";
 
 /** What a write needs. */
 export interface WriterDeps {
@@ -91,9 +95,9 @@ export class RecordWriter {
   #refused(entry: Entry, error: KubeError): Entry {
     this.#deps.log.error("record was refused by the API server", { name: entry.record.name, error });
     const rejected = {
-      revision: entry.record.revision,
+      revision: newestRevision(entry),
       digest: entry.record.digest,
-      reason: "RecordRefused",
+      reason: RECORD_REFUSED,
       message: `Cannot store "${entry.record.name}": ${error.message}`,
     };
     return { ...entry, body: undefined, rejected, record: { ...entry.record, rejected } };

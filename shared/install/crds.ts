@@ -40,7 +40,8 @@ const int64 = { type: "integer", format: "int64" } as const;
 const int32 = { type: "integer", format: "int32" } as const;
 const boolean = { type: "boolean" } as const;
 const dateTime = { type: "string", format: "date-time" } as const;
-const bytes = { type: "string", format: "byte" } as const;
+/** Base64. Not `format: byte`, which refuses the empty text, and an empty body is a body. */
+const bytes = { type: "string" } as const;
 const open = { type: "object", "x-kubernetes-preserve-unknown-fields": true } as const;
 const object = (properties: Schema, required: readonly string[] = []): Schema => ({
   type: "object",
