@@ -1,0 +1,143 @@
+/** The hub's API as the commands use it: typed clients, and the standard methods by kind. */
+import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
+import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
+import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
+import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
+import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
+import type { Clock } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import { connect } from "@moorage/shared/grpc/client";
+import { apiLimits } from "@moorage/shared/grpc/options";
+import type { Link } from "@moorage/shared/grpc/types";
+import type { Context } from "./contexts.ts";
+import { parseAddress } from "./contexts.ts";
+import type { Resource } from "./format.ts";
+import type { ResourceKind } from "./kinds.ts";
+
+/** How long a unary call may take. */
+const CALL_MS = 30_000;
+/** Resources a page. */
+const PAGE = 500;
+
+/** What `delete` says beside the name. */
+export interface DeleteOptions {
+  orphan: boolean;
+  force: boolean;
+  removalAuthorization: Uint8Array;
+}
+
+/** One change of a watch; a bookmark of none. */
+export type WatchEvent = { type: "upserted" | "removed"; resource: Resource } | { type: "synced" };
+
+/** A link to one hub with its clients; {@link Api.close} when done. */
+export type Api = ReturnType<typeof openApi>;
+
+/** Connects lazily to a context's hub. */
+export function openApi(context: Context, clock: Clock) {
+  const link: Link = connect({
+    target: parseAddress(context.server),
+    tls: {
+      ...(context.caPem === undefined ? {} : { caPem: context.caPem }),
+      ...(context.serverName === undefined ? {} : { serverName: context.serverName }),
+    },
+    limits: apiLimits,
+    clock,
+    headers: () => ({ authorization: `Bearer ${context.key}` }),
+  });
+  const clients = {
+    dataPlanes: link.client(DataPlaneService),
+    tenants: link.client(TenantService),
+    applications: link.client(ApplicationService),
+    bundles: link.client(BundleService),
+    joinTokens: link.client(JoinTokenService),
+    apiKeys: link.client(ApiKeyService),
+    wait: link.client(WaitService),
+  };
+  const unary = { timeoutMs: CALL_MS };
+
+  async function get(kind: ResourceKind, name: string): Promise<Resource> {
+    if (kind === "DataPlane") return clients.dataPlanes.getDataPlane({ name }, unary);
+    if (kind === "Tenant") return clients.tenants.getTenant({ name }, unary);
+    return clients.applications.getApplication({ name }, unary);
+  }
+
+  async function page(kind: ResourceKind, q: { parent: string; filter: string; pageToken: string }): Promise<{ resources: Resource[]; next: string }> {
+    const base = { filter: q.filter, pageToken: q.pageToken, pageSize: PAGE, view: View.FULL };
+    if (kind === "DataPlane") {
+      const answer = await clients.dataPlanes.listDataPlanes(base, unary);
+      return { resources: answer.dataPlanes, next: answer.nextPageToken };
+    }
+    if (kind === "Tenant") {
+      const answer = await clients.tenants.listTenants(base, unary);
+      return { resources: answer.tenants, next: answer.nextPageToken };
+    }
+    const answer = await clients.applications.listApplications({ ...base, parent: q.parent }, unary);
+    return { resources: answer.applications, next: answer.nextPageToken };
+  }
+
+  return {
+    ...clients,
+    unary,
+    close: () => link.close(),
+    get,
+
+    /** A resource, or undefined where there is none. */
+    async find(kind: ResourceKind, name: string): Promise<Resource | undefined> {
+      try {
+        return await get(kind, name);
+      } catch (thrown) {
+        if (thrown instanceof MoorageError && thrown.code === Code.NOT_FOUND) return undefined;
+        throw thrown;
+      }
+    },
+
+    /** All resources of a kind, page by page. */
+    async list(kind: ResourceKind, q: { parent: string; filter: string }): Promise<Resource[]> {
+      const all: Resource[] = [];
+      let pageToken = "";
+      do {
+        const { resources, next } = await page(kind, { ...q, pageToken });
+        all.push(...resources);
+        pageToken = next;
+      } while (pageToken !== "");
+      return all;
+    },
+
+    /** Creates or replaces a resource by name. */
+    async apply(resource: Resource, validateOnly: boolean): Promise<Resource> {
+      const options = { allowMissing: true, validateOnly };
+      if (resource.$typeName === "moorage.hub.v1.DataPlane") return clients.dataPlanes.updateDataPlane({ ...options, dataPlane: resource }, unary);
+      if (resource.$typeName === "moorage.hub.v1.Tenant") return clients.tenants.updateTenant({ ...options, tenant: resource }, unary);
+      return clients.applications.updateApplication({ ...options, application: resource }, unary);
+    },
+
+    /** Marks a resource for deletion. */
+    async delete(kind: ResourceKind, name: string, how: DeleteOptions): Promise<void> {
+      const request = { name, ...how };
+      if (kind === "DataPlane") await clients.dataPlanes.deleteDataPlane(request, unary);
+      else if (kind === "Tenant") await clients.tenants.deleteTenant(request, unary);
+      else await clients.applications.deleteApplication(request, unary);
+    },
+
+    /** The state of now as upserts, `synced`, then every change. */
+    async *watch(kind: ResourceKind, q: { parent: string; filter: string }, signal: AbortSignal): AsyncGenerator<WatchEvent> {
+      const base = { filter: q.filter, view: View.FULL };
+      const options = { signal };
+      const events =
+        kind === "DataPlane"
+          ? clients.dataPlanes.watchDataPlanes(base, options)
+          : kind === "Tenant"
+            ? clients.tenants.watchTenants(base, options)
+            : clients.applications.watchApplications({ ...base, parent: q.parent }, options);
+      for await (const { event } of events) {
+        if (event.case === "synced") yield { type: "synced" };
+        if (event.case !== "change") continue;
+        const resource = "dataPlane" in event.value ? event.value.dataPlane : "tenant" in event.value ? event.value.tenant : "application" in event.value ? event.value.application : undefined;
+        if (resource !== undefined) yield { type: event.value.type === ChangeType.REMOVED ? "removed" : "upserted", resource };
+      }
+    },
+  };
+}
