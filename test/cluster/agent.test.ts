@@ -43,7 +43,12 @@ const ready = async (name: string, generation = 0n): Promise<void> => {
   await hub.api.wait.waitFor({ name, generation, timeout: { seconds: 60n } });
 };
 const gone = async (name: string): Promise<void> => {
-  await hub.api.wait.waitFor({ name, deleted: true, timeout: { seconds: 60n } });
+  try {
+    await hub.api.wait.waitFor({ name, deleted: true, timeout: { seconds: 60n } });
+  } catch (error) {
+    const why = await conditionOf(name, "Deleting");
+    throw new Error(`${name} did not go: ${why?.reason}: ${why?.message}`, { cause: error });
+  }
 };
 const tenant = async (id: string): Promise<string> => {
   await hub.api.tenants.createTenant({ tenantId: id, tenant: { spec: { dataPlane, quota: { pods: "20" } } } });
@@ -55,7 +60,6 @@ const application = async (parent: string, id: string, spec: Record<string, unkn
 };
 const get = async (args: string): Promise<string> => (await cluster.kubectl(["get", ...args.split(" "), "--ignore-not-found"])).trim();
 const appears = (what: string): Promise<void> => until(`${what} is there`, async () => (await get(`${what} -o name`)) !== "", 30_000);
-const vanishes = (what: string): Promise<void> => until(`${what} is gone`, async () => (await get(`${what} -o name`)) === "", 60_000);
 const conditionOf = async (name: string, type: string) => {
   const r = name.includes("/applications/") ? await hub.api.applications.getApplication({ name }) : await hub.api.tenants.getTenant({ name });
   return r.status?.conditions.find((c) => c.type === type);
@@ -74,7 +78,7 @@ describe("a data plane with a hub", () => {
     const table = await get(`applications.moorage.dev -n ${agentNamespace}`);
     expect(table).toMatch(/READY/);
     expect(table).toMatch(/main\.web\.\S+\s+True/);
-    const live = JSON.parse(await get("deployment web -n tenant-main -o json")) as { metadata: { managedFields: { manager: string }[] } };
+    const live = JSON.parse(await get("deployment web -n tenant-main -o json --show-managed-fields")) as { metadata: { managedFields: { manager: string }[] } };
     expect(live.metadata.managedFields.some((m) => m.manager.startsWith("moorage."))).toBe(true);
   });
 
@@ -100,6 +104,7 @@ describe("a data plane with a hub", () => {
     await until("the edit is undone", async () => (await get("deployment web -n tenant-drift -o jsonpath={.spec.replicas}")) === "1", 30_000);
     await cluster.kubectl(["delete", "networkpolicy", "moorage-deny", "-n", "tenant-drift"]);
     await appears("networkpolicy/moorage-deny -n tenant-drift");
+    expect(await get("deployment web -n tenant-drift -o jsonpath={.spec.replicas}")).toBe("1");
   });
 
   it("shows a widened fence, and that it is in place again", async () => {
@@ -110,6 +115,7 @@ describe("a data plane with a hub", () => {
     await until("the widened fence shows", async () => (await conditionOf(t, "IsolationEnforced"))?.reason === "ForeignAllow", 30_000);
     await cluster.kubectl(["delete", "networkpolicy", "open", "-n", "tenant-fence"]);
     await until("the fence is in place", async () => (await conditionOf(t, "IsolationEnforced"))?.status === "True", 30_000);
+    expect((await conditionOf(t, "Ready"))?.status).toBe("True");
   });
 
   it("repairs drift with the hub down, also after a restart of the agent, and the hub resends nothing", async () => {
@@ -217,6 +223,7 @@ describe("a data plane with a hub", () => {
     await cluster.kubectl(["delete", "lease", "moorage-agent", "-n", agentNamespace]);
     await ready(await application(t, "web"));
     await appears(`lease/moorage-agent -n ${agentNamespace}`);
+    expect(Number(await get(`lease moorage-agent -n ${agentNamespace} -o jsonpath={.spec.leaseTransitions}`))).toBeGreaterThan(0);
   });
 
   it("makes no write call while nothing changes", async () => {

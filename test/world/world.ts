@@ -144,8 +144,20 @@ export async function installAgent(on: { hub: HubProcess; cluster: WorldCluster;
   });
   // The Deployment stays out: the agent of this world is a process of this machine.
   const objects = (manifest as { kind: string }[]).filter((o) => o.kind !== "Deployment");
-  await cluster.kubectl(["apply", "-f", "-"], stringifyYamlAll(objects as never));
-  await cluster.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
+  // kubectl looks up every kind before it creates any: a new kind is found only by the second try, as for
+  // a customer, who is told to repeat the command.
+  await until(
+    "the install file is applied",
+    () =>
+      cluster.kubectl(["apply", "-f", "-"], stringifyYamlAll(objects as never)).then(
+        () => true,
+        (error: unknown) => {
+          if (String(error).includes("ensure CRDs are installed first")) return false;
+          throw error;
+        },
+      ),
+    30_000,
+  );
   const token = (await cluster.kubectl(["create", "token", "moorage-agent", "-n", agentNamespace, "--duration=24h"])).trim();
   const kubeconfig = cluster.kubeconfigWithToken(`agent-${dataPlane}`, token);
   const caFile = join(dir, `${dataPlane}-ca.pem`);
