@@ -61,7 +61,7 @@ async function printManifest(io: Io, api: Api, what: { name: string; options: Ma
     image: options.image,
     mode: options.mode,
   });
-  io.out(`# Install file of "${name}": apply with kubectl. It holds a token that works once within ${options.tokenLifetime}.\n`);
+  io.out(`# Install file of "${name}": apply with kubectl. It holds a token that works once within ${options.tokenLifetime}.\n# A cluster that has never seen these kinds needs the command twice: kubectl looks up kinds before it creates any.\n`);
   io.out(stringifyYamlAll(objects));
 }
 

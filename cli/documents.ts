@@ -60,7 +60,12 @@ function readDocument(value: Json, at: Place): Resource {
     return fromJson(schemas[known], body as JsonValue) as Resource;
   } catch (thrown) {
     if (!(thrown instanceof Error)) throw thrown;
-    throw refuse(at, /key "([^"]+)" is unknown/.exec(thrown.message)?.[1] ?? /field \S+\.(\w+)/.exec(thrown.message)?.[1], plain(thrown.message));
+    const { message } = thrown;
+    const key = /key "([^"]+)" is unknown/.exec(message)?.[1] ?? /field \S+\.(\w+)/.exec(message)?.[1];
+    // An enum's error names the value alone.
+    const value = /cannot decode enum \S+ from JSON: "(.+)"$/.exec(message)?.[1];
+    const line = value === undefined ? undefined : find(at, new RegExp(`:\\s*["']?${escaped(value)}["']?\\s*($|[#,}])`));
+    throw refuse(at, key, plain(message), line);
   }
 }
 
@@ -71,17 +76,21 @@ function plain(message: string): string {
   return message.replace(/moorage\.hub\.v1\./g, "");
 }
 
-function refuse(at: Place, key: string | undefined, why: string): UsageError {
-  const line = key === undefined ? undefined : lineOf(at, key);
+function refuse(at: Place, key: string | undefined, why: string, known?: number): UsageError {
+  const line = known ?? (key === undefined ? undefined : lineOf(at, key));
   const where = line === undefined ? `document ${at.index + 1}, from line ${at.from + 1}` : `line ${line + 1}`;
   return new UsageError(`Cannot apply "${at.file}": ${where}: ${why}`, 'See "moorage get KIND NAME -o yaml" for the form, and deploy/examples');
 }
 
 /** The first line of the document that holds the key, in either spelling. */
 function lineOf(at: Place, key: string): number | undefined {
-  const escaped = key.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const camel = key.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
-  const pattern = new RegExp(`(^|[\\s{,"'-])(${escaped}|${camel})["']?\\s*:`);
+  return find(at, new RegExp(`(^|[\\s{,"'-])(${escaped(key)}|${escaped(camel)})["']?\\s*:`));
+}
+
+const escaped = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+function find(at: Place, pattern: RegExp): number | undefined {
   for (let i = at.from; i < Math.min(at.to, at.lines.length); i++) if (pattern.test(at.lines[i] ?? "")) return i;
   return undefined;
 }
