@@ -130,10 +130,7 @@ describe("a data plane with a hub", () => {
     await cluster.kubectl(["delete", "configmap", "--all", "-n", "tenant-away"]);
     await until("the ConfigMap is back", async () => (await get("configmap -n tenant-away -o name")).includes("web"), 60_000);
     await hub.start();
-    await until("the agent is connected again", async () => {
-      const dp = await hub.api.dataPlanes.getDataPlane({ name: dataPlane });
-      return dp.status?.conditions.find((c) => c.type === "Connected")?.status === "True";
-    });
+    await until("the agent is connected again", async () => (await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_agent_streams")) === 1);
     await ready(name);
     expect(await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_sync_updates_sent_total")).toBe(0);
   });

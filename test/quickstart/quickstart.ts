@@ -185,10 +185,11 @@ async function demo(env: Env, cleanup: (() => Promise<unknown>)[]): Promise<void
   await step("Start the hub again", () => hub.start());
   remember(hub, agent);
   await step("The agent is connected", () =>
-    until("the agent did not come back", async () => (await hub.api.dataPlanes.getDataPlane({ name: "dataPlanes/local" })).status?.conditions.find((c) => c.type === "Connected")?.status === "True", 60_000),
+    until("the agent did not come back", async () => / 1$/m.test(metricLine(await hubMetrics(hub), "moorage_hub_agent_streams")), 60_000),
   );
-  const metrics = await httpText(`http://127.0.0.1:${hub.ports.ops}/metrics`);
-  const resent = metrics.split("\n").find((l) => l.startsWith("moorage_hub_sync_updates_sent_total")) ?? "moorage_hub_sync_updates_sent_total 0";
+  // Ready for the newest generation is stored; what counts is that the agent needed nothing to confirm it.
+  await cli(["wait", `application/${applications[0]}`, "--for=condition=Ready", "--timeout=60s"]);
+  const resent = metricLine(await hubMetrics(hub), "moorage_hub_sync_updates_sent_total");
   shown(`curl -s http://127.0.0.1:${hub.ports.ops}/metrics | grep updates_sent`, resent);
   if (!/ 0$/.test(resent)) throw new Error(`the hub resent something after its restart: ${resent}`);
 
@@ -199,6 +200,10 @@ async function demo(env: Env, cleanup: (() => Promise<unknown>)[]): Promise<void
   say(`Metrics: http://127.0.0.1:${hub.ports.ops}/metrics (hub), http://127.0.0.1:${agent.opsPort}/metrics (agent)`);
   say(`Logs and state: ${state}`);
 }
+
+const hubMetrics = (hub: HubProcess): Promise<string> => httpText(`http://127.0.0.1:${hub.ports.ops}/metrics`);
+
+const metricLine = (text: string, name: string): string => text.split("\n").find((l) => l.startsWith(`${name} `)) ?? `${name} 0`;
 
 async function driftRepaired(cluster: Place, line: (args: string) => string): Promise<void> {
   const uid = () => cluster.kubectl(["get", "service", "web", "-n", "tenant-acme", "--ignore-not-found", "-o", "jsonpath={.metadata.uid}"]);
