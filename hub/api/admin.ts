@@ -2,7 +2,6 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { ApiKeyService, Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
-import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import {
   BundleService,
@@ -10,18 +9,15 @@ import {
   UpdateBundleVersionRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
-import { ChangeType } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import { invalidField } from "@moorage/shared/errors";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService } from "@moorage/shared/grpc/types";
-import { prefixes } from "../core/keys.ts";
 import { checkId, parseName, requireBundle, requireName } from "../core/names.ts";
 import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Identity } from "../identity/identity.ts";
-import { keyAfter, key, keyText, prefix } from "../store/bytes.ts";
+import { listBundles, watchBundles } from "./bundle-views.ts";
 import type { Bundles } from "./bundles.ts";
-import { cursorAt } from "./lists.ts";
 import type { Api } from "./services.ts";
 import { call } from "./services.ts";
 import { waitFor } from "./wait.ts";
@@ -52,34 +48,10 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
       return bundles.get(request.name, request.minRevision);
     },
     async listBundleVersions(request, ctx) {
-      api.auth.require(ctx, "list", request.parent === "" ? "bundles" : request.parent);
-      const below =
-        request.parent === "" || request.parent === "-"
-          ? "bundles/"
-          : `bundles/${requireBundle("parent", request.parent)}/versions/`;
-      const size = pageSize(request.pageSize);
-      const query = JSON.stringify(["BundleVersion", request.parent]);
-      const { rev, epoch } = await api.reader.head(request.minRevision);
-      const position =
-        request.pageToken === "" ? { revision: rev, after: "" } : readPageToken(request.pageToken, query);
-      const range = prefix(prefixes.bundleVersions + below);
-      const start =
-        position.after === "" ? range.start : keyAfter(key(prefixes.bundleVersions + position.after));
-      const page = await api.store.range({ start, end: range.end, rev: position.revision, limit: size });
-      const bundleVersions: BundleVersion[] = [];
-      for (const kv of page.kvs) {
-        const found = await api.reader.bundle(
-          keyText(kv.key).slice(prefixes.bundleVersions.length),
-          position.revision,
-        );
-        if (found !== undefined) bundleVersions.push({ ...found.value, revision: BigInt(found.modRev) });
-      }
-      const after = bundleVersions.at(-1)?.name ?? "";
-      return {
-        bundleVersions,
-        nextPageToken: page.more ? pageToken({ revision: position.revision, after }, query) : "",
-        cursor: cursorAt(epoch, position.revision),
-      };
+      const all = request.parent === "" || request.parent === "-";
+      const below = all ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
+      api.auth.require(ctx, "list", all ? "bundles" : request.parent);
+      return listBundles(api, { ...request, below });
     },
     async updateBundleVersion(request, ctx) {
       const input = request.bundleVersion ?? create(BundleVersionSchema);
@@ -102,43 +74,21 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
       for await (const content of bundles.download(request.name)) yield { content };
     },
     async *watchBundleVersions(request, ctx) {
-      const principal = api.auth.require(ctx, "watch", request.parent === "" ? "bundles" : request.parent);
-      const below =
-        request.parent === "" ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
+      const all = request.parent === "" || request.parent === "-";
+      const below = all ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
+      const principal = api.auth.require(ctx, "watch", all ? "bundles" : request.parent);
       const long = api.auth.long(principal, ctx);
       try {
-        const { rev, epoch } = await api.store.status();
-        const range = prefix(prefixes.bundleVersions + below);
-        const event = (bundleVersion: BundleVersion, at: number) => ({
-          event: {
-            case: "change" as const,
-            value: { type: ChangeType.UPSERTED, bundleVersion, cursor: cursorAt(epoch, at) },
-          },
-        });
-        let from = request.cursor === undefined ? rev + 1 : Number(request.cursor.revision) + 1;
-        if (request.cursor === undefined) {
-          for (const kv of (await api.store.range({ ...range, rev })).kvs) {
-            const found = await api.reader.bundle(keyText(kv.key).slice(prefixes.bundleVersions.length), rev);
-            if (found !== undefined) yield event({ ...found.value, revision: BigInt(found.modRev) }, rev);
-          }
-          yield { event: { case: "synced" as const, value: cursorAt(epoch, rev) } };
-        }
-        for await (const batch of api.store.watch({ ...range, from, signal: long.signal })) {
-          if (batch.kind === "compacted")
-            throw invalidField("cursor", "is too old; list again and watch from there");
-          if (batch.kind !== "events") continue;
-          from = batch.rev;
-          for (const e of batch.events) {
-            const name = keyText(e.kv.key).slice(prefixes.bundleVersions.length);
-            const now = await api.reader.bundle(name, batch.rev);
-            const then = now ?? (await api.reader.bundle(name, batch.rev - 1));
-            if (then === undefined) continue;
-            const change = event({ ...then.value, revision: BigInt(batch.rev) }, batch.rev);
-            yield now === undefined
-              ? { event: { ...change.event, value: { ...change.event.value, type: ChangeType.REMOVED } } }
-              : change;
+        for await (const event of watchBundles(api, { below, cursor: request.cursor }, long.signal)) {
+          const { kind, cursor } = event;
+          if (kind !== "change") yield { event: { case: kind, value: event.cursor } };
+          else {
+            const { type, bundleVersion } = event;
+            const value = { type, bundleVersion, ...(cursor === undefined ? {} : { cursor }) };
+            yield { event: { case: kind, value } };
           }
         }
+        if (long.signal.aborted && !ctx.signal.aborted) throw long.signal.reason;
       } finally {
         long.end();
       }

@@ -19,6 +19,7 @@ import { openMemoryStore } from "../store/memory/memory.ts";
 import { Bundles } from "./bundles.ts";
 import { Reader } from "./reader.ts";
 import { Resources } from "./resources.ts";
+import { Room } from "./room.ts";
 import { Writer } from "./writer.ts";
 
 const principal = { actor: "apiKeys/test", role: Role.ADMIN, scopes: [] };
@@ -37,7 +38,7 @@ function hub() {
   const reader = new Reader(store);
   const writer = new Writer({ store, clock, rng });
   const bundles = new Bundles({ store, reader, writer, clock, rng });
-  const resources = new Resources({ reader, writer, clock, rng });
+  const resources = new Resources({ reader, writer, clock, rng, room: new Room(store) });
   return {
     bundles,
     resources,

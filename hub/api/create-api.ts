@@ -9,6 +9,7 @@ import { apiKeyService, bundleService, joinTokenService, waitService } from "./a
 import { Auth } from "./auth.ts";
 import { Bundles } from "./bundles.ts";
 import { Reader } from "./reader.ts";
+import { Room } from "./room.ts";
 import { Resources } from "./resources.ts";
 import type { Api } from "./services.ts";
 import { applicationService, dataPlaneService, tenantService } from "./services.ts";
@@ -29,7 +30,8 @@ export function createApi(deps: {
 } {
   const reader = new Reader(deps.store);
   const writer = new Writer(deps);
-  const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng });
+  const room = new Room(deps.store);
+  const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng, room });
   const auth = new Auth(deps.identity.apiKeys);
   const api: Api = { store: deps.store, reader, resources, auth, clock: deps.clock };
   const bundles = new Bundles({ store: deps.store, reader, writer, clock: deps.clock, rng: deps.rng });

@@ -1,26 +1,26 @@
 /** How a resource ends: what goes from the store once its agent has confirmed the removal. */
-import { credentialsKey, linkKey, prefixes, resourceKey, statusKey, uidKey } from "../core/keys.ts";
+import {
+  credentialsKey,
+  linkKey,
+  placementKey,
+  prefixes,
+  resourceKey,
+  statusKey,
+  uidKey,
+} from "../core/keys.ts";
 import type { Kind } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
-import { kindOf } from "../core/resources.ts";
+import { decode, kindOf } from "../core/resources.ts";
 import { key, keyText } from "../store/bytes.ts";
 import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
 
 /** Everything that the store holds of a resource; of a data plane also its link and its agent's keys. */
-export function finaliseOps(
-  record: Pick<Resource, "name" | "uid" | "$typeName">,
-  dataPlaneUid: string,
-): { then: Op[]; rows: RowOp[] } {
-  return endOps(kindOf(record as Resource), record, dataPlaneUid);
-}
-
-function endOps(
-  kind: Kind,
-  record: { name: string; uid: string },
-  dataPlaneUid: string,
-): { then: Op[]; rows: RowOp[] } {
+export function finaliseOps(record: Resource, dataPlaneUid: string): { then: Op[]; rows: RowOp[] } {
+  const kind = kindOf(record);
   const keys = [resourceKey(kind, record.name), uidKey(record.uid), statusKey(record.uid)];
   if (kind === "DataPlane") keys.push(linkKey(record.uid), credentialsKey(record.uid));
+  if (record.$typeName === "moorage.hub.v1.Tenant")
+    keys.push(placementKey(record.spec?.dataPlane ?? "", record.name));
   return {
     then: keys.map((k) => ({ delete: { key: key(k) } })),
     rows:
@@ -51,13 +51,14 @@ export function finaliser(
         rows: [{ dropRes: { dp: dataPlaneUid, uid: row.uid } }],
       };
     const text = keyText(uid.value);
-    const record = await store.range({ start: uid.value });
+    const [record] = (await store.range({ start: uid.value })).kvs;
+    if (record === undefined) throw new Error(`Cannot end "${row.name}": its uid leads to no record`);
     const kind: Kind = text.startsWith(prefixes.dataPlanes)
       ? "DataPlane"
       : text.startsWith(prefixes.tenants)
         ? "Tenant"
         : "Application";
-    const ops = endOps(kind, { name: row.name, uid: row.uid }, dataPlaneUid);
-    return { if: [{ key: uid.value, target: "modRev", op: "=", to: record.kvs[0]?.modRev ?? 0 }], ...ops };
+    const ops = finaliseOps(decode(kind, record.value), dataPlaneUid);
+    return { if: [{ key: uid.value, target: "modRev", op: "=", to: record.modRev }], ...ops };
   };
 }

@@ -13,12 +13,12 @@ import {
 } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Kind } from "../core/keys.ts";
-import { credentialsKey, linkKey, prefixes, resourceKey, statusKey } from "../core/keys.ts";
+import { credentialsKey, linkKey, placementKey, prefixes, resourceKey, statusKey } from "../core/keys.ts";
 import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import type { Stored } from "../core/views.ts";
-import { key, prefix } from "../store/bytes.ts";
+import { key, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store } from "../store/store.ts";
 
 /** A stored record and the revision it was written at. */
@@ -98,15 +98,20 @@ export class Reader {
       ...(credentialsKv === undefined
         ? {}
         : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
-      tenants: await this.tenantsOf(record.name, rev),
+      tenants: (await this.tenantsOf(record.name, rev)).length,
       revision: Math.max(stored.revision, linkKv?.modRev ?? 0, credentialsKv?.modRev ?? 0),
     };
   }
 
-  /** The number of tenants placed in a data plane. */
-  async tenantsOf(dataPlane: string, rev?: Rev): Promise<number> {
-    return (await this.all("Tenant", rev)).filter((t) => (t.value as Tenant).spec?.dataPlane === dataPlane)
-      .length;
+  /** The names of the tenants placed in a data plane, in order. */
+  async tenantsOf(dataPlane: string, rev?: Rev): Promise<string[]> {
+    const below = placementKey(dataPlane, "");
+    const { kvs } = await this.#store.range({
+      ...prefix(below),
+      keysOnly: true,
+      ...(rev === undefined ? {} : { rev }),
+    });
+    return kvs.map((kv) => keyText(kv.key).slice(below.length));
   }
 
   /** All records of a kind whose name begins with `below`. */

@@ -19,6 +19,7 @@ import { listPage } from "./lists.ts";
 import { Reader } from "./reader.ts";
 import type { Call } from "./resources.ts";
 import { Resources } from "./resources.ts";
+import { Room } from "./room.ts";
 import type { WatchEvent } from "./watch.ts";
 import { watch } from "./watch.ts";
 import { Writer } from "./writer.ts";
@@ -30,7 +31,7 @@ function hub() {
   const store = openMemoryStore({ clock, rng });
   const reader = new Reader(store);
   const writer = new Writer({ store, clock, rng });
-  const resources = new Resources({ reader, writer, clock, rng });
+  const resources = new Resources({ reader, writer, clock, rng, room: new Room(store) });
   const api = { store, reader, resources, clock };
   return {
     ...api,

@@ -13,7 +13,7 @@ import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
 import type { JsonObject } from "@moorage/shared/yaml";
 import type { Kind } from "../core/keys.ts";
-import { linkKey, resourceKey, uidKey } from "../core/keys.ts";
+import { linkKey, placementKey, resourceKey, uidKey } from "../core/keys.ts";
 import { tombstoneUpdate, upsertUpdate } from "../core/desired.ts";
 import type { DesiredContext } from "../core/desired.ts";
 import { checkEtag, created, deleted, updated } from "../core/lifecycle.ts";
@@ -28,6 +28,7 @@ import type { Compare, RowOp } from "../store/store.ts";
 import { finaliseOps } from "./finalise.ts";
 import type { Found, Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
+import type { Room } from "./room.ts";
 import type { Change, Writer } from "./writer.ts";
 
 /** Who calls, with what, for the record. */
@@ -48,8 +49,10 @@ export class Resources {
   readonly #writer: Writer;
   readonly #clock: Clock;
   readonly #rng: Rng;
+  readonly #room: Room;
 
-  constructor(deps: { reader: Reader; writer: Writer; clock: Clock; rng: Rng }) {
+  constructor(deps: { reader: Reader; writer: Writer; clock: Clock; rng: Rng; room: Room }) {
+    this.#room = deps.room;
     this.#reader = deps.reader;
     this.#writer = deps.writer;
     this.#clock = deps.clock;
@@ -57,14 +60,15 @@ export class Resources {
   }
 
   async get(name: string, minRevision: bigint): Promise<Resource> {
-    await this.#reader.head(minRevision);
-    const found = await this.#reader.resource(name);
+    // At one revision, or record and status could be of two.
+    const { rev } = await this.#reader.head(minRevision);
+    const found = await this.#reader.resource(name, rev);
     if (found === undefined) throw notFound(name);
-    return view(await this.#reader.stored(found, undefined), View.FULL);
+    return view(await this.#reader.stored(found, rev), View.FULL);
   }
 
   create(call: Call, kind: Kind, what: { name: string; input: Resource }): Promise<Resource> {
-    return this.#write({ ...call, alone: counts(what.input) }, kind, async () => {
+    return this.#write({ ...call, alone: counts(what.input) || depends(what.input) }, kind, async () => {
       const taken = await this.#reader.resource(what.name);
       if (taken !== undefined) throw alreadyExists(taken.value);
       return this.#planCreate(kind, what);
@@ -78,19 +82,26 @@ export class Resources {
   ): Promise<Resource> {
     const { input } = what;
     requireName(kind, `${fieldNames[kind]}.name`, input.name);
-    return this.#write({ ...call, alone: what.allowMissing && counts(input) }, kind, async () => {
-      const found = await this.#reader.resource(input.name);
-      if (found === undefined) {
-        if (!what.allowMissing) throw notFound(input.name);
-        return this.#planCreate(kind, { name: input.name, input });
-      }
-      if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
-      const record = updated(found.value, input, { paths: what.mask?.paths ?? [], nowMs: this.#clock.now() });
-      if (record === found.value)
-        return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
-      validate(record, found.value);
-      return this.#planPut(record, { found });
-    });
+    return this.#write(
+      { ...call, alone: (what.allowMissing && counts(input)) || depends(input) },
+      kind,
+      async () => {
+        const found = await this.#reader.resource(input.name);
+        if (found === undefined) {
+          if (!what.allowMissing) throw notFound(input.name);
+          return this.#planCreate(kind, { name: input.name, input });
+        }
+        if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
+        const record = updated(found.value, input, {
+          paths: what.mask?.paths ?? [],
+          nowMs: this.#clock.now(),
+        });
+        if (record === found.value)
+          return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
+        validate(record, found.value);
+        return this.#planPut(record, { found });
+      },
+    );
   }
 
   async delete(
@@ -116,7 +127,7 @@ export class Resources {
       }
       checkEtag(found.value, what.etag);
       await this.#refuseDelete(found.value, what.force);
-      return this.#planDelete(found, what);
+      return this.#planDelete(found, what, call.validateOnly);
     });
   }
 
@@ -159,6 +170,10 @@ export class Resources {
     validate(record);
     const { change } = await this.#planPut(record, { found: undefined });
     change.then.push({ put: { key: key(uidKey(record.uid)), value: key(resourceKey(kind, record.name)) } });
+    if (record.$typeName === "moorage.hub.v1.Tenant") {
+      const placement = placementKey(record.spec?.dataPlane ?? "", record.name);
+      change.then.push({ put: { key: key(placement), value: key(record.uid) } });
+    }
     return { change };
   }
 
@@ -176,8 +191,9 @@ export class Resources {
     if (record.$typeName === "moorage.hub.v1.DataPlane") {
       if (at.found === undefined) rows.push({ putDp: { uid: record.uid } });
     } else {
-      const place = await this.#place(record, compares, at.found === undefined);
-      dataPlaneUid = place.dataPlaneUid;
+      const place = await this.#place(record, compares, at.found?.value);
+      if (at.found === undefined) await this.#room.take(place.dataPlane);
+      dataPlaneUid = place.dataPlane.uid;
       context = place.context;
     }
     rows.push({
@@ -198,7 +214,9 @@ export class Resources {
         answer: async (rev) =>
           view(
             {
-              ...(await this.#reader.stored({ value: record, modRev: rev }, undefined, { dataPlaneUid })),
+              ...(await this.#reader.stored({ value: record, modRev: rev }, committed(rev), {
+                dataPlaneUid,
+              })),
               record,
               revision: rev,
             },
@@ -212,8 +230,8 @@ export class Resources {
   async #place(
     record: Resource,
     compares: Compare[],
-    isNew: boolean,
-  ): Promise<{ dataPlaneUid: string; context: DesiredContext }> {
+    old: Resource | undefined,
+  ): Promise<{ dataPlane: Resource; context: DesiredContext }> {
     const { dataPlane, tenant } = await this.#reader.placeOf(record);
     const same = (name: string, modRev: number) => {
       const parsed = parseName(name);
@@ -224,8 +242,8 @@ export class Resources {
       const field = "tenant.spec.data_plane";
       if (dataPlane === undefined) throw missingReference(field, record.spec?.dataPlane ?? "");
       same(dataPlane.value.name, dataPlane.modRev);
-      if (isNew) await this.#admit(dataPlane.value, record.spec?.sizeClass ?? "");
-      return { dataPlaneUid: dataPlane.value.uid, context: {} };
+      if (old === undefined) await this.#admit(dataPlane.value, record.spec?.sizeClass ?? "");
+      return { dataPlane: dataPlane.value, context: {} };
     }
     const parent = parseName(record.name)?.parent ?? "";
     if (parent.startsWith("tenants/")) {
@@ -236,12 +254,11 @@ export class Resources {
     if (dataPlane === undefined) throw missingReference("parent", parent);
     if (dataPlane.value.deleteTime !== undefined)
       throw terminating(dataPlane.value, Code.FAILED_PRECONDITION);
-    if (record.$typeName !== "moorage.hub.v1.Application")
-      return { dataPlaneUid: dataPlane.value.uid, context: {} };
-    const bundle = await this.#bundleOf(record, isNew);
+    if (record.$typeName !== "moorage.hub.v1.Application") return { dataPlane: dataPlane.value, context: {} };
+    const bundle = await this.#bundleOf(record, old);
     await this.#refuseCycle(record, parent);
     return {
-      dataPlaneUid: dataPlane.value.uid,
+      dataPlane: dataPlane.value,
       context: { bundle, ...(tenant === undefined ? {} : { tenantUid: tenant.value.uid }) },
     };
   }
@@ -266,13 +283,11 @@ export class Resources {
       );
     const room = sizeClass === "" ? undefined : dataPlane.spec?.capacity[sizeClass];
     if (room === undefined) return;
-    const tenants = await this.#reader.all("Tenant");
-    const used = tenants.filter(
-      (t) =>
-        t.value.$typeName === "moorage.hub.v1.Tenant" &&
-        t.value.spec?.dataPlane === dataPlane.name &&
-        t.value.spec.sizeClass === sizeClass,
-    ).length;
+    let used = 0;
+    for (const name of await this.#reader.tenantsOf(dataPlane.name)) {
+      const other = (await this.#reader.resource(name))?.value;
+      if (other?.$typeName === "moorage.hub.v1.Tenant" && other.spec?.sizeClass === sizeClass) used += 1;
+    }
     if (used >= room)
       throw refuse(
         "CAPACITY",
@@ -280,13 +295,18 @@ export class Resources {
       );
   }
 
-  async #bundleOf(record: Resource, isNew: boolean): Promise<BundleVersion> {
+  async #bundleOf(record: Resource, old: Resource | undefined): Promise<BundleVersion> {
     if (record.$typeName !== "moorage.hub.v1.Application") throw new Error("not an application");
     const name = `${record.spec?.bundle ?? ""}/versions/${record.spec?.version ?? ""}`;
     const found = await this.#reader.bundle(name);
     if (found === undefined) throw missingReference("application.spec.version", name);
     const bundle = found.value;
-    if (bundle.yanked && isNew) {
+    // What runs on a yanked version stays as it is; nothing comes to it.
+    const kept =
+      old?.$typeName === "moorage.hub.v1.Application" &&
+      old.spec?.bundle === record.spec?.bundle &&
+      old.spec?.version === record.spec?.version;
+    if (bundle.yanked && !kept) {
       throw new MoorageError(
         Code.FAILED_PRECONDITION,
         `Cannot use "${name}": it is yanked; choose another version`,
@@ -331,7 +351,7 @@ export class Resources {
       throw refuse("DELETION_PROTECTED", "spec.deletion_protection is true; set it to false first");
     }
     if (record.$typeName === "moorage.hub.v1.DataPlane") {
-      const tenants = await this.#reader.tenantsOf(record.name);
+      const tenants = (await this.#reader.tenantsOf(record.name)).length;
       if (tenants > 0)
         throw refuse(
           "TENANTS_REMAIN",
@@ -362,9 +382,10 @@ export class Resources {
   async #planDelete(
     found: Found<Resource>,
     what: { orphan: boolean; force: boolean; authorization: Uint8Array },
+    validateOnly: boolean,
   ): Promise<{ change: Change<Resource> } | { unchanged: Resource }> {
     const going = await this.#going(found, what.force);
-    if (going.children.length > CASCADE) {
+    if (going.children.length > CASCADE && !validateOnly) {
       throw new MoorageError(
         Code.ABORTED,
         `Cannot delete "${found.value.name}": applications are being added; retry`,
@@ -399,7 +420,7 @@ export class Resources {
       resource: at.answered.value.name,
       answer: async (rev) => {
         if (at.atOnce) return answer;
-        const stored = await this.#reader.stored({ value: answer, modRev: rev }, undefined, {
+        const stored = await this.#reader.stored({ value: answer, modRev: rev }, committed(rev), {
           dataPlaneUid: at.dataPlaneUid,
         });
         return view({ ...stored, record: answer, revision: rev }, View.FULL);
@@ -429,6 +450,13 @@ export class Resources {
 /** True when placing the resource counts those of its size class. */
 const counts = (input: Resource): boolean =>
   input.$typeName === "moorage.hub.v1.Tenant" && (input.spec?.sizeClass ?? "") !== "";
+
+/** The revision that an answer shows; one that is made before the commit, or without it, shows the head. */
+const committed = (rev: number): number | undefined => (rev === 0 ? undefined : rev);
+
+/** True when accepting the resource rests on what the others of its parent depend on. */
+const depends = (input: Resource): boolean =>
+  input.$typeName === "moorage.hub.v1.Application" && (input.spec?.dependsOn.length ?? 0) > 0;
 
 function alreadyExists(record: Resource): MoorageError {
   if (record.deleteTime !== undefined) return terminating(record, Code.ALREADY_EXISTS);

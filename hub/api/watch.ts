@@ -144,6 +144,9 @@ async function affected(
       await addByLink(reader, kind, { event, rev: batch.rev, uid: text.slice(prefixes.links.length), names });
     else if (kind === "DataPlane" && text.startsWith(prefixes.credentials))
       await addByUid(reader, kind, { uid: text.slice(prefixes.credentials.length), rev: batch.rev, names });
+    // A tenant that comes or goes changes the number that its data plane shows.
+    else if (kind === "DataPlane" && text.startsWith(prefixes.placements))
+      names.add(text.split("/").slice(1, 3).join("/"));
   }
   return [...names].sort();
 }
@@ -176,10 +179,16 @@ async function addByLink(
     (state(at.event.type === "put" ? at.event.kv.value : undefined) === LinkState.SILENT)
   )
     return;
-  for (const found of await reader.all(kind, at.rev)) {
-    const { dataPlane } = await reader.placeOf(found.value, at.rev);
-    if (dataPlane?.value.uid === at.uid) at.names.add(found.value.name);
-  }
+  const uid = await reader.kv(uidKey(at.uid), at.rev);
+  if (uid === undefined) return;
+  const dataPlane = keyText(uid.value).slice(prefixes.dataPlanes.length);
+  const tenants = await reader.tenantsOf(dataPlane, at.rev);
+  const parents = [dataPlane, ...tenants];
+  if (kind === "Tenant") for (const name of tenants) at.names.add(name);
+  else
+    for (const parent of parents)
+      for (const found of await reader.all(kind, at.rev, `${parent}/applications/`))
+        at.names.add(found.value.name);
 }
 
 async function changeOf(
@@ -198,24 +207,19 @@ async function changeOf(
   return { type: ChangeType.REMOVED, resource: before };
 }
 
-/** The view of a resource at a revision; undefined when it does not exist there. */
+/** The view of a resource at a revision; undefined when it does not exist there. OUT_OF_RANGE `COMPACTED`. */
 export async function viewAt(
   reader: Reader,
   name: string,
   rev: Rev,
   how: View,
 ): Promise<Resource | undefined> {
-  try {
-    const found = await reader.resource(name, rev);
-    return found === undefined ? undefined : view(await reader.stored(found, rev), how);
-  } catch (thrown) {
-    // The revision before the oldest kept one: nothing is known of it.
-    if (thrown instanceof MoorageError && thrown.reason === "COMPACTED") return undefined;
-    throw thrown;
-  }
+  const found = await reader.resource(name, rev);
+  return found === undefined ? undefined : view(await reader.stored(found, rev), how);
 }
 
-function compacted(why: string): MoorageError {
+/** OUT_OF_RANGE `COMPACTED`: the position is no longer, or never was, in this log. */
+export function compacted(why: string): MoorageError {
   return new MoorageError(
     Code.OUT_OF_RANGE,
     `Cannot resume the watch: ${why}; list again and watch from there`,

@@ -9,6 +9,7 @@
  * | `applications/<name>`               | hub.v1.Application without status      | api                   |
  * | `bundleVersions/<name>`             | hub.v1.BundleVersion                   | api                   |
  * | `uids/<uid>`                        | the key of the resource, UTF-8         | api, with the above   |
+ * | `placements/<dp name>/<tenant name>` | the tenant's uid, UTF-8                | api, with the tenant  |
  * | `blobs/<sha256 hex of chunk>`       | the bytes of a bundle chunk            | api, before the version |
  * | `status/<uid>`                      | internal.v1.StoredStatus               | sync                  |
  * | `links/<data plane uid>`            | internal.v1.StoredLink                 | sync                  |
@@ -34,6 +35,7 @@ export const prefixes = {
   applications: "applications/",
   bundleVersions: "bundleVersions/",
   uids: "uids/",
+  placements: "placements/",
   blobs: "blobs/",
   status: "status/",
   links: "links/",
@@ -62,6 +64,9 @@ export function kindPrefix(kind: Kind): string {
 export const resourceKey = (kind: Kind, name: string): string => kindPrefix(kind) + name;
 /** The key that leads from a uid to its resource. */
 export const uidKey = (uid: string): string => prefixes.uids + uid;
+/** The key that a tenant's place is found by, from its data plane; there as long as the tenant's record. */
+export const placementKey = (dataPlane: string, tenant: string): string =>
+  `${prefixes.placements}${dataPlane}/${tenant}`;
 /** The key of the stored status of a resource. */
 export const statusKey = (uid: string): string => prefixes.status + uid;
 /** The key of a data plane's stored link. */
