@@ -15,12 +15,20 @@ const kubeconfigOnly = {
   name: "kubeconfig-only",
   setup(on) {
     on.onResolve({ filter: /^@kubernetes\/client-node$/ }, async (args) => {
-      const index = await on.resolve("@kubernetes/client-node/dist/index.js", { kind: args.kind, resolveDir: args.resolveDir, pluginData: "own" }).catch(() => undefined);
+      const index = await on
+        .resolve("@kubernetes/client-node/dist/index.js", {
+          kind: args.kind,
+          resolveDir: args.resolveDir,
+          pluginData: "own",
+        })
+        .catch(() => undefined);
       const found = index?.path ? index.path : fileURLToPath(import.meta.resolve("@kubernetes/client-node"));
       return { path: join(dirname(found), "config.js") };
     });
     on.onResolve({ filter: /\/gen\/index\.js$/ }, (args) =>
-      args.importer.includes(join("client-node", "dist")) ? { path: args.path, namespace: "stub" } : undefined,
+      args.importer.includes(join("client-node", "dist"))
+        ? { path: args.path, namespace: "stub" }
+        : undefined,
     );
     on.onLoad({ filter: /.*/, namespace: "stub" }, () => ({
       contents: `

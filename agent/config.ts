@@ -14,19 +14,33 @@ function optionalAddress(help: string): OptionSpec<Address | undefined> {
 /** Every option. */
 export const agentOptions = {
   namespace: text({ help: "Namespace of the agent's own resources", default: "moorage-system" }),
-  hubAddress: optionalAddress("Agent port of the hub; without it the agent works from local custom resources alone"),
+  hubAddress: optionalAddress(
+    "Agent port of the hub; without it the agent works from local custom resources alone",
+  ),
   enrolmentAddress: optionalAddress("Enrolment port of the hub"),
-  hubServerName: optionalText({ help: "Name to check the hub's certificate against, when it is not the host of the address" }),
+  hubServerName: optionalText({
+    help: "Name to check the hub's certificate against, when it is not the host of the address",
+  }),
   hubCaFile: optionalText({ help: "PEM file of the authority to trust for the first connection" }),
-  hubCaFingerprint: optionalText({ help: "sha256:HEX of the authority to trust for the first connection, instead of a file" }),
+  hubCaFingerprint: optionalText({
+    help: "sha256:HEX of the authority to trust for the first connection, instead of a file",
+  }),
   joinTokenFile: optionalText({ help: "File that holds the join token" }),
-  joinTokenSecret: optionalText({ help: "Secret of the agent's namespace whose key `token` is the join token" }),
-  identitySecret: text({ help: "Secret that holds the agent's key and certificate", default: "moorage-agent-identity" }),
+  joinTokenSecret: optionalText({
+    help: "Secret of the agent's namespace whose key `token` is the join token",
+  }),
+  identitySecret: text({
+    help: "Secret that holds the agent's key and certificate",
+    default: "moorage-agent-identity",
+  }),
   dataPlane: optionalText({ help: "Id of the data plane where no record of it exists" }),
   kubeconfig: optionalText({ help: "kubeconfig file; without it the pod's ServiceAccount is used" }),
   kubeContext: optionalText({ help: "Context of the kubeconfig file" }),
   podUid: optionalText({ help: "uid of the agent's pod, for the Lease" }),
-  opsAddress: address({ help: "Address of /metrics, /healthz and /readyz", default: { host: "0.0.0.0", port: 8081 } }),
+  opsAddress: address({
+    help: "Address of /metrics, /healthz and /readyz",
+    default: { host: "0.0.0.0", port: 8081 },
+  }),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Format of the log", default: "json" }),
 } as const;
@@ -42,8 +56,15 @@ export function agentHelp(): string {
 }
 
 /** Reads the configuration of this process; throws ConfigError. */
-export function readAgentConfig(argv: readonly string[], env: Readonly<Record<string, string | undefined>> = process.env): AgentConfig {
-  const config = parseConfig(agentOptions, { argv, env, readFile: (path) => parseYaml(readFileSync(path, "utf8"), { name: path }) });
+export function readAgentConfig(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): AgentConfig {
+  const config = parseConfig(agentOptions, {
+    argv,
+    env,
+    readFile: (path) => parseYaml(readFileSync(path, "utf8"), { name: path }),
+  });
   const host = env["KUBERNETES_SERVICE_HOST"];
   const port = Number(env["KUBERNETES_SERVICE_PORT"] ?? 443);
   return { ...config, inCluster: host === undefined || host === "" ? undefined : { host, port } };

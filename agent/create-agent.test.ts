@@ -20,7 +20,12 @@ async function rig() {
   const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
   const session = cluster.client().asAgent();
   await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
-  await session.create({ apiVersion: "moorage.dev/v1alpha1", kind: "AgentPolicy", metadata: { name: "policy", namespace }, spec: { mode: "Auto" } });
+  await session.create({
+    apiVersion: "moorage.dev/v1alpha1",
+    kind: "AgentPolicy",
+    metadata: { name: "policy", namespace },
+    spec: { mode: "Auto" },
+  });
   const received: SyncRequest[] = [];
   const service = bind(SyncService, {
     async sync(stream: ServerDuplex<SyncRequest, SyncResponse>) {
@@ -30,10 +35,14 @@ async function rig() {
         const write = (m: unknown) => stream.write({ message: m } as never);
         if (kind === "hello") {
           write({ case: "hello", value: { protocolVersion: 1, resume: Resume.SNAPSHOT, statusKnown: true } });
-          const updates = [upsert("dataPlanes/here", { uid: dataPlaneUid, revision: 1 }), upsert("tenants/acme", { uid: tenantUid, revision: 2 })];
+          const updates = [
+            upsert("dataPlanes/here", { uid: dataPlaneUid, revision: 1 }),
+            upsert("tenants/acme", { uid: tenantUid, revision: 2 }),
+          ];
           write({ case: "changes", value: { seq: 1n, updates, cursor: cursorAt(2), initialEnd: true } });
         }
-        if (message.message.case === "status") write({ case: "statusAck", value: { seq: message.message.value.seq } });
+        if (message.message.case === "status")
+          write({ case: "statusAck", value: { seq: message.message.value.seq } });
       }
     },
   } as never);
@@ -51,11 +60,16 @@ async function rig() {
       log: memoryLogger(),
       ...(holder === "a" ? { metrics } : {}),
     });
-    return { agent, ended: agent.run(stop.signal), stop: () => stop.abort(new DOMException("ended", "AbortError")) };
+    return {
+      agent,
+      ended: agent.run(stop.signal),
+      stop: () => stop.abort(new DOMException("ended", "AbortError")),
+    };
   };
   const statuses = () => {
     const out = new Map<string, ResourceStatus>();
-    for (const m of received) if (m.message.case === "status") for (const s of m.message.value.statuses) out.set(s.uid, s);
+    for (const m of received)
+      if (m.message.case === "status") for (const s of m.message.value.statuses) out.set(s.uid, s);
     return out;
   };
   return { clock, cluster, session, received, metrics, start, statuses };
@@ -68,9 +82,15 @@ describe("the agent", () => {
     await clock.advance(10_000);
     expect(agent.ready()).toBeUndefined();
     expect(received.filter((m) => m.message.case === "ack")).toHaveLength(1);
-    const ready = statuses().get(dataPlaneUid)?.conditions.find((c) => c.type === "Ready");
+    const ready = statuses()
+      .get(dataPlaneUid)
+      ?.conditions.find((c) => c.type === "Ready");
     expect(ready?.status).toBe("True");
-    expect(statuses().get(tenantUid)?.conditions.map((c) => c.type)).toContain("NamespaceReady");
+    expect(
+      statuses()
+        .get(tenantUid)
+        ?.conditions.map((c) => c.type),
+    ).toContain("NamespaceReady");
     expect(await metrics.metricsText()).toContain("moorage_agent_applied_revision 2");
     stop();
     await clock.advance(1_000);
@@ -86,7 +106,9 @@ describe("the agent", () => {
     await first.ended;
     const second = start("bb");
     await clock.advance(3_000);
-    const terms = received.flatMap((m) => (m.message.case === "hello" ? [m.message.value.agentGeneration] : []));
+    const terms = received.flatMap((m) =>
+      m.message.case === "hello" ? [m.message.value.agentGeneration] : [],
+    );
     expect(terms).toEqual([1n, 2n]);
     second.stop();
     await clock.advance(1_000);

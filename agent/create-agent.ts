@@ -118,7 +118,10 @@ export function createAgent(options: AgentOptions): Agent {
         });
 
   async function clusterFacts() {
-    const kubeSystem = await session.get({ apiVersion: "v1", kind: "Namespace", name: "kube-system" }, { metadataOnly: true });
+    const kubeSystem = await session.get(
+      { apiVersion: "v1", kind: "Namespace", name: "kube-system" },
+      { metadataOnly: true },
+    );
     const version = String(dig(JSON.parse(await kube.rawGet("/version")), "gitVersion") ?? "");
     return { clusterUid: kubeSystem.metadata.uid ?? "", kubernetesVersion: version };
   }
@@ -131,10 +134,20 @@ export function createAgent(options: AgentOptions): Agent {
     if (position.term < term) await state.write({ ...position, term });
     const cluster = await clusterFacts();
     const leaseHeld = () => lease.isHeld() && lease.term === term;
-    const mirror = new ClusterMirror({ kube, namespace, clock, rng, log, state, mayWrite: leaseHeld, hasHub: options.hub !== undefined });
+    const mirror = new ClusterMirror({
+      kube,
+      namespace,
+      clock,
+      rng,
+      log,
+      state,
+      mayWrite: leaseHeld,
+      hasHub: options.hub !== undefined,
+    });
     const inventory = new InventoryStore({ session, namespace, term: () => term });
     const policy = createPolicyWatch({ kube, namespace, clock, rng, log });
-    const link = options.hub === undefined ? undefined : hubLink(options.hub, { mirror, term, cluster, restart });
+    const link =
+      options.hub === undefined ? undefined : hubLink(options.hub, { mirror, term, cluster, restart });
     const removals = new Removals({
       mirror,
       clock,
@@ -165,7 +178,13 @@ export function createAgent(options: AgentOptions): Agent {
       fetchBlob: (ref, s) => {
         const { hub } = options;
         if (hub === undefined) {
-          return Promise.reject(new MoorageError(Code.UNAVAILABLE, "Cannot fetch bundle: its chunks are not in the cluster and there is no hub", { reason: "NOT_FOUND" }));
+          return Promise.reject(
+            new MoorageError(
+              Code.UNAVAILABLE,
+              "Cannot fetch bundle: its chunks are not in the cluster and there is no hub",
+              { reason: "NOT_FOUND" },
+            ),
+          );
         }
         return fetchBlob(ref, { connect: async (c) => (await hub.connect("blobs", c)).link, signal: s });
       },
@@ -178,7 +197,8 @@ export function createAgent(options: AgentOptions): Agent {
         clock,
         log,
         agentNamespace: namespace,
-        dataPlane: () => mirror.list("DataPlane")[0]?.name.replace(/^dataPlanes\//, "") ?? options.dataPlane ?? "local",
+        dataPlane: () =>
+          mirror.list("DataPlane")[0]?.name.replace(/^dataPlanes\//, "") ?? options.dataPlane ?? "local",
         gate: () => dataPlane.gate(),
         leaseHeld,
         mayRemove: (uid) => removals.mayRemove(uid),
@@ -219,7 +239,12 @@ export function createAgent(options: AgentOptions): Agent {
 
   function hubLink(
     hub: HubAccess,
-    on: { mirror: ClusterMirror; term: number; cluster: { clusterUid: string; kubernetesVersion: string }; restart: () => void },
+    on: {
+      mirror: ClusterMirror;
+      term: number;
+      cluster: { clusterUid: string; kubernetesVersion: string };
+      restart: () => void;
+    },
   ): HubLink {
     let dataPlaneUid = "";
     const link = createHubLink({
@@ -235,7 +260,8 @@ export function createAgent(options: AgentOptions): Agent {
         instanceId,
         agent: { version: options.version, labels: { ...options.labels }, ...on.cluster },
       }),
-      fetchBlob: (ref, signal) => fetchBlob(ref, { connect: async (s) => (await hub.connect("blobs", s)).link, signal }),
+      fetchBlob: (ref, signal) =>
+        fetchBlob(ref, { connect: async (s) => (await hub.connect("blobs", s)).link, signal }),
       onRefusedGeneration(known) {
         log.warn("the hub knows a newer term, a higher one is taken", { term: on.term, known });
         refusedGeneration = Math.max(refusedGeneration, known);
@@ -243,7 +269,8 @@ export function createAgent(options: AgentOptions): Agent {
       },
       onEnded({ reason, error }) {
         metrics?.streamEnded(reason);
-        if (error?.code === Code.UNAUTHENTICATED || error?.code === Code.PERMISSION_DENIED) hub.outcome?.(false);
+        if (error?.code === Code.UNAUTHENTICATED || error?.code === Code.PERMISSION_DENIED)
+          hub.outcome?.(false);
       },
       ...(options.extensions === undefined ? {} : { extensions: options.extensions }),
       clock,
@@ -263,7 +290,9 @@ export function createAgent(options: AgentOptions): Agent {
         const again = new AbortController();
         try {
           // Services stop by themselves when the process is asked to; only then is the Lease given back.
-          await lead(held.term, AbortSignal.any([signal, held.lost, again.signal]), () => again.abort(new DOMException("A higher term is taken", "AbortError")));
+          await lead(held.term, AbortSignal.any([signal, held.lost, again.signal]), () =>
+            again.abort(new DOMException("A higher term is taken", "AbortError")),
+          );
         } finally {
           if (!held.lost.aborted || signal.aborted) await held.release();
         }

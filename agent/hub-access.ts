@@ -22,11 +22,15 @@ import { dig } from "./kube/object.ts";
 const BLOB_WINDOW_BYTES = 1024 * 1024;
 
 /** The hub named by `config`; undefined when none is. */
-export function createHubAccess(config: AgentConfig, on: { kube: KubeClient; clock: Clock; rng: Rng; log: Logger }): HubAccess | undefined {
+export function createHubAccess(
+  config: AgentConfig,
+  on: { kube: KubeClient; clock: Clock; rng: Rng; log: Logger },
+): HubAccess | undefined {
   const target = config.hubAddress;
   if (target === undefined) return undefined;
   const { kube, clock, rng, log } = on;
-  const named = (tls: ClientTls): ClientTls => (config.hubServerName === undefined ? tls : { ...tls, serverName: config.hubServerName });
+  const named = (tls: ClientTls): ClientTls =>
+    config.hubServerName === undefined ? tls : { ...tls, serverName: config.hubServerName };
   const dial = (to: { host: string; port: number }, tls: ClientTls, window?: number): Link =>
     connect({
       target: to,
@@ -57,7 +61,9 @@ export function createHubAccess(config: AgentConfig, on: { kube: KubeClient; clo
     outcome(accepted) {
       if (used === undefined) return;
       const done = accepted ? identity.accepted(used) : identity.refused(used);
-      done.catch((error: unknown) => log.warn("identity could not be stored, it is tried again at the next connection", { error }));
+      done.catch((error: unknown) =>
+        log.warn("identity could not be stored, it is tried again at the next connection", { error }),
+      );
     },
     services: [identity],
   };
@@ -68,12 +74,18 @@ async function joinToken(config: AgentConfig, kube: KubeClient): Promise<string 
     try {
       return (await readFile(config.joinTokenFile, "utf8")).trim();
     } catch (cause) {
-      throw new MoorageError(Code.FAILED_PRECONDITION, `Cannot read join token file "${config.joinTokenFile}": it is not readable`, { cause });
+      throw new MoorageError(
+        Code.FAILED_PRECONDITION,
+        `Cannot read join token file "${config.joinTokenFile}": it is not readable`,
+        { cause },
+      );
     }
   }
   if (config.joinTokenSecret === undefined) return undefined;
   try {
-    const secret = await kube.asAgent().get({ apiVersion: "v1", kind: "Secret", namespace: config.namespace, name: config.joinTokenSecret });
+    const secret = await kube
+      .asAgent()
+      .get({ apiVersion: "v1", kind: "Secret", namespace: config.namespace, name: config.joinTokenSecret });
     const token = dig(secret, "data", "token");
     return typeof token === "string" ? Buffer.from(token, "base64").toString().trim() : undefined;
   } catch (thrown) {
@@ -86,7 +98,11 @@ async function pinnedCa(config: AgentConfig): Promise<string> {
   if (config.hubCaFile !== undefined) return readFile(config.hubCaFile, "utf8");
   const target = config.enrolmentAddress ?? config.hubAddress;
   if (config.hubCaFingerprint === undefined || target === undefined) {
-    throw new MoorageError(Code.FAILED_PRECONDITION, "Cannot enrol: neither --hub-ca-file nor --hub-ca-fingerprint says whom to trust", { reason: "NO_TRUST" });
+    throw new MoorageError(
+      Code.FAILED_PRECONDITION,
+      "Cannot enrol: neither --hub-ca-file nor --hub-ca-fingerprint says whom to trust",
+      { reason: "NO_TRUST" },
+    );
   }
   return fetchPinnedCa({
     target,

@@ -28,7 +28,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
   let config: AgentConfig;
   try {
-    config = readAgentConfig(argv);
+    config = readAgentConfig(argv, process.env);
   } catch (thrown) {
     if (!(thrown instanceof ConfigError)) throw thrown;
     process.stderr.write(`${thrown.message}\n`);
@@ -73,7 +73,11 @@ async function serve(config: AgentConfig, log: ReturnType<typeof createLogger>):
     metrics,
     ready: [{ name: "agent", check: () => agent.ready() }],
   });
-  log.info("the agent starts", { version: VERSION, opsAddress: `${ops.address.host}:${ops.address.port}`, hub: config.hubAddress !== undefined });
+  log.info("the agent starts", {
+    version: VERSION,
+    opsAddress: `${ops.address.host}:${ops.address.port}`,
+    hub: config.hubAddress !== undefined,
+  });
   try {
     await agent.run(stop.signal);
   } finally {
@@ -84,7 +88,10 @@ async function serve(config: AgentConfig, log: ReturnType<typeof createLogger>):
 
 async function clusterCredentials(config: AgentConfig): Promise<Credentials> {
   if (config.kubeconfig !== undefined) {
-    return kubeconfigCredentials(config.kubeconfig, config.kubeContext === undefined ? {} : { context: config.kubeContext });
+    return kubeconfigCredentials(
+      config.kubeconfig,
+      config.kubeContext === undefined ? {} : { context: config.kubeContext },
+    );
   }
   if (config.inCluster === undefined) {
     throw new Error("Cannot reach a cluster: this is no pod and --kubeconfig is not given");

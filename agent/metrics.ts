@@ -20,7 +20,11 @@ export interface AgentMetrics {
 
 /** Declares all of them in `metrics`. */
 export function declareAgentMetrics(metrics: Metrics, sources: MetricSources): AgentMetrics {
-  const fromLink = (name: string, help: string, value: (link: Readonly<LinkState>) => number | undefined): void => {
+  const fromLink = (
+    name: string,
+    help: string,
+    value: (link: Readonly<LinkState>) => number | undefined,
+  ): void => {
     metrics.gauge({
       name: `moorage_agent_${name}`,
       help,
@@ -33,12 +37,22 @@ export function declareAgentMetrics(metrics: Metrics, sources: MetricSources): A
     });
   };
   fromLink("connected", "1 while the stream to the hub is up", (l) => Number(l.connected));
-  fromLink("connection_start_timestamp_seconds", "When the stream came up", (l) => (l.connected ? l.connectedSinceMs / 1_000 : undefined));
-  fromLink("last_message_received_timestamp_seconds", "When the hub was last heard", (l) => (l.lastMessageMs > 0 ? l.lastMessageMs / 1_000 : undefined));
+  fromLink("connection_start_timestamp_seconds", "When the stream came up", (l) =>
+    l.connected ? l.connectedSinceMs / 1_000 : undefined,
+  );
+  fromLink("last_message_received_timestamp_seconds", "When the hub was last heard", (l) =>
+    l.lastMessageMs > 0 ? l.lastMessageMs / 1_000 : undefined,
+  );
   fromLink("desired_revision", "Newest hub revision received", (l) => l.desiredRevision);
   fromLink("applied_revision", "Newest hub revision that is durable here", (l) => l.appliedRevision);
-  fromLink("clock_offset_seconds", "Own clock minus the hub's at the last hello", (l) => (l.clockOffsetMs === undefined ? undefined : l.clockOffsetMs / 1_000));
-  metrics.gauge({ name: "moorage_agent_leader", help: "1 while this process holds the Lease", collect: (g) => g.set(Number(sources.leader())) });
+  fromLink("clock_offset_seconds", "Own clock minus the hub's at the last hello", (l) =>
+    l.clockOffsetMs === undefined ? undefined : l.clockOffsetMs / 1_000,
+  );
+  metrics.gauge({
+    name: "moorage_agent_leader",
+    help: "1 while this process holds the Lease",
+    collect: (g) => g.set(Number(sources.leader())),
+  });
   metrics.gauge({
     name: "moorage_agent_tenant_condition",
     help: "1 for the status that a tenant's condition has",
@@ -47,18 +61,42 @@ export function declareAgentMetrics(metrics: Metrics, sources: MetricSources): A
       gauge.reset();
       for (const record of sources.mirror()?.list("Tenant") ?? []) {
         const tenant = record.name.replace(/^tenants\//, "");
-        for (const { type, status } of record.status?.conditions ?? []) gauge.set(1, { tenant, type, status });
+        for (const { type, status } of record.status?.conditions ?? [])
+          gauge.set(1, { tenant, type, status });
       }
     },
   });
-  const reconnects = metrics.counter({ name: "moorage_agent_reconnects_total", help: "Streams that ended or could not be opened", labels: { reason: "open" } });
+  const reconnects = metrics.counter({
+    name: "moorage_agent_reconnects_total",
+    help: "Streams that ended or could not be opened",
+    labels: { reason: "open" },
+  });
   const results = [...OUTCOME_KINDS, "error"];
   const controllers = ["tenant", "application"];
-  const reconciles = metrics.counter({ name: "moorage_agent_reconcile_total", help: "Reconciles by their outcome", labels: { controller: controllers, result: results } });
-  const took = metrics.histogram({ name: "moorage_agent_reconcile_duration_seconds", help: "Time of one reconcile", labels: { controller: controllers }, buckets: "operationSeconds" });
-  const waited = metrics.histogram({ name: "workqueue_queue_duration_seconds", help: "Time that a key waited in the queue", labels: { name: controllers }, buckets: "operationSeconds" });
-  const active = metrics.gauge({ name: "workqueue_active_workers", help: "Keys under way", labels: { name: controllers } });
-  for (const controller of controllers) for (const result of results) reconciles.inc({ controller, result }, 0);
+  const reconciles = metrics.counter({
+    name: "moorage_agent_reconcile_total",
+    help: "Reconciles by their outcome",
+    labels: { controller: controllers, result: results },
+  });
+  const took = metrics.histogram({
+    name: "moorage_agent_reconcile_duration_seconds",
+    help: "Time of one reconcile",
+    labels: { controller: controllers },
+    buckets: "operationSeconds",
+  });
+  const waited = metrics.histogram({
+    name: "workqueue_queue_duration_seconds",
+    help: "Time that a key waited in the queue",
+    labels: { name: controllers },
+    buckets: "operationSeconds",
+  });
+  const active = metrics.gauge({
+    name: "workqueue_active_workers",
+    help: "Keys under way",
+    labels: { name: controllers },
+  });
+  for (const controller of controllers)
+    for (const result of results) reconciles.inc({ controller, result }, 0);
   return {
     streamEnded: (reason) => reconnects.inc({ reason }),
     loop: (controller) => ({

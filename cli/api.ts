@@ -64,7 +64,10 @@ export function openApi(context: Context, clock: Clock) {
     return clients.applications.getApplication({ name }, unary);
   }
 
-  async function page(kind: ResourceKind, q: { parent: string; filter: string; pageToken: string }): Promise<{ resources: Resource[]; next: string }> {
+  async function page(
+    kind: ResourceKind,
+    q: { parent: string; filter: string; pageToken: string },
+  ): Promise<{ resources: Resource[]; next: string }> {
     const base = { filter: q.filter, pageToken: q.pageToken, pageSize: PAGE, view: View.FULL };
     if (kind === "DataPlane") {
       const answer = await clients.dataPlanes.listDataPlanes(base, unary);
@@ -109,8 +112,10 @@ export function openApi(context: Context, clock: Clock) {
     /** Creates or replaces a resource by name. */
     async apply(resource: Resource, validateOnly: boolean): Promise<Resource> {
       const options = { allowMissing: true, validateOnly };
-      if (resource.$typeName === "moorage.hub.v1.DataPlane") return clients.dataPlanes.updateDataPlane({ ...options, dataPlane: resource }, unary);
-      if (resource.$typeName === "moorage.hub.v1.Tenant") return clients.tenants.updateTenant({ ...options, tenant: resource }, unary);
+      if (resource.$typeName === "moorage.hub.v1.DataPlane")
+        return clients.dataPlanes.updateDataPlane({ ...options, dataPlane: resource }, unary);
+      if (resource.$typeName === "moorage.hub.v1.Tenant")
+        return clients.tenants.updateTenant({ ...options, tenant: resource }, unary);
       return clients.applications.updateApplication({ ...options, application: resource }, unary);
     },
 
@@ -123,7 +128,11 @@ export function openApi(context: Context, clock: Clock) {
     },
 
     /** The state of now as upserts, `synced`, then every change. */
-    async *watch(kind: ResourceKind, q: { parent: string; filter: string }, signal: AbortSignal): AsyncGenerator<WatchEvent> {
+    async *watch(
+      kind: ResourceKind,
+      q: { parent: string; filter: string },
+      signal: AbortSignal,
+    ): AsyncGenerator<WatchEvent> {
       const base = { filter: q.filter, view: View.FULL };
       const options = { signal };
       const events =
@@ -135,8 +144,16 @@ export function openApi(context: Context, clock: Clock) {
       for await (const { event } of events) {
         if (event.case === "synced") yield { type: "synced" };
         if (event.case !== "change") continue;
-        const resource = "dataPlane" in event.value ? event.value.dataPlane : "tenant" in event.value ? event.value.tenant : "application" in event.value ? event.value.application : undefined;
-        if (resource !== undefined) yield { type: event.value.type === ChangeType.REMOVED ? "removed" : "upserted", resource };
+        const resource =
+          "dataPlane" in event.value
+            ? event.value.dataPlane
+            : "tenant" in event.value
+              ? event.value.tenant
+              : "application" in event.value
+                ? event.value.application
+                : undefined;
+        if (resource !== undefined)
+          yield { type: event.value.type === ChangeType.REMOVED ? "removed" : "upserted", resource };
       }
     },
   };

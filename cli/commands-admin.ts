@@ -32,20 +32,29 @@ const manifestOptions = (command: Command): Command =>
     .option("--token-lifetime <duration>", "how long the install file's token can be used, once", "15m")
     .option("--image <reference>", "image of the agent", agentImage)
     .option("--namespace <name>", "namespace of the agent", "moorage-system")
-    .addOption(new Option("--mode <mode>", "what the agent may do at first; the customer can change it").choices(["Auto", "Observe"]).default("Auto"));
+    .addOption(
+      new Option("--mode <mode>", "what the agent may do at first; the customer can change it")
+        .choices(["Auto", "Observe"])
+        .default("Auto"),
+    );
 
 /** The labels of KEY=VALUE pairs joined by commas. */
 export function parseLabels(text: string): Record<string, string> {
   const labels: Record<string, string> = {};
   for (const pair of text.split(",").filter((p) => p !== "")) {
     const at = pair.indexOf("=");
-    if (at <= 0) throw new UsageError(`Cannot read "${pair}" for --labels: write KEY=VALUE, joined by commas`);
+    if (at <= 0)
+      throw new UsageError(`Cannot read "${pair}" for --labels: write KEY=VALUE, joined by commas`);
     labels[pair.slice(0, at)] = pair.slice(at + 1);
   }
   return labels;
 }
 
-async function printManifest(io: Io, api: Api, what: { name: string; options: ManifestOptions }): Promise<void> {
+async function printManifest(
+  io: Io,
+  api: Api,
+  what: { name: string; options: ManifestOptions },
+): Promise<void> {
   const { name, options } = what;
   const lifetime = toDuration(parseDuration("--token-lifetime", options.tokenLifetime));
   const made = await api.joinTokens.createJoinToken({ parent: name, lifetime }, api.unary);
@@ -61,7 +70,9 @@ async function printManifest(io: Io, api: Api, what: { name: string; options: Ma
     image: options.image,
     mode: options.mode,
   });
-  io.out(`# Install file of "${name}": apply with kubectl. It holds a token that works once within ${options.tokenLifetime}.\n# A cluster that has never seen these kinds needs the command twice: kubectl looks up kinds before it creates any.\n`);
+  io.out(
+    `# Install file of "${name}": apply with kubectl. It holds a token that works once within ${options.tokenLifetime}.\n# A cluster that has never seen these kinds needs the command twice: kubectl looks up kinds before it creates any.\n`,
+  );
   io.out(stringifyYamlAll(objects));
 }
 
@@ -81,7 +92,11 @@ export function addAdminCommands(program: Command, io: Io): void {
       .passThroughOptions()
       .action(async (args: string[], _options: unknown, command: Command) => {
         const script = fileURLToPath(new URL(entry, import.meta.url));
-        if (!existsSync(script)) throw new UsageError(`The ${name} is not part of this installation: no "${script}"`, "Run it from the repository, or from its image");
+        if (!existsSync(script))
+          throw new UsageError(
+            `The ${name} is not part of this installation: no "${script}"`,
+            "Run it from the repository, or from its image",
+          );
         const code = await io.runNode(script, args);
         if (code !== 0) throw new ChildExit(code, command.name());
       });
@@ -98,29 +113,61 @@ export class ChildExit extends Error {
 }
 
 function addDataPlanes(program: Command, io: Io): void {
-  const group = program.command("data-planes").alias("dp").description("Create data planes and admit their agents");
+  const group = program
+    .command("data-planes")
+    .alias("dp")
+    .description("Create data planes and admit their agents");
   manifestOptions(group.command("create <id>"))
     .description("Create a data plane; with --manifest print the one file that its cluster applies")
     .option("--manifest", "print the install file on standard output")
     .option("--labels <labels>", "labels, KEY=VALUE joined by commas", "")
     .option("--region <name>", "region", "")
     .option("--customer <id>", "customer id of a dedicated or private data plane", "")
-    .addOption(new Option("--type <type>", "whose it is").choices(["shared", "dedicated", "private"]).default("shared"))
-    .action(async (id: string, options: ManifestOptions & { manifest?: boolean; labels: string; region: string; customer: string; type: string }, command: Command) => {
-      parseDuration("--token-lifetime", options.tokenLifetime);
-      const saasType = options.type === "private" ? SaasType.PRIVATE : options.type === "dedicated" ? SaasType.DEDICATED : SaasType.SHARED;
-      await withApi(io, command.optsWithGlobals(), async (api) => {
-        const dataPlane = { labels: parseLabels(options.labels), spec: { region: options.region, customerId: options.customer, saasType } };
-        const made = await api.dataPlanes.createDataPlane({ dataPlaneId: id, dataPlane }, api.unary);
-        io.err(`${made.name} created\n`);
-        if (options.manifest === true) await printManifest(io, api, { name: made.name, options });
-        else io.err(`  next: moorage data-planes manifest ${id} > ${id}.yaml, and kubectl apply -f ${id}.yaml in its cluster\n`);
-      });
-    });
+    .addOption(
+      new Option("--type <type>", "whose it is")
+        .choices(["shared", "dedicated", "private"])
+        .default("shared"),
+    )
+    .action(
+      async (
+        id: string,
+        options: ManifestOptions & {
+          manifest?: boolean;
+          labels: string;
+          region: string;
+          customer: string;
+          type: string;
+        },
+        command: Command,
+      ) => {
+        parseDuration("--token-lifetime", options.tokenLifetime);
+        const saasType =
+          options.type === "private"
+            ? SaasType.PRIVATE
+            : options.type === "dedicated"
+              ? SaasType.DEDICATED
+              : SaasType.SHARED;
+        await withApi(io, command.optsWithGlobals(), async (api) => {
+          const dataPlane = {
+            labels: parseLabels(options.labels),
+            spec: { region: options.region, customerId: options.customer, saasType },
+          };
+          const made = await api.dataPlanes.createDataPlane({ dataPlaneId: id, dataPlane }, api.unary);
+          io.err(`${made.name} created\n`);
+          if (options.manifest === true) await printManifest(io, api, { name: made.name, options });
+          else
+            io.err(
+              `  next: moorage data-planes manifest ${id} > ${id}.yaml, and kubectl apply -f ${id}.yaml in its cluster\n`,
+            );
+        });
+      },
+    );
   manifestOptions(group.command("manifest <id>"))
     .description("Print an install file with a new token for a data plane that exists")
     .action(async (id: string, options: ManifestOptions, command: Command) => {
-      await withApi(io, command.optsWithGlobals(), (api) => printManifest(io, api, { name: fullName("DataPlane", id), options }));
+      await withApi(io, command.optsWithGlobals(), (api) =>
+        printManifest(io, api, { name: fullName("DataPlane", id), options }),
+      );
     });
   group
     .command("token <id>")
@@ -130,7 +177,10 @@ function addDataPlanes(program: Command, io: Io): void {
     .action(async (id: string, options: { out: string; tokenLifetime: string }, command: Command) => {
       const lifetime = toDuration(parseDuration("--token-lifetime", options.tokenLifetime));
       await withApi(io, command.optsWithGlobals(), async (api) => {
-        const made = await api.joinTokens.createJoinToken({ parent: fullName("DataPlane", id), lifetime }, api.unary);
+        const made = await api.joinTokens.createJoinToken(
+          { parent: fullName("DataPlane", id), lifetime },
+          api.unary,
+        );
         writeSecret(io, options.out, made.token);
         io.err(`${made.joinToken?.name ?? "join token"} created, for ${options.tokenLifetime} and one use\n`);
       });
@@ -140,9 +190,21 @@ function addDataPlanes(program: Command, io: Io): void {
     .description("List the join tokens of a data plane")
     .action(async (id: string, _options: unknown, command: Command) => {
       await withApi(io, command.optsWithGlobals(), async (api) => {
-        const { joinTokens } = await api.joinTokens.listJoinTokens({ parent: fullName("DataPlane", id) }, api.unary);
+        const { joinTokens } = await api.joinTokens.listJoinTokens(
+          { parent: fullName("DataPlane", id) },
+          api.unary,
+        );
         const now = io.clock.now();
-        io.out(table(["NAME", "USED", "AGE"], joinTokens.map((t) => [t.name, t.consumeTime === undefined ? "no" : `${age(t.consumeTime, now)} ago`, age(t.createTime, now)])));
+        io.out(
+          table(
+            ["NAME", "USED", "AGE"],
+            joinTokens.map((t) => [
+              t.name,
+              t.consumeTime === undefined ? "no" : `${age(t.consumeTime, now)} ago`,
+              age(t.createTime, now),
+            ]),
+          ),
+        );
       });
     });
   group
@@ -152,7 +214,10 @@ function addDataPlanes(program: Command, io: Io): void {
     .action(async (id: string, options: { reason: string }, command: Command) => {
       await withApi(io, command.optsWithGlobals(), async (api) => {
         const name = fullName("DataPlane", id);
-        const { revokedKeys } = await api.joinTokens.revokeAgentCredentials({ name, reason: options.reason }, api.unary);
+        const { revokedKeys } = await api.joinTokens.revokeAgentCredentials(
+          { name, reason: options.reason },
+          api.unary,
+        );
         io.out(`${name} ${revokedKeys} keys revoked\n`);
       });
     });
@@ -163,38 +228,55 @@ function writeSecret(io: Io, path: string, secret: string): void {
   else writeFileSync(path, `${secret}\n`, { mode: 0o600, flag: "wx" });
 }
 
-const roles: Readonly<Record<string, Role>> = { admin: Role.ADMIN, operator: Role.OPERATOR, viewer: Role.VIEWER, billing: Role.BILLING };
+const roles: Readonly<Record<string, Role>> = {
+  admin: Role.ADMIN,
+  operator: Role.OPERATOR,
+  viewer: Role.VIEWER,
+  billing: Role.BILLING,
+};
 
 function addApiKeys(program: Command, io: Io): void {
   const group = program.command("api-keys").description("Create, list and delete API keys");
   group
     .command("create <id>")
     .description("Create a key and write its secret, shown this once, to a new file")
-    .addOption(new Option("--role <role>", "what it may do").choices(Object.keys(roles)).makeOptionMandatory())
+    .addOption(
+      new Option("--role <role>", "what it may do").choices(Object.keys(roles)).makeOptionMandatory(),
+    )
     .requiredOption("--out <file>", "file for the secret, or - for standard output")
     .option("--scope <name...>", "resources it is limited to, e.g. tenants/acme")
     .option("--display-name <text>", "name for people", "")
     .option("--expires-in <duration>", "end of its life from now (default: none)")
-    .action(async (id: string, options: { role: string; out: string; scope?: string[]; displayName: string; expiresIn?: string }, command: Command) => {
-      const lifetimeMs = options.expiresIn === undefined ? undefined : parseDuration("--expires-in", options.expiresIn);
-      if (options.out !== "-" && existsSync(options.out)) throw new UsageError(`Cannot write "${options.out}": it exists already`);
-      await withApi(io, command.optsWithGlobals(), async (api) => {
-        const apiKey = {
-          displayName: options.displayName,
-          role: roles[options.role] ?? Role.UNSPECIFIED,
-          scopes: options.scope ?? [],
-          ...(lifetimeMs === undefined ? {} : { expireTime: timestampFromMs(io.clock.now() + lifetimeMs) }),
-        };
-        const made = await api.apiKeys.createApiKey({ apiKeyId: id, apiKey }, api.unary);
-        writeSecret(io, options.out, made.secret);
-        io.err(`${made.apiKey?.name ?? id} created\n`);
-      });
-    });
+    .action(
+      async (
+        id: string,
+        options: { role: string; out: string; scope?: string[]; displayName: string; expiresIn?: string },
+        command: Command,
+      ) => {
+        const lifetimeMs =
+          options.expiresIn === undefined ? undefined : parseDuration("--expires-in", options.expiresIn);
+        if (options.out !== "-" && existsSync(options.out))
+          throw new UsageError(`Cannot write "${options.out}": it exists already`);
+        await withApi(io, command.optsWithGlobals(), async (api) => {
+          const apiKey = {
+            displayName: options.displayName,
+            role: roles[options.role] ?? Role.UNSPECIFIED,
+            scopes: options.scope ?? [],
+            ...(lifetimeMs === undefined ? {} : { expireTime: timestampFromMs(io.clock.now() + lifetimeMs) }),
+          };
+          const made = await api.apiKeys.createApiKey({ apiKeyId: id, apiKey }, api.unary);
+          writeSecret(io, options.out, made.secret);
+          io.err(`${made.apiKey?.name ?? id} created\n`);
+        });
+      },
+    );
   group
     .command("list")
     .description("List the keys, without secrets")
     .action(async (_options: unknown, command: Command) => {
-      await withApi(io, command.optsWithGlobals(), async (api) => io.out(formatList(await apiKeysOf(api), { output: "table", nowMs: io.clock.now() })));
+      await withApi(io, command.optsWithGlobals(), async (api) =>
+        io.out(formatList(await apiKeysOf(api), { output: "table", nowMs: io.clock.now() })),
+      );
     });
   group
     .command("delete <id>")

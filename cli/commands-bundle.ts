@@ -25,7 +25,9 @@ function folderReader(root: string): FolderReader {
   return {
     async list() {
       const entries = await readdir(root, { recursive: true, withFileTypes: true });
-      return entries.filter((e) => e.isFile()).map((e) => relative(root, join(e.parentPath, e.name)).split(sep).join("/"));
+      return entries
+        .filter((e) => e.isFile())
+        .map((e) => relative(root, join(e.parentPath, e.name)).split(sep).join("/"));
     },
     read: (path) => readFile(join(root, path)),
   };
@@ -36,8 +38,14 @@ async function open(path: string): Promise<Bundle> {
 }
 
 async function* parts(packed: { bytes: Uint8Array; digest: string }) {
-  yield { part: { case: "metadata" as const, value: { digest: packed.digest, sizeBytes: BigInt(packed.bytes.length) } } };
-  for (let i = 0; i < packed.bytes.length; i += PART) yield { part: { case: "content" as const, value: packed.bytes.subarray(i, i + PART) } };
+  yield {
+    part: {
+      case: "metadata" as const,
+      value: { digest: packed.digest, sizeBytes: BigInt(packed.bytes.length) },
+    },
+  };
+  for (let i = 0; i < packed.bytes.length; i += PART)
+    yield { part: { case: "content" as const, value: packed.bytes.subarray(i, i + PART) } };
 }
 
 /** Adds the commands. */
@@ -61,12 +69,36 @@ export function addBundleCommands(program: Command, io: Io): void {
     .option("--tenant <id>", "built-in value tenant", "example")
     .option("--namespace <name>", "built-in value namespace", "tenant-example")
     .option("--data-plane <id>", "built-in value dataPlane", "example")
-    .action(async (folder: string, options: { parameters?: string; application: string; tenant: string; namespace: string; dataPlane: string }) => {
-      const parameters = options.parameters === undefined ? {} : parseYaml(readFileSync(options.parameters, "utf8"), { name: options.parameters });
-      if (parameters === null || typeof parameters !== "object" || Array.isArray(parameters)) throw new UsageError(`Cannot read "${options.parameters}": parameters must be a mapping`);
-      const { application, tenant, namespace, dataPlane } = options;
-      io.out(stringifyYamlAll(renderBundle(await open(folder), parameters as JsonObject, { application, tenant, namespace, dataPlane })));
-    });
+    .action(
+      async (
+        folder: string,
+        options: {
+          parameters?: string;
+          application: string;
+          tenant: string;
+          namespace: string;
+          dataPlane: string;
+        },
+      ) => {
+        const parameters =
+          options.parameters === undefined
+            ? {}
+            : parseYaml(readFileSync(options.parameters, "utf8"), { name: options.parameters });
+        if (parameters === null || typeof parameters !== "object" || Array.isArray(parameters))
+          throw new UsageError(`Cannot read "${options.parameters}": parameters must be a mapping`);
+        const { application, tenant, namespace, dataPlane } = options;
+        io.out(
+          stringifyYamlAll(
+            renderBundle(await open(folder), parameters as JsonObject, {
+              application,
+              tenant,
+              namespace,
+              dataPlane,
+            }),
+          ),
+        );
+      },
+    );
   bundle
     .command("verify <path>")
     .description("Check a bundle folder or packed file and print its digest")

@@ -11,7 +11,15 @@ import { cells, describe, formatList, heads, outputs, table } from "./format.ts"
 import type { Common, Io } from "./io.ts";
 import { withApi } from "./io.ts";
 import type { ResourceKind, Scope } from "./kinds.ts";
-import { fullName, kindOfName, kindWords, parentOf, parseKind, parseKindName, parseResourceKind } from "./kinds.ts";
+import {
+  fullName,
+  kindOfName,
+  kindWords,
+  parentOf,
+  parseKind,
+  parseKindName,
+  parseResourceKind,
+} from "./kinds.ts";
 
 interface GetOptions extends Common, Scope {
   output: Output;
@@ -25,14 +33,17 @@ export function filterOf(options: { filter?: string; selector?: string }): strin
   const parts = options.filter === undefined ? [] : [options.filter];
   for (const term of (options.selector ?? "").split(",").filter((t) => t !== "")) {
     const m = /^([^=!]+?)(!=|==?)(.*)$/.exec(term);
-    if (m === null) throw new UsageError(`Cannot read "${term}" for -l: write KEY=VALUE or KEY!=VALUE, joined by commas`);
+    if (m === null)
+      throw new UsageError(`Cannot read "${term}" for -l: write KEY=VALUE or KEY!=VALUE, joined by commas`);
     parts.push(`labels.${m[1]} ${m[2] === "!=" ? "!=" : "="} ${JSON.stringify(m[3])}`);
   }
   return parts.join(" AND ");
 }
 
 const scoped = (command: Command): Command =>
-  command.option("-t, --tenant <id>", "tenant of the application").option("-d, --data-plane <id>", "data plane of the application");
+  command
+    .option("-t, --tenant <id>", "tenant of the application")
+    .option("-d, --data-plane <id>", "data plane of the application");
 
 /** Adds the commands. */
 export function addResourceCommands(program: Command, io: Io): void {
@@ -42,7 +53,9 @@ export function addResourceCommands(program: Command, io: Io): void {
     .description("Show one resource with its conditions")
     .action(async (word: string, text: string, options: Scope, command: Command) => {
       const kind = parseResourceKind(word);
-      await withApi(io, command.optsWithGlobals(), async (api) => io.out(describe(await api.get(kind, fullName(kind, text, options)), io.clock.now())));
+      await withApi(io, command.optsWithGlobals(), async (api) =>
+        io.out(describe(await api.get(kind, fullName(kind, text, options)), io.clock.now())),
+      );
     });
   addDelete(program, io);
   scoped(program.command("watch <kind>"))
@@ -59,20 +72,29 @@ export function addResourceCommands(program: Command, io: Io): void {
     .option("--for <what>", "condition=TYPE, condition=TYPE=STATUS, or delete", "condition=Ready")
     .option("--generation <number>", "at least this generation must be observed (default: the current one)")
     .option("--timeout <duration>", "give up after this time", "5m")
-    .action(async (text: string, options: Scope & { for: string; generation?: string; timeout: string }, command: Command) => {
-      const { name } = parseKindName(text, options);
-      const timeoutMs = parseDuration("--timeout", options.timeout);
-      const goal = parseGoal(options.for);
-      const generation = options.generation === undefined ? 0n : parseGeneration(options.generation);
-      await withApi(io, command.optsWithGlobals(), async (api) => {
-        await waitFor(api, { name, ...goal, generation, timeoutMs });
-        io.out(goal.deleted ? `${name} deleted\n` : `${name} condition ${goal.condition}=${goal.status} met\n`);
-      });
-    });
+    .action(
+      async (
+        text: string,
+        options: Scope & { for: string; generation?: string; timeout: string },
+        command: Command,
+      ) => {
+        const { name } = parseKindName(text, options);
+        const timeoutMs = parseDuration("--timeout", options.timeout);
+        const goal = parseGoal(options.for);
+        const generation = options.generation === undefined ? 0n : parseGeneration(options.generation);
+        await withApi(io, command.optsWithGlobals(), async (api) => {
+          await waitFor(api, { name, ...goal, generation, timeoutMs });
+          io.out(
+            goal.deleted ? `${name} deleted\n` : `${name} condition ${goal.condition}=${goal.status} met\n`,
+          );
+        });
+      },
+    );
 }
 
 function parseGeneration(text: string): bigint {
-  if (!/^\d{1,18}$/.test(text)) throw new UsageError(`Cannot read "${text}" for --generation: write a whole number`);
+  if (!/^\d{1,18}$/.test(text))
+    throw new UsageError(`Cannot read "${text}" for --generation: write a whole number`);
   return BigInt(text);
 }
 
@@ -80,12 +102,25 @@ function parseGeneration(text: string): bigint {
 export function parseGoal(text: string): { condition: string; status: string; deleted: boolean } {
   if (text === "delete") return { condition: "", status: "", deleted: true };
   const m = /^condition=([A-Za-z]+)(?:=(True|False|Unknown))?$/.exec(text);
-  if (m === null) throw new UsageError(`Cannot read "${text}" for --for: write condition=Ready, condition=Connected=False, or delete`);
+  if (m === null)
+    throw new UsageError(
+      `Cannot read "${text}" for --for: write condition=Ready, condition=Connected=False, or delete`,
+    );
   return { condition: m[1] ?? "", status: m[2] ?? "True", deleted: false };
 }
 
 /** Waits at the hub; the call outlives the hub's own timeout by a little, so that the hub's words arrive. */
-export async function waitFor(api: Api, goal: { name: string; condition: string; status: string; deleted: boolean; generation: bigint; timeoutMs: number }): Promise<void> {
+export async function waitFor(
+  api: Api,
+  goal: {
+    name: string;
+    condition: string;
+    status: string;
+    deleted: boolean;
+    generation: bigint;
+    timeoutMs: number;
+  },
+): Promise<void> {
   const { timeoutMs, ...request } = goal;
   await api.wait.waitFor({ ...request, timeout: toDuration(timeoutMs) }, { timeoutMs: timeoutMs + 5_000 });
 }
@@ -99,29 +134,42 @@ export function addApply(program: Command, io: Io): void {
     .option("--wait", "wait until every one is Ready at its generation")
     .option("--timeout <duration>", "give up waiting after this time", "5m")
     .option("--dry-run", "check at the hub, change nothing")
-    .action(async (options: { file: string; wait?: boolean; timeout: string; dryRun?: boolean }, command: Command) => {
-      const text = options.file === "-" ? await io.stdin() : readFileSync(options.file, "utf8");
-      const resources = readDocuments(text, options.file === "-" ? "standard input" : options.file);
-      const timeoutMs = parseDuration("--timeout", options.timeout);
-      await withApi(io, command.optsWithGlobals(), async (api) => {
-        const applied: { name: string; generation: bigint }[] = [];
-        for (const resource of resources) {
-          const kind = kindOfName(resource.name) as ResourceKind;
-          const before = await api.find(kind, resource.name);
-          const after = await api.apply(resource, options.dryRun === true);
-          const verb = before === undefined ? "created" : before.etag === after.etag ? "unchanged" : "configured";
-          io.out(`${after.name} ${verb}${options.dryRun === true ? " (dry run)" : ""}\n`);
-          applied.push({ name: after.name, generation: after.generation });
-        }
-        if (options.wait !== true || options.dryRun === true) return;
-        const deadline = io.clock.monotonicMs() + timeoutMs;
-        for (const { name, generation } of applied) {
-          const left = Math.max(1, Math.round(deadline - io.clock.monotonicMs()));
-          await waitFor(api, { name, generation, condition: "Ready", status: "True", deleted: false, timeoutMs: left });
-          io.out(`${name} ready\n`);
-        }
-      });
-    });
+    .action(
+      async (
+        options: { file: string; wait?: boolean; timeout: string; dryRun?: boolean },
+        command: Command,
+      ) => {
+        const text = options.file === "-" ? await io.stdin() : readFileSync(options.file, "utf8");
+        const resources = readDocuments(text, options.file === "-" ? "standard input" : options.file);
+        const timeoutMs = parseDuration("--timeout", options.timeout);
+        await withApi(io, command.optsWithGlobals(), async (api) => {
+          const applied: { name: string; generation: bigint }[] = [];
+          for (const resource of resources) {
+            const kind = kindOfName(resource.name) as ResourceKind;
+            const before = await api.find(kind, resource.name);
+            const after = await api.apply(resource, options.dryRun === true);
+            const verb =
+              before === undefined ? "created" : before.etag === after.etag ? "unchanged" : "configured";
+            io.out(`${after.name} ${verb}${options.dryRun === true ? " (dry run)" : ""}\n`);
+            applied.push({ name: after.name, generation: after.generation });
+          }
+          if (options.wait !== true || options.dryRun === true) return;
+          const deadline = io.clock.monotonicMs() + timeoutMs;
+          for (const { name, generation } of applied) {
+            const left = Math.max(1, Math.round(deadline - io.clock.monotonicMs()));
+            await waitFor(api, {
+              name,
+              generation,
+              condition: "Ready",
+              status: "True",
+              deleted: false,
+              timeoutMs: left,
+            });
+            io.out(`${name} ready\n`);
+          }
+        });
+      },
+    );
 }
 
 function addGet(program: Command, io: Io): void {
@@ -136,14 +184,25 @@ function addGet(program: Command, io: Io): void {
       const kind = parseKind(word);
       await withApi(io, options, async (api) => {
         if (kind === "DataPlane" || kind === "Tenant" || kind === "Application") {
-          if (options.watch === true) return follow(io, api, { kind, options, ...(text === undefined ? {} : { name: fullName(kind, text, options) }) });
+          if (options.watch === true)
+            return follow(io, api, {
+              kind,
+              options,
+              ...(text === undefined ? {} : { name: fullName(kind, text, options) }),
+            });
           if (text !== undefined) {
             const resource = await api.get(kind, fullName(kind, text, options));
-            return io.out(formatList([resource], { output: options.output, nowMs: io.clock.now(), single: true }));
+            return io.out(
+              formatList([resource], { output: options.output, nowMs: io.clock.now(), single: true }),
+            );
           }
-          return show(io, await api.list(kind, { parent: parentOf(options), filter: filterOf(options) }), { word, output: options.output });
+          return show(io, await api.list(kind, { parent: parentOf(options), filter: filterOf(options) }), {
+            word,
+            output: options.output,
+          });
         }
-        if (kind === "BundleVersion") return show(io, await bundlesOf(api, text), { word, output: options.output });
+        if (kind === "BundleVersion")
+          return show(io, await bundlesOf(api, text), { word, output: options.output });
         if (kind === "ApiKey") return show(io, await apiKeysOf(api), { word, output: options.output });
         throw new UsageError("Join tokens belong to a data plane", 'Use "moorage data-planes tokens ID"');
       });
@@ -152,7 +211,8 @@ function addGet(program: Command, io: Io): void {
 
 function show(io: Io, resources: readonly Printable[], how: { word: string; output: Output }): void {
   io.out(formatList(resources, { output: how.output, nowMs: io.clock.now() }));
-  if (resources.length === 0 && (how.output === "table" || how.output === "wide")) io.err(`No ${how.word} found\n`);
+  if (resources.length === 0 && (how.output === "table" || how.output === "wide"))
+    io.err(`No ${how.word} found\n`);
 }
 
 async function bundlesOf(api: Api, text: string | undefined): Promise<Printable[]> {
@@ -181,18 +241,33 @@ export async function apiKeysOf(api: Api): Promise<Printable[]> {
 }
 
 /** Prints a watch until the user interrupts. Columns keep the widths of the first state where they can. */
-async function follow(io: Io, api: Api, what: { kind: ResourceKind; options: GetOptions; name?: string }): Promise<void> {
+async function follow(
+  io: Io,
+  api: Api,
+  what: { kind: ResourceKind; options: GetOptions; name?: string },
+): Promise<void> {
   const { output } = what.options;
   const wide = output === "wide";
   let headed = false;
   try {
-    for await (const event of api.watch(what.kind, { parent: parentOf(what.options), filter: filterOf(what.options) }, io.signal)) {
+    for await (const event of api.watch(
+      what.kind,
+      { parent: parentOf(what.options), filter: filterOf(what.options) },
+      io.signal,
+    )) {
       if (event.type === "synced" || (what.name !== undefined && event.resource.name !== what.name)) continue;
       if (output !== "table" && !wide) {
-        io.out(output === "yaml" ? `---\n${formatList([event.resource], { output, nowMs: io.clock.now() })}` : formatList([event.resource], { output, nowMs: io.clock.now(), single: true }));
+        io.out(
+          output === "yaml"
+            ? `---\n${formatList([event.resource], { output, nowMs: io.clock.now() })}`
+            : formatList([event.resource], { output, nowMs: io.clock.now(), single: true }),
+        );
         continue;
       }
-      const row = [event.type === "removed" ? "REMOVED" : "CURRENT", ...cells(event.resource, { nowMs: io.clock.now(), wide })];
+      const row = [
+        event.type === "removed" ? "REMOVED" : "CURRENT",
+        ...cells(event.resource, { nowMs: io.clock.now(), wide }),
+      ];
       const text = table(["EVENT", ...heads(event.resource.$typeName, wide)], [row]);
       io.out(headed ? text.slice(text.indexOf("\n") + 1) : text);
       headed = true;
@@ -210,15 +285,38 @@ function addDelete(program: Command, io: Io): void {
     .option("--orphan", "leave what was applied in the cluster")
     .option("--force", "drop the record now, though its agent may never confirm")
     .option("--authorization <hex>", "removal authorization that the agent asked for in a condition", "")
-    .action(async (word: string, text: string, options: Scope & { wait?: boolean; timeout: string; orphan?: boolean; force?: boolean; authorization: string }, command: Command) => {
-      const kind = parseResourceKind(word);
-      const name = fullName(kind, text, options);
-      if (!/^([0-9a-fA-F]{2})*$/.test(options.authorization)) throw new UsageError("Cannot read --authorization: write hexadecimal digits, as the condition shows them");
-      const timeoutMs = parseDuration("--timeout", options.timeout);
-      await withApi(io, command.optsWithGlobals(), async (api) => {
-        await api.delete(kind, name, { orphan: options.orphan === true, force: options.force === true, removalAuthorization: Buffer.from(options.authorization, "hex") });
-        if (options.wait === true) await waitFor(api, { name, condition: "", status: "", deleted: true, generation: 0n, timeoutMs });
-        io.out(`${name} ${options.wait === true || options.force === true ? "deleted" : "is being deleted"}\n`);
-      });
-    });
+    .action(
+      async (
+        word: string,
+        text: string,
+        options: Scope & {
+          wait?: boolean;
+          timeout: string;
+          orphan?: boolean;
+          force?: boolean;
+          authorization: string;
+        },
+        command: Command,
+      ) => {
+        const kind = parseResourceKind(word);
+        const name = fullName(kind, text, options);
+        if (!/^([0-9a-fA-F]{2})*$/.test(options.authorization))
+          throw new UsageError(
+            "Cannot read --authorization: write hexadecimal digits, as the condition shows them",
+          );
+        const timeoutMs = parseDuration("--timeout", options.timeout);
+        await withApi(io, command.optsWithGlobals(), async (api) => {
+          await api.delete(kind, name, {
+            orphan: options.orphan === true,
+            force: options.force === true,
+            removalAuthorization: Buffer.from(options.authorization, "hex"),
+          });
+          if (options.wait === true)
+            await waitFor(api, { name, condition: "", status: "", deleted: true, generation: 0n, timeoutMs });
+          io.out(
+            `${name} ${options.wait === true || options.force === true ? "deleted" : "is being deleted"}\n`,
+          );
+        });
+      },
+    );
 }

@@ -10,11 +10,15 @@ test("a stream is read in its order, and a short name is completed", () => {
 
 test("an unknown field is refused with its line, also in a later document", () => {
   const bad = "---\n# a comment\nkind: Tenant\nname: tenants/b\nspec:\n  dataplane: dataPlanes/eu\n";
-  expect(() => readDocuments(tenant + bad, "a.yaml")).toThrow('Cannot apply "a.yaml": line 10: unknown field "dataplane" in TenantSpec');
+  expect(() => readDocuments(tenant + bad, "a.yaml")).toThrow(
+    'Cannot apply "a.yaml": line 10: unknown field "dataplane" in TenantSpec',
+  );
 });
 
 test("an enum value that does not exist is refused with its line", () => {
-  expect(() => readDocuments(`${tenant}  isolation:\n    level: STRONG\n`, "a.yaml")).toThrow(/line 6: .*STRONG/);
+  expect(() => readDocuments(`${tenant}  isolation:\n    level: STRONG\n`, "a.yaml")).toThrow(
+    /line 6: .*STRONG/,
+  );
 });
 
 test.each([

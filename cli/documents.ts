@@ -18,7 +18,15 @@ export function readDocuments(text: string, file: string): Resource[] {
   const values = parseYamlAll(text, { name: file });
   if (values.length === 0) throw new UsageError(`Cannot apply "${file}": it holds no document`);
   const starts = documentStarts(text);
-  return values.map((value, i) => readDocument(value, { file, lines: text.split("\n"), from: starts[i] ?? 0, to: starts[i + 1] ?? Number.MAX_SAFE_INTEGER, index: i }));
+  return values.map((value, i) =>
+    readDocument(value, {
+      file,
+      lines: text.split("\n"),
+      from: starts[i] ?? 0,
+      to: starts[i + 1] ?? Number.MAX_SAFE_INTEGER,
+      index: i,
+    }),
+  );
 }
 
 interface Place {
@@ -44,17 +52,24 @@ function documentStarts(text: string): number[] {
 }
 
 function readDocument(value: Json, at: Place): Resource {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) throw refuse(at, undefined, "a resource must be a mapping");
+  if (value === null || typeof value !== "object" || Array.isArray(value))
+    throw refuse(at, undefined, "a resource must be a mapping");
   const { kind, ...body } = value as JsonObject;
-  if (typeof kind !== "string") throw refuse(at, undefined, "kind is missing; use DataPlane, Tenant or Application");
+  if (typeof kind !== "string")
+    throw refuse(at, undefined, "kind is missing; use DataPlane, Tenant or Application");
   if (!(kind in schemas)) {
     const near = nearest(kind, Object.keys(schemas));
-    throw refuse(at, "kind", `unknown kind "${kind}"; ${near === undefined ? "use DataPlane, Tenant or Application" : `did you mean "${near}"?`}`);
+    throw refuse(
+      at,
+      "kind",
+      `unknown kind "${kind}"; ${near === undefined ? "use DataPlane, Tenant or Application" : `did you mean "${near}"?`}`,
+    );
   }
   const known = kind as ResourceKind;
   const { name } = body;
   if (typeof name !== "string" || name === "") throw refuse(at, "name", "name is missing");
-  if (kindOfName(fullName(known, name)) !== known) throw refuse(at, "name", `"${name}" is no name of a ${kind}`);
+  if (kindOfName(fullName(known, name)) !== known)
+    throw refuse(at, "name", `"${name}" is no name of a ${kind}`);
   body["name"] = fullName(known, name);
   try {
     return fromJson(schemas[known], body as JsonValue) as Resource;
@@ -64,7 +79,8 @@ function readDocument(value: Json, at: Place): Resource {
     const key = /key "([^"]+)" is unknown/.exec(message)?.[1] ?? /field \S+\.(\w+)/.exec(message)?.[1];
     // An enum's error names the value alone.
     const value = /cannot decode enum \S+ from JSON: "(.+)"$/.exec(message)?.[1];
-    const line = value === undefined ? undefined : find(at, new RegExp(`:\\s*["']?${escaped(value)}["']?\\s*($|[#,}])`));
+    const line =
+      value === undefined ? undefined : find(at, new RegExp(`:\\s*["']?${escaped(value)}["']?\\s*($|[#,}])`));
     throw refuse(at, key, plain(message), line);
   }
 }
@@ -78,8 +94,12 @@ function plain(message: string): string {
 
 function refuse(at: Place, key: string | undefined, why: string, known?: number): UsageError {
   const line = known ?? (key === undefined ? undefined : lineOf(at, key));
-  const where = line === undefined ? `document ${at.index + 1}, from line ${at.from + 1}` : `line ${line + 1}`;
-  return new UsageError(`Cannot apply "${at.file}": ${where}: ${why}`, 'See "moorage get KIND NAME -o yaml" for the form, and deploy/examples');
+  const where =
+    line === undefined ? `document ${at.index + 1}, from line ${at.from + 1}` : `line ${line + 1}`;
+  return new UsageError(
+    `Cannot apply "${at.file}": ${where}: ${why}`,
+    'See "moorage get KIND NAME -o yaml" for the form, and deploy/examples',
+  );
 }
 
 /** The first line of the document that holds the key, in either spelling. */
@@ -91,6 +111,7 @@ function lineOf(at: Place, key: string): number | undefined {
 const escaped = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 function find(at: Place, pattern: RegExp): number | undefined {
-  for (let i = at.from; i < Math.min(at.to, at.lines.length); i++) if (pattern.test(at.lines[i] ?? "")) return i;
+  for (let i = at.from; i < Math.min(at.to, at.lines.length); i++)
+    if (pattern.test(at.lines[i] ?? "")) return i;
   return undefined;
 }

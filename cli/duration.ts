@@ -7,7 +7,8 @@ const unitMs: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h
 export function parseDuration(option: string, text: string): number {
   const m = /^(\d+)(ms|s|m|h|d)$/.exec(text);
   const unit = unitMs[m?.[2] ?? ""];
-  if (m === null || unit === undefined) throw new UsageError(`Cannot read "${text}" for ${option}: write a duration such as 30s, 15m or 24h`);
+  if (m === null || unit === undefined)
+    throw new UsageError(`Cannot read "${text}" for ${option}: write a duration such as 30s, 15m or 24h`);
   return Number(m[1]) * unit;
 }
 

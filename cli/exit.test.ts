@@ -7,7 +7,9 @@ test("an error of the hub names what, the field with its rule, and the next step
     'error: Invalid "tenant.spec.data_plane": is required (INVALID_ARGUMENT, INVALID_FIELD)',
     "  field tenant.spec.data_plane: is required",
   ]);
-  expect(errorLines(new MoorageError(Code.UNAUTHENTICATED, "Unknown key"))[1]).toMatch(/next: .*moorage login/);
+  expect(errorLines(new MoorageError(Code.UNAUTHENTICATED, "Unknown key"))[1]).toMatch(
+    /next: .*moorage login/,
+  );
   expect(errorLines(new UsageError("Wrong", "Do right"))).toEqual(["error: Wrong", "  next: Do right"]);
 });
 

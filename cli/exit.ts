@@ -59,7 +59,7 @@ function nextStep(error: MoorageError): string | undefined {
   if (error.retryAfterMs !== undefined) return `Retry in ${Math.ceil(error.retryAfterMs / 1_000)} s`;
   switch (error.code) {
     case Code.UNAUTHENTICATED:
-      return 'The key is unknown, expired or deleted; log in with another: moorage login --server HOST:PORT --ca FILE --key-file FILE';
+      return "The key is unknown, expired or deleted; log in with another: moorage login --server HOST:PORT --ca FILE --key-file FILE";
     case Code.PERMISSION_DENIED:
       return 'Use a key with the needed role; "moorage config get-contexts" lists yours';
     case Code.UNAVAILABLE:
@@ -73,14 +73,17 @@ function nextStep(error: MoorageError): string | undefined {
 
 /** A failure as lines: what, then each field with its rule, then the next step. */
 export function errorLines(thrown: unknown): string[] {
-  if (thrown instanceof UsageError) return [`error: ${thrown.message}`, ...(thrown.next === undefined ? [] : [`  next: ${thrown.next}`])];
+  if (thrown instanceof UsageError)
+    return [`error: ${thrown.message}`, ...(thrown.next === undefined ? [] : [`  next: ${thrown.next}`])];
   if (!(thrown instanceof MoorageError)) {
     const error = thrown as NodeJS.ErrnoException;
     if (error.code === "ENOENT") return [`error: Cannot read "${error.path ?? ""}": no such file`];
     if (error.code === "EACCES") return [`error: Cannot open "${error.path ?? ""}": permission denied`];
     return [`error: ${thrown instanceof Error ? thrown.message : String(thrown)}`];
   }
-  const lines = [`error: ${thrown.message} (${codeName(thrown.code)}${thrown.reason === codeName(thrown.code) ? "" : `, ${thrown.reason}`})`];
+  const lines = [
+    `error: ${thrown.message} (${codeName(thrown.code)}${thrown.reason === codeName(thrown.code) ? "" : `, ${thrown.reason}`})`,
+  ];
   for (const f of thrown.fields) lines.push(`  field ${f.field}: ${f.description}`);
   for (const q of thrown.quota) lines.push(`  quota ${q.subject}: ${q.description}`);
   for (const p of thrown.preconditions) {

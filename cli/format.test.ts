@@ -10,14 +10,25 @@ import { describe, formatList, table } from "./format.ts";
 
 const nowMs = 1_000_000_000_000;
 const ago = (s: number) => timestampFromMs(nowMs - s * 1_000);
-const condition = (type: string, status: string, reason = "Reason") => ({ type, status, reason, message: "a message", lastTransitionTime: ago(192), observedGeneration: 2n });
+const condition = (type: string, status: string, reason = "Reason") => ({
+  type,
+  status,
+  reason,
+  message: "a message",
+  lastTransitionTime: ago(192),
+  observedGeneration: 2n,
+});
 
 const application = create(ApplicationSchema, {
   name: "tenants/acme/applications/web",
   generation: 2n,
   createTime: ago(7_200 * 12),
   spec: { bundle: "bundles/web", version: "1.1.0" },
-  status: { observedGeneration: 1n, applied: { version: "1.0.0" }, conditions: [condition("Ready", "Unknown", "Pending")] },
+  status: {
+    observedGeneration: 1n,
+    applied: { version: "1.0.0" },
+    conditions: [condition("Ready", "Unknown", "Pending")],
+  },
 });
 
 test("applications print their columns, and Unknown with its age", () => {
@@ -31,10 +42,16 @@ test("data planes print connection, last sight and tenants", () => {
   const dataPlane = create(DataPlaneSchema, {
     name: "dataPlanes/eu",
     createTime: ago(5),
-    status: { tenants: 3, agentVersion: "0.1.0", lastSeenTime: ago(4), conditions: [condition("Ready", "True"), condition("Connected", "False")] },
+    status: {
+      tenants: 3,
+      agentVersion: "0.1.0",
+      lastSeenTime: ago(4),
+      conditions: [condition("Ready", "True"), condition("Connected", "False")],
+    },
   });
   expect(formatList([dataPlane], { output: "table", nowMs })).toBe(
-    "NAME  READY  CONNECTED  LAST-SEEN  TENANTS  AGENT  AGE\n" + "eu    True   False      4s         3        0.1.0  5s\n",
+    "NAME  READY  CONNECTED  LAST-SEEN  TENANTS  AGENT  AGE\n" +
+      "eu    True   False      4s         3        0.1.0  5s\n",
   );
 });
 
@@ -42,15 +59,23 @@ test("tenants print isolation and the levers that are pulled", () => {
   const tenant = create(TenantSchema, {
     name: "tenants/acme",
     createTime: ago(60),
-    spec: { dataPlane: "dataPlanes/eu", isolation: { level: IsolationLevel.VIRTUAL_CLUSTER }, suspension: { trafficBlocked: true, computeZero: true } },
+    spec: {
+      dataPlane: "dataPlanes/eu",
+      isolation: { level: IsolationLevel.VIRTUAL_CLUSTER },
+      suspension: { trafficBlocked: true, computeZero: true },
+    },
   });
   expect(formatList([tenant], { output: "table", nowMs })).toBe(
-    "NAME  READY    ISOLATION        DATA-PLANE  SUSPENDED        AGE\n" + "acme  Unknown  virtual_cluster  eu          traffic,compute  60s\n",
+    "NAME  READY    ISOLATION        DATA-PLANE  SUSPENDED        AGE\n" +
+      "acme  Unknown  virtual_cluster  eu          traffic,compute  60s\n",
   );
 });
 
 test("what get prints as YAML is what apply reads", () => {
-  expect(readDocuments(formatList([application, application], { output: "yaml", nowMs }), "x.yaml")).toEqual([application, application]);
+  expect(readDocuments(formatList([application, application], { output: "yaml", nowMs }), "x.yaml")).toEqual([
+    application,
+    application,
+  ]);
 });
 
 test("a description lists the conditions with their ages", () => {
@@ -64,5 +89,14 @@ test("text of others cannot rewrite the terminal", () => {
 });
 
 test("ages have at most two units and are never negative", () => {
-  expect([-5_000, 0, 119_000, 120_000, 192_000, 3_600_000, 9_000_000, 172_800_000].map(formatAge)).toEqual(["0s", "0s", "119s", "2m", "3m12s", "60m", "2h30m", "2d"]);
+  expect([-5_000, 0, 119_000, 120_000, 192_000, 3_600_000, 9_000_000, 172_800_000].map(formatAge)).toEqual([
+    "0s",
+    "0s",
+    "119s",
+    "2m",
+    "3m12s",
+    "60m",
+    "2h30m",
+    "2d",
+  ]);
 });

@@ -29,7 +29,16 @@ export type Output = (typeof outputs)[number];
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [head, ...rows.map((r) => r.map(printable))];
   const widths = head.map((_, i) => Math.max(...all.map((r) => (r[i] ?? "").length)));
-  return all.map((r) => r.map((c, i) => (i === r.length - 1 ? c : c.padEnd(widths[i] ?? 0))).join("  ").trimEnd()).join("\n") + "\n";
+  return (
+    all
+      .map((r) =>
+        r
+          .map((c, i) => (i === r.length - 1 ? c : c.padEnd(widths[i] ?? 0)))
+          .join("  ")
+          .trimEnd(),
+      )
+      .join("\n") + "\n"
+  );
 }
 
 /** Text of others without control characters, which could rewrite a terminal. */
@@ -61,9 +70,20 @@ interface Column<R> {
 }
 
 const conditionsOf = (r: Resource): readonly Condition[] => r.status?.conditions ?? [];
-const ready = { head: "READY", cell: (r: Resource, now: number) => (r.deleteTime === undefined ? statusCell(conditionsOf(r), "Ready", now) : "Deleting") };
-const created = { head: "AGE", cell: (r: { createTime?: Timestamp | undefined }, now: number) => age(r.createTime, now) };
-const reason = { head: "REASON", wide: true, cell: (r: Resource) => find(conditionsOf(r), "Ready")?.reason || "-" };
+const ready = {
+  head: "READY",
+  cell: (r: Resource, now: number) =>
+    r.deleteTime === undefined ? statusCell(conditionsOf(r), "Ready", now) : "Deleting",
+};
+const created = {
+  head: "AGE",
+  cell: (r: { createTime?: Timestamp | undefined }, now: number) => age(r.createTime, now),
+};
+const reason = {
+  head: "REASON",
+  wide: true,
+  cell: (r: Resource) => find(conditionsOf(r), "Ready")?.reason || "-",
+};
 const last = (name: string): string => name.split("/").at(-1) ?? name;
 
 const dataPlaneColumns: readonly Column<DataPlane>[] = [
@@ -117,7 +137,15 @@ const apiKeyColumns: readonly Column<ApiKey>[] = [
   { head: "NAME", cell: (r) => last(r.name) },
   { head: "ROLE", cell: (r) => enumName(Role, r.role) },
   { head: "SCOPES", cell: (r) => r.scopes.join(",") || "all" },
-  { head: "EXPIRES", cell: (r, now) => (r.expireTime === undefined ? "never" : timestampMs(r.expireTime) <= now ? "expired" : `in ${formatAge(timestampMs(r.expireTime) - now)}`) },
+  {
+    head: "EXPIRES",
+    cell: (r, now) =>
+      r.expireTime === undefined
+        ? "never"
+        : timestampMs(r.expireTime) <= now
+          ? "expired"
+          : `in ${formatAge(timestampMs(r.expireTime) - now)}`,
+  },
   created,
 ];
 
@@ -127,17 +155,25 @@ function enumName(values: Readonly<Record<string, number>>, value: number): stri
 }
 
 function levelName(level: IsolationLevel | undefined): string {
-  return level === undefined || level === IsolationLevel.UNSPECIFIED ? "-" : enumName(IsolationLevel, level).toLowerCase();
+  return level === undefined || level === IsolationLevel.UNSPECIFIED
+    ? "-"
+    : enumName(IsolationLevel, level).toLowerCase();
 }
 
 function suspended(tenant: Tenant): string {
   const s = tenant.spec?.suspension;
-  const levers = [s?.trafficBlocked && "traffic", s?.computeZero && "compute", s?.changesFrozen && "changes", s?.billingStopped && "billing"].filter((x) => typeof x === "string");
+  const levers = [
+    s?.trafficBlocked && "traffic",
+    s?.computeZero && "compute",
+    s?.changesFrozen && "changes",
+    s?.billingStopped && "billing",
+  ].filter((x) => typeof x === "string");
   return levers.length === 0 ? "-" : levers.join(",");
 }
 
 /** Reasons that say an application waits for something other than itself. */
-const holding = /^(Paused|PausedByCustomer|Suspended|DependencyNotReady|DependencyNotFound|ApprovalRequired|AwaitingApproval|OutsideWindow|WaitingForDependencies|Held|ObserveOnly|TooManyRemovals)/;
+const holding =
+  /^(Paused|PausedByCustomer|Suspended|DependencyNotReady|DependencyNotFound|ApprovalRequired|AwaitingApproval|OutsideWindow|WaitingForDependencies|Held|ObserveOnly|TooManyRemovals)/;
 
 function heldBy(application: Application): string {
   if (application.spec?.suspended === true) return "suspended";
@@ -155,7 +191,9 @@ const columnsOf = {
 
 /** The column heads of a message type. */
 export function heads(typeName: Printable["$typeName"], wide: boolean): string[] {
-  return (columnsOf[typeName] as readonly Column<never>[]).filter((c) => wide || c.wide !== true).map((c) => c.head);
+  return (columnsOf[typeName] as readonly Column<never>[])
+    .filter((c) => wide || c.wide !== true)
+    .map((c) => c.head);
 }
 
 /** One resource as the cells of its kind's columns. */
@@ -181,7 +219,10 @@ export function asObject(resource: Printable): Record<string, unknown> {
 }
 
 /** A list of one kind in the wanted form. JSON is one array for a list, one object for a single resource. */
-export function formatList(resources: readonly Printable[], how: { output: Output; nowMs: number; single?: boolean }): string {
+export function formatList(
+  resources: readonly Printable[],
+  how: { output: Output; nowMs: number; single?: boolean },
+): string {
   const [first] = resources;
   if (how.output === "json") {
     const objects = resources.map(asObject);
@@ -191,7 +232,10 @@ export function formatList(resources: readonly Printable[], how: { output: Outpu
   if (how.output === "yaml") return stringifyYamlAll(resources.map(asObject));
   if (how.output === "name") return resources.map((r) => `${r.name}\n`).join("");
   const wide = how.output === "wide";
-  return table(heads(first.$typeName, wide), resources.map((r) => cells(r, { nowMs: how.nowMs, wide })));
+  return table(
+    heads(first.$typeName, wide),
+    resources.map((r) => cells(r, { nowMs: how.nowMs, wide })),
+  );
 }
 
 /** Everything about one resource for a person: its fields, then its conditions with their ages. */
@@ -201,6 +245,13 @@ export function describe(resource: Resource, nowMs: number): string {
   const body = stringifyYamlAll([{ kind, ...rest, ...(Object.keys(status).length === 0 ? {} : { status }) }]);
   const conditions = conditionsOf(resource);
   if (conditions.length === 0) return `${body}\nConditions: none reported yet\n`;
-  const rows = conditions.map((c) => [c.type, c.status, age(c.lastTransitionTime, nowMs), c.reason || "-", String(c.observedGeneration), c.message]);
+  const rows = conditions.map((c) => [
+    c.type,
+    c.status,
+    age(c.lastTransitionTime, nowMs),
+    c.reason || "-",
+    String(c.observedGeneration),
+    c.message,
+  ]);
   return `${body}\nConditions:\n${table(["TYPE", "STATUS", "SINCE", "REASON", "GEN", "MESSAGE"], rows)}`;
 }

@@ -3,7 +3,14 @@ import { filterOf, parseGoal } from "./commands-resources.ts";
 import { fullName, parseKind, parseKindName } from "./kinds.ts";
 
 test("kinds are taken in every usual spelling", () => {
-  expect(["dp", "DataPlanes", "data-plane", "tn", "app", "applications"].map(parseKind)).toEqual(["DataPlane", "DataPlane", "DataPlane", "Tenant", "Application", "Application"]);
+  expect(["dp", "DataPlanes", "data-plane", "tn", "app", "applications"].map(parseKind)).toEqual([
+    "DataPlane",
+    "DataPlane",
+    "DataPlane",
+    "Tenant",
+    "Application",
+    "Application",
+  ]);
   expect(() => parseKind("tenat")).toThrow('Unknown kind "tenat"');
 });
 
@@ -25,12 +32,18 @@ test("KIND/NAME is taken with short and full names", () => {
 });
 
 test("labels become a filter", () => {
-  expect(filterOf({ filter: 'spec.region = "eu"', selector: "tier=gold,stage!=test" })).toBe('spec.region = "eu" AND labels.tier = "gold" AND labels.stage != "test"');
+  expect(filterOf({ filter: 'spec.region = "eu"', selector: "tier=gold,stage!=test" })).toBe(
+    'spec.region = "eu" AND labels.tier = "gold" AND labels.stage != "test"',
+  );
   expect(() => filterOf({ selector: "tier" })).toThrow("KEY=VALUE");
 });
 
 test("--for takes a condition, its status, or delete", () => {
-  expect(parseGoal("condition=Connected=False")).toEqual({ condition: "Connected", status: "False", deleted: false });
+  expect(parseGoal("condition=Connected=False")).toEqual({
+    condition: "Connected",
+    status: "False",
+    deleted: false,
+  });
   expect(parseGoal("delete").deleted).toBe(true);
   expect(() => parseGoal("ready")).toThrow("condition=Ready");
 });

@@ -24,7 +24,10 @@ export function parseKind(word: string): Kind {
   const lower = word.toLowerCase();
   for (const [kind, words] of Object.entries(aliases)) if (words.includes(lower)) return kind as Kind;
   const near = nearest(lower, Object.values(aliases).flat());
-  throw new UsageError(`Unknown kind "${word}"`, near === undefined ? `Use one of ${kindWords}` : `Did you mean "${near}"?`);
+  throw new UsageError(
+    `Unknown kind "${word}"`,
+    near === undefined ? `Use one of ${kindWords}` : `Did you mean "${near}"?`,
+  );
 }
 
 /** As {@link parseKind}, for the kinds that can be changed and waited for. */
@@ -42,9 +45,12 @@ export interface Scope {
 
 /** The parent that a scope names, or "" for all. */
 export function parentOf(scope: Scope): string {
-  if (scope.tenant !== undefined && scope.dataPlane !== undefined) throw new UsageError("--tenant and --data-plane exclude each other");
-  if (scope.tenant !== undefined) return scope.tenant.includes("/") ? scope.tenant : `tenants/${scope.tenant}`;
-  if (scope.dataPlane !== undefined) return scope.dataPlane.includes("/") ? scope.dataPlane : `dataPlanes/${scope.dataPlane}`;
+  if (scope.tenant !== undefined && scope.dataPlane !== undefined)
+    throw new UsageError("--tenant and --data-plane exclude each other");
+  if (scope.tenant !== undefined)
+    return scope.tenant.includes("/") ? scope.tenant : `tenants/${scope.tenant}`;
+  if (scope.dataPlane !== undefined)
+    return scope.dataPlane.includes("/") ? scope.dataPlane : `dataPlanes/${scope.dataPlane}`;
   return "";
 }
 
@@ -54,13 +60,18 @@ export function fullName(kind: ResourceKind, text: string, scope: Scope = {}): s
     const form = text.startsWith("dataPlanes/") || text.startsWith("tenants/");
     const parts = text.split("/").length;
     const fits = kind === "Application" ? parts === 4 : parts === 2;
-    if (!form || !fits) throw new UsageError(`"${text}" is no name of a ${kind}`, `Write ${exampleName[kind]}`);
+    if (!form || !fits)
+      throw new UsageError(`"${text}" is no name of a ${kind}`, `Write ${exampleName[kind]}`);
     return text;
   }
   if (kind === "DataPlane") return `dataPlanes/${text}`;
   if (kind === "Tenant") return `tenants/${text}`;
   const parent = parentOf(scope);
-  if (parent === "") throw new UsageError(`"${text}" needs its tenant or data plane`, `Write -t TENANT ${text}, or tenants/TENANT/applications/${text}`);
+  if (parent === "")
+    throw new UsageError(
+      `"${text}" needs its tenant or data plane`,
+      `Write -t TENANT ${text}, or tenants/TENANT/applications/${text}`,
+    );
   return `${parent}/applications/${text}`;
 }
 
@@ -73,7 +84,11 @@ const exampleName: Readonly<Record<ResourceKind, string>> = {
 /** `application/tenants/acme/applications/web` or `tenant/acme` as kind and full name. */
 export function parseKindName(text: string, scope: Scope = {}): { kind: ResourceKind; name: string } {
   const at = text.indexOf("/");
-  if (at <= 0) throw new UsageError(`"${text}" is not of the form KIND/NAME`, "For example tenant/acme, or application/tenants/acme/applications/web");
+  if (at <= 0)
+    throw new UsageError(
+      `"${text}" is not of the form KIND/NAME`,
+      "For example tenant/acme, or application/tenants/acme/applications/web",
+    );
   const kind = kindOfName(text);
   // A bare full name says its kind by itself.
   if (kind !== undefined) return { kind, name: text };
@@ -94,7 +109,8 @@ export function nearest(word: string, words: readonly string[]): string | undefi
   let best: { word: string; distance: number } | undefined;
   for (const w of words) {
     const distance = edits(word, w);
-    if (distance <= 2 && distance < w.length && (best === undefined || distance < best.distance)) best = { word: w, distance };
+    if (distance <= 2 && distance < w.length && (best === undefined || distance < best.distance))
+      best = { word: w, distance };
   }
   return best?.word;
 }
@@ -104,7 +120,13 @@ function edits(a: string, b: string): number {
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      next.push(
+        Math.min(
+          (row[j] ?? 0) + 1,
+          (next[j - 1] ?? 0) + 1,
+          (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
+        ),
+      );
     }
     row = next;
   }

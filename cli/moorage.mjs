@@ -16,6 +16,8 @@ if (recent) {
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));
   child.on("exit", (code, signal) => process.exit(code ?? (signal === "SIGINT" ? 130 : 143)));
 } else {
-  console.error(`Cannot run moorage on Node ${process.versions.node}: install Node 24.14 or later, or run "npm install" in the repository, which brings one`);
+  console.error(
+    `Cannot run moorage on Node ${process.versions.node}: install Node 24.14 or later, or run "npm install" in the repository, which brings one`,
+  );
   process.exitCode = 2;
 }

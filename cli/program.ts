@@ -18,7 +18,10 @@ export function buildProgram(io: Io): Command {
     .option("--context <name>", "context to use instead of the current one")
     .enablePositionalOptions()
     .showHelpAfterError('See "moorage --help"')
-    .addHelpText("after", `\nExit codes:\n${exitMeanings.map((e) => `  ${e.code}  ${e.meaning}`).join("\n")}`);
+    .addHelpText(
+      "after",
+      `\nExit codes:\n${exitMeanings.map((e) => `  ${e.code}  ${e.meaning}`).join("\n")}`,
+    );
   addLoginCommands(program, io);
   addResourceCommands(program, io);
   addApply(program.command("applications").description("The verb apply, in the words of applications"), io);
@@ -30,7 +33,9 @@ export function buildProgram(io: Io): Command {
 
 /** Makes every command throw instead of ending the process, and write through `io`. */
 function settle(command: Command, io: Io): void {
-  command.exitOverride().configureOutput({ writeOut: (text) => io.out(text), writeErr: (text) => io.err(text) });
+  command
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => io.out(text), writeErr: (text) => io.err(text) });
   for (const child of command.commands) settle(child, io);
 }
 

@@ -16,7 +16,13 @@ export function cliMarkdown(): string {
     runNode: () => Promise.resolve(0),
   });
   const sections = program.commands.flatMap((c) => section(c, "moorage"));
-  const codes = ["## Exit codes", "", "| Code | Meaning |", "| --- | --- |", ...exitMeanings.map((e) => `| ${e.code} | ${e.meaning} |`)];
+  const codes = [
+    "## Exit codes",
+    "",
+    "| Code | Meaning |",
+    "| --- | --- |",
+    ...exitMeanings.map((e) => `| ${e.code} | ${e.meaning} |`),
+  ];
   return [...sections, codes.join("\n")].join("\n\n") + "\n";
 }
 
@@ -24,9 +30,24 @@ function section(command: Command, path: string): string[] {
   const full = `${path} ${command.name()}`;
   if (command.commands.length > 0) return command.commands.flatMap((c) => section(c, full));
   const usage = command.usage().replace("[options]", "[OPTIONS]");
-  const rows = command.options.map((o) => `| \`${cell(o.flags)}\` | ${cell(o.description)}${o.argChoices === undefined ? "" : ` (${o.argChoices.join(", ")})`} | ${o.mandatory ? "required" : o.defaultValue === undefined || o.defaultValue === "" ? "" : `\`${cell(String(o.defaultValue))}\``} |`);
-  const options = rows.length === 0 ? [] : ["", "| Option | What | Default |", "| --- | --- | --- |", ...rows];
-  return [[`## ${full}`, "", `${command.description()}.`, "", "```text", `${full} ${usage}`, "```", ...options].join("\n")];
+  const rows = command.options.map(
+    (o) =>
+      `| \`${cell(o.flags)}\` | ${cell(o.description)}${o.argChoices === undefined ? "" : ` (${o.argChoices.join(", ")})`} | ${o.mandatory ? "required" : o.defaultValue === undefined || o.defaultValue === "" ? "" : `\`${cell(String(o.defaultValue))}\``} |`,
+  );
+  const options =
+    rows.length === 0 ? [] : ["", "| Option | What | Default |", "| --- | --- | --- |", ...rows];
+  return [
+    [
+      `## ${full}`,
+      "",
+      `${command.description()}.`,
+      "",
+      "```text",
+      `${full} ${usage}`,
+      "```",
+      ...options,
+    ].join("\n"),
+  ];
 }
 
 const cell = (text: string): string => text.replaceAll("|", "\\|");

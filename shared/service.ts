@@ -39,5 +39,7 @@ export function backoffSleep(
 
 /** True for the error that an aborted await throws: the end of a service, not a failure. */
 export function isAbort(thrown: unknown, signal: AbortSignal): boolean {
-  return signal.aborted && (thrown === signal.reason || (thrown instanceof Error && thrown.name === "AbortError"));
+  return (
+    signal.aborted && (thrown === signal.reason || (thrown instanceof Error && thrown.name === "AbortError"))
+  );
 }

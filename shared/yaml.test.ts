@@ -61,12 +61,16 @@ test.each([
 });
 
 test("parsing never pollutes a prototype", () => {
-  expect(reasonOf(() => checkJson(JSON.parse('{"a":{"__proto__":{"polluted":1}}}'), "x"))).toBe("FORBIDDEN_KEY");
+  expect(reasonOf(() => checkJson(JSON.parse('{"a":{"__proto__":{"polluted":1}}}'), "x"))).toBe(
+    "FORBIDDEN_KEY",
+  );
   expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
 });
 
 test("what is written reads back the same", () => {
-  const plain = fc.jsonValue({ maxDepth: 5 }).filter((v) => v !== null && reasonOf(() => checkJson(v, "x")) === "accepted");
+  const plain = fc
+    .jsonValue({ maxDepth: 5 })
+    .filter((v) => v !== null && reasonOf(() => checkJson(v, "x")) === "accepted");
   fc.assert(
     fc.property(plain, (value) => {
       const expected: unknown = JSON.parse(JSON.stringify(value));

@@ -79,16 +79,23 @@ function walk(value: unknown, at: { name: string; path: string; depth: number })
     throw refuse("NOT_JSON", at.name, `${where} is ${value}, which JSON cannot hold`);
   }
   if (typeof value !== "object") throw refuse("NOT_JSON", at.name, `${where} is no JSON value`);
-  if (at.depth >= limits.jsonDepth) throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth} at ${where}`);
+  if (at.depth >= limits.jsonDepth)
+    throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth} at ${where}`);
   if (Array.isArray(value)) {
     value.forEach((item, i) => walk(item, { name: at.name, path: `${at.path}/${i}`, depth: at.depth + 1 }));
     return;
   }
   const proto: unknown = Object.getPrototypeOf(value);
-  if (proto !== Object.prototype && proto !== null) throw refuse("NOT_JSON", at.name, `${where} is no plain object`);
+  if (proto !== Object.prototype && proto !== null)
+    throw refuse("NOT_JSON", at.name, `${where} is no plain object`);
   for (const key of Object.keys(value)) {
-    if (forbiddenKeys.has(key)) throw refuse("FORBIDDEN_KEY", at.name, `key "${key}" is not allowed at ${where}`);
-    walk((value as Record<string, unknown>)[key], { name: at.name, path: `${at.path}/${key}`, depth: at.depth + 1 });
+    if (forbiddenKeys.has(key))
+      throw refuse("FORBIDDEN_KEY", at.name, `key "${key}" is not allowed at ${where}`);
+    walk((value as Record<string, unknown>)[key], {
+      name: at.name,
+      path: `${at.path}/${key}`,
+      depth: at.depth + 1,
+    });
   }
 }
 
@@ -108,7 +115,8 @@ function documentsOf(text: string, options: ParseOptions, lines: LineCounter): D
     });
     return Array.isArray(parsed) ? parsed : [];
   } catch (error) {
-    if (error instanceof RangeError) throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
+    if (error instanceof RangeError)
+      throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
     throw refuse("MALFORMED", options.name, error instanceof Error ? error.message : "not YAML");
   }
 }
@@ -127,14 +135,20 @@ function checkTree(document: Document, lines: LineCounter, at: { name: string; d
     Collection(_key, node, path) {
       // A pair stands between a map and its value; only collections count as levels.
       const depth = path.filter((parent) => "items" in parent).length + 1;
-      if (depth > limits.jsonDepth) throw refuse("TOO_DEEP", at.name, `${line(node)}: depth is above ${limits.jsonDepth}`);
+      if (depth > limits.jsonDepth)
+        throw refuse("TOO_DEEP", at.name, `${line(node)}: depth is above ${limits.jsonDepth}`);
       const seen = new Set<string>();
       for (const item of node.items) {
-        const key: unknown = typeof item === "object" && item !== null && "key" in item ? item.key : undefined;
+        const key: unknown =
+          typeof item === "object" && item !== null && "key" in item ? item.key : undefined;
         if (typeof key !== "object" || key === null || !("value" in key)) continue;
         const text = String(key.value);
         if (seen.has(text)) {
-          throw refuse("DUPLICATE_KEY", at.name, `${line(key as { range?: readonly number[] })}: key "${text}" stands twice`);
+          throw refuse(
+            "DUPLICATE_KEY",
+            at.name,
+            `${line(key as { range?: readonly number[] })}: key "${text}" stands twice`,
+          );
         }
         seen.add(text);
       }
@@ -164,7 +178,11 @@ function toJson(document: Document, at: { name: string; document: string }): Jso
   checkJson(value, at.name);
   const text = JSON.stringify(value);
   if (text.length > maxExpandedLength) {
-    throw refuse("TOO_MANY_ALIASES", at.name, `${at.document}: aliases expand to ${text.length} characters, limit ${maxExpandedLength}`);
+    throw refuse(
+      "TOO_MANY_ALIASES",
+      at.name,
+      `${at.document}: aliases expand to ${text.length} characters, limit ${maxExpandedLength}`,
+    );
   }
   return JSON.parse(text) as Json;
 }
@@ -192,7 +210,8 @@ export function parseYamlAll(text: string, options: ParseOptions): Json[] {
     try {
       checkTree(document, lines, at);
     } catch (thrown) {
-      if (thrown instanceof RangeError) throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth}`);
+      if (thrown instanceof RangeError)
+        throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth}`);
       throw thrown;
     }
     const value = toJson(document, at);

@@ -7,7 +7,9 @@ import { join } from "node:path";
 
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 if (major < 24 || (major === 24 && minor < 14)) {
-  console.error(`Node ${process.versions.node} is too old: run "make test", which uses the Node 24 that npm installs`);
+  console.error(
+    `Node ${process.versions.node} is too old: run "make test", which uses the Node 24 that npm installs`,
+  );
   process.exit(2);
 }
 

@@ -24,19 +24,34 @@ async function rig() {
   const ca = await createCa({ name: "test", ttlMs: 1_000 * HOUR }, { clock, rng });
   const seen: { token: string; uid: string; thumbprint: string }[] = [];
   const hub = { loseAnswer: false };
-  const issue = (csrDer: Uint8Array) => issueClientCertificate({ ca, csrDer, uri: "spiffe://test/dataplane/dp-1", ttlMs: 24 * HOUR }, { clock, rng });
+  const issue = (csrDer: Uint8Array) =>
+    issueClientCertificate(
+      { ca, csrDer, uri: "spiffe://test/dataplane/dp-1", ttlMs: 24 * HOUR },
+      { clock, rng },
+    );
   const services = [
     bind(EnrolmentService, {
       async enrol(request) {
         const pem = await issue(request.csrDer);
-        seen.push({ token: request.joinToken, uid: request.dataPlaneUid, thumbprint: parseCertificate(pem).keyThumbprint });
+        seen.push({
+          token: request.joinToken,
+          uid: request.dataPlaneUid,
+          thumbprint: parseCertificate(pem).keyThumbprint,
+        });
         if (hub.loseAnswer) throw new MoorageError(Code.UNAVAILABLE, "the answer was lost");
-        return { certificateChainPem: Buffer.from(pem), trustBundlePem: Buffer.from(ca.certPem), dataPlaneUid: "dp-1" };
+        return {
+          certificateChainPem: Buffer.from(pem),
+          trustBundlePem: Buffer.from(ca.certPem),
+          dataPlaneUid: "dp-1",
+        };
       },
     }),
     bind(IdentityService, {
       async renew(request) {
-        return { certificateChainPem: Buffer.from(await issue(request.csrDer)), trustBundlePem: Buffer.from(ca.certPem) };
+        return {
+          certificateChainPem: Buffer.from(await issue(request.csrDer)),
+          trustBundlePem: Buffer.from(ca.certPem),
+        };
       },
     }),
   ];
@@ -100,7 +115,8 @@ describe("Identity", () => {
     const first = await identity.credentials();
     const stop = new AbortController();
     const run = identity.run(stop.signal);
-    for (let i = 0; i < 40 && (await identity.credentials()).tls.certPem === first.tls.certPem; i++) await clock.advance(HOUR / 2);
+    for (let i = 0; i < 40 && (await identity.credentials()).tls.certPem === first.tls.certPem; i++)
+      await clock.advance(HOUR / 2);
     const candidate = await identity.credentials();
     await identity.accepted(candidate);
     expect(await start().credentials()).toEqual(candidate);

@@ -70,10 +70,15 @@ export class Identity implements Service {
     return this.#serial(async () => {
       let stored = await this.#load();
       const { clock } = this.#deps;
-      if (stored.nextCertPem !== undefined && stored.nextKeyPem !== undefined && parseCertificate(stored.nextCertPem).notAfterMs > clock.now()) {
+      if (
+        stored.nextCertPem !== undefined &&
+        stored.nextKeyPem !== undefined &&
+        parseCertificate(stored.nextCertPem).notAfterMs > clock.now()
+      ) {
         return credentialsOf(stored, { certPem: stored.nextCertPem, keyPem: stored.nextKeyPem });
       }
-      if (stored.certPem === undefined || parseCertificate(stored.certPem).notAfterMs <= clock.now()) stored = await this.#enrol(stored);
+      if (stored.certPem === undefined || parseCertificate(stored.certPem).notAfterMs <= clock.now())
+        stored = await this.#enrol(stored);
       return credentialsOf(stored, { certPem: stored.certPem ?? "", keyPem: stored.keyPem ?? "" });
     });
   }
@@ -83,7 +88,13 @@ export class Identity implements Service {
     return this.#serial(async () => {
       const stored = await this.#load();
       if (stored.nextCertPem === undefined || stored.nextCertPem !== used.tls.certPem) return;
-      await this.#save({ ...stored, keyPem: stored.nextKeyPem, certPem: stored.nextCertPem, nextKeyPem: undefined, nextCertPem: undefined });
+      await this.#save({
+        ...stored,
+        keyPem: stored.nextKeyPem,
+        certPem: stored.nextCertPem,
+        nextKeyPem: undefined,
+        nextCertPem: undefined,
+      });
       this.#deps.log.info("renewed certificate is in use", {});
     });
   }
@@ -121,7 +132,8 @@ export class Identity implements Service {
     const { clock, connectAgent, log } = this.#deps;
     const due = await this.#serial(async () => {
       const stored = await this.#load();
-      if (stored.certPem === undefined || stored.keyPem === undefined || stored.nextCertPem !== undefined) return undefined;
+      if (stored.certPem === undefined || stored.keyPem === undefined || stored.nextCertPem !== undefined)
+        return undefined;
       const { notBeforeMs, notAfterMs } = parseCertificate(stored.certPem);
       const at = notBeforeMs + (notAfterMs - notBeforeMs) * (2 / 3 - early);
       if (clock.now() < at || clock.now() >= notAfterMs) return undefined;
@@ -132,7 +144,9 @@ export class Identity implements Service {
     const current = credentialsOf(due, { certPem: due.certPem ?? "", keyPem: due.keyPem ?? "" });
     const link = connectAgent(current.tls);
     try {
-      const answer = await link.client(IdentityService).renew({ csrDer: await createCsr(due.nextKeyPem) }, { signal });
+      const answer = await link
+        .client(IdentityService)
+        .renew({ csrDer: await createCsr(due.nextKeyPem) }, { signal });
       await this.#serial(async () => {
         const stored = await this.#load();
         const caPem = text(answer.trustBundlePem) || stored.caPem;
@@ -150,14 +164,21 @@ export class Identity implements Service {
     const rejoin = known.certPem !== undefined && known.dataPlaneUid !== undefined;
     const token = rejoin ? "" : await deps.joinToken();
     if (token === undefined || (!rejoin && token === "")) {
-      throw new MoorageError(Code.FAILED_PRECONDITION, "Cannot enrol: there is no join token and no certificate", { reason: "NO_JOIN_TOKEN" });
+      throw new MoorageError(
+        Code.FAILED_PRECONDITION,
+        "Cannot enrol: there is no join token and no certificate",
+        { reason: "NO_JOIN_TOKEN" },
+      );
     }
     // Durable first: the key that the token is spent on must outlive this process.
-    if (known.keyPem === undefined) known = await this.#save({ ...known, keyPem: (await generateKeyPem()).keyPem });
+    if (known.keyPem === undefined)
+      known = await this.#save({ ...known, keyPem: (await generateKeyPem()).keyPem });
     const keyPem = known.keyPem ?? "";
     const link = deps.connectEnrolment({ caPem: known.caPem ?? (await deps.pinnedCa()) });
     try {
-      const answer = await link.client(EnrolmentService).enrol({ joinToken: token, csrDer: await createCsr(keyPem), dataPlaneUid: known.dataPlaneUid ?? "" });
+      const answer = await link
+        .client(EnrolmentService)
+        .enrol({ joinToken: token, csrDer: await createCsr(keyPem), dataPlaneUid: known.dataPlaneUid ?? "" });
       const saved = await this.#save({
         dataPlaneUid: answer.dataPlaneUid,
         caPem: text(answer.trustBundlePem),
@@ -166,7 +187,9 @@ export class Identity implements Service {
         nextKeyPem: undefined,
         nextCertPem: undefined,
       });
-      deps.log.info(rejoin ? "rejoined the hub" : "enrolled at the hub", { dataPlaneUid: answer.dataPlaneUid });
+      deps.log.info(rejoin ? "rejoined the hub" : "enrolled at the hub", {
+        dataPlaneUid: answer.dataPlaneUid,
+      });
       return saved;
     } finally {
       link.close();

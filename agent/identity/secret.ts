@@ -46,7 +46,8 @@ export class IdentitySecret {
     const out: Record<string, string | undefined> = {};
     for (const [key, field] of Object.entries(fields)) {
       const value = data[field];
-      out[key] = typeof value === "string" && value !== "" ? Buffer.from(value, "base64").toString() : undefined;
+      out[key] =
+        typeof value === "string" && value !== "" ? Buffer.from(value, "base64").toString() : undefined;
     }
     return out as unknown as StoredIdentity;
   }
@@ -62,7 +63,12 @@ export class IdentitySecret {
     const object = {
       apiVersion: "v1",
       kind: "Secret",
-      metadata: { ...this.#object?.metadata, name, namespace, labels: { ...this.#object?.metadata.labels, "app.kubernetes.io/managed-by": "moorage-agent" } },
+      metadata: {
+        ...this.#object?.metadata,
+        name,
+        namespace,
+        labels: { ...this.#object?.metadata.labels, "app.kubernetes.io/managed-by": "moorage-agent" },
+      },
       type: "Opaque",
       data,
     } as KubeObject;

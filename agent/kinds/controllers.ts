@@ -51,13 +51,19 @@ export interface ControllersDeps {
 }
 
 /** Starts the controllers as one Service; `wakeAll` is for a changed gate or a regained Lease. */
-export function createControllers(deps: ControllersDeps): Service & { wakeAll(): void; readonly pending: number } {
+export function createControllers(
+  deps: ControllersDeps,
+): Service & { wakeAll(): void; readonly pending: number } {
   const queues: Record<"Tenant" | "Application", WorkQueue> = {
     Tenant: createQueue({ clock: deps.clock, rng: deps.rng }),
     Application: createQueue({ clock: deps.clock, rng: deps.rng }),
   };
   const mirror = announcing(deps.mirror, (record) => wakeWaiting(record));
-  const context: KindContext = { ...deps.context, mirror, fights: createFightLog(() => deps.clock.monotonicMs()) };
+  const context: KindContext = {
+    ...deps.context,
+    mirror,
+    fights: createFightLog(() => deps.clock.monotonicMs()),
+  };
 
   const add = (record: MirrorRecord, priority: Priority): void => {
     if (record.kind === "DataPlane") return;
@@ -68,7 +74,10 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
   function wakeWaiting(record: MirrorRecord): void {
     for (const app of deps.mirror.list("Application")) {
       if (app.body.kind !== "Application" || app.uid === record.uid) continue;
-      const waits = record.kind === "Tenant" ? app.body.value.tenantUid === record.uid : app.body.value.spec?.dependsOn.includes(record.name) === true;
+      const waits =
+        record.kind === "Tenant"
+          ? app.body.value.tenantUid === record.uid
+          : app.body.value.spec?.dependsOn.includes(record.name) === true;
       if (waits) add(app, Priority.health);
     }
   }
@@ -77,7 +86,8 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
     const record = deps.mirror.get(uid);
     if (record === undefined) {
       // Gone: tenants wait for their applications, dependencies for their dependents.
-      for (const r of [...deps.mirror.list("Tenant"), ...deps.mirror.list("Application")]) if (r.removal !== undefined) add(r, Priority.command);
+      for (const r of [...deps.mirror.list("Tenant"), ...deps.mirror.list("Application")])
+        if (r.removal !== undefined) add(r, Priority.command);
       return;
     }
     if (record.kind === "DataPlane") {
@@ -100,15 +110,20 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
     if (record !== undefined) add(record, Priority.drift);
     if (change.id.kind !== "NetworkPolicy") return;
     for (const t of deps.mirror.list("Tenant")) {
-      if (t.uid !== owner && namespaceName(t.name.replace(/^tenants\//, "")) === change.id.namespace) add(t, Priority.drift);
+      if (t.uid !== owner && namespaceName(t.name.replace(/^tenants\//, "")) === change.id.namespace)
+        add(t, Priority.drift);
     }
   }
 
   function wakeAll(): void {
-    for (const r of [...deps.mirror.list("Tenant"), ...deps.mirror.list("Application")]) add(r, Priority.resync);
+    for (const r of [...deps.mirror.list("Tenant"), ...deps.mirror.list("Application")])
+      add(r, Priority.resync);
   }
 
-  const controllers: KindController[] = [tenantController(context), applicationController(context, deps.bundles)];
+  const controllers: KindController[] = [
+    tenantController(context),
+    applicationController(context, deps.bundles),
+  ];
   const loops = controllers.map((c) =>
     createLoop({
       name: `${c.kind.toLowerCase()} controller`,
@@ -125,7 +140,12 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
           throw error;
         }
       },
-      onError: (uid, error) => deps.log.warn("reconcile failed, it is tried again", { kind: c.kind, name: deps.mirror.get(uid)?.name, error }),
+      onError: (uid, error) =>
+        deps.log.warn("reconcile failed, it is tried again", {
+          kind: c.kind,
+          name: deps.mirror.get(uid)?.name,
+          error,
+        }),
       ...(deps.metrics === undefined ? {} : { metrics: deps.metrics(c.kind) }),
     }),
   );
@@ -154,7 +174,7 @@ export function createControllers(deps: ControllersDeps): Service & { wakeAll():
     name: "controllers",
     run,
     drain: async () => {
-      await Promise.all(loops.map((l) => l.drain?.()));
+      await Promise.all(loops.map((l) => l.drain?.() ?? Promise.resolve()));
     },
     wakeAll,
     get pending() {
@@ -177,7 +197,8 @@ function announcing(mirror: Mirror, onStatus: (record: MirrorRecord) => void): M
       const before = mirror.get(uid)?.status;
       await mirror.setStatus(uid, status, options);
       const record = mirror.get(uid);
-      if (record !== undefined && gatesDiffer(before?.conditions, record.status?.conditions)) onStatus(record);
+      if (record !== undefined && gatesDiffer(before?.conditions, record.status?.conditions))
+        onStatus(record);
     },
     finishRemoval: (uid) => mirror.finishRemoval(uid),
   };

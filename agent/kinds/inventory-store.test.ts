@@ -22,10 +22,21 @@ describe("entries and shards", () => {
     const arb = fc.uniqueArray(fc.integer({ min: 0, max: 4_000 }), { maxLength: 4_000 });
     fc.assert(
       fc.property(arb, arb, (before, after) => {
-        const first = assign([], before.map((n) => entry(`n${n}`)));
+        const first = assign(
+          [],
+          before.map((n) => entry(`n${n}`)),
+        );
         const keys = first.map((s) => s.map(idKey));
-        const second = assign(keys, after.map((n) => entry(`n${n}`)));
-        expect(second.flat().map((e) => e.name).sort()).toEqual(after.map((n) => `n${n}`).sort());
+        const second = assign(
+          keys,
+          after.map((n) => entry(`n${n}`)),
+        );
+        expect(
+          second
+            .flat()
+            .map((e) => e.name)
+            .sort(),
+        ).toEqual(after.map((n) => `n${n}`).sort());
         second.forEach((s, i) => {
           expect(s.length).toBeLessThanOrEqual(SHARD_ENTRIES);
           for (const e of s) {

@@ -92,7 +92,11 @@ export class InventoryStore {
     for (let i = 0; i < wanted.length; i++) {
       const next = wanted[i] as readonly InventoryEntry[];
       const old = shards[i];
-      if (old !== undefined && JSON.stringify(dig(old.object, "spec", "entries")) === JSON.stringify(next) && this.#sameTerm(old)) {
+      if (
+        old !== undefined &&
+        JSON.stringify(dig(old.object, "spec", "entries")) === JSON.stringify(next) &&
+        this.#sameTerm(old)
+      ) {
         continue;
       }
       shards[i] = await this.#put(owner, { index: i, entries: next, old });
@@ -122,13 +126,19 @@ export class InventoryStore {
     return Number(dig(shard.object, "spec", "term")) === this.#term();
   }
 
-  async #put(owner: InventoryOwner, shard: { index: number; entries: readonly InventoryEntry[]; old: Shard | undefined }): Promise<Shard> {
+  async #put(
+    owner: InventoryOwner,
+    shard: { index: number; entries: readonly InventoryEntry[]; old: Shard | undefined },
+  ): Promise<Shard> {
     const object: KubeObject = {
       apiVersion,
       kind,
       metadata: {
         ...(shard.old === undefined
-          ? { name: shard.index === 0 ? owner.objectName : `${owner.objectName}.${shard.index}`, namespace: this.#namespace }
+          ? {
+              name: shard.index === 0 ? owner.objectName : `${owner.objectName}.${shard.index}`,
+              namespace: this.#namespace,
+            }
           : { ...shard.old.object.metadata }),
       },
       spec: {
@@ -140,7 +150,8 @@ export class InventoryStore {
       },
     } as KubeObject;
     delete object.metadata.managedFields;
-    const answer = shard.old === undefined ? await this.#session.create(object) : await this.#session.update(object);
+    const answer =
+      shard.old === undefined ? await this.#session.create(object) : await this.#session.update(object);
     return { object: answer.object, keys: shard.entries.map(idKey) };
   }
 
@@ -157,7 +168,10 @@ export class InventoryStore {
 }
 
 /** Entries by shard: each stays where its key is, new ones fill the first shard with room. Pure. */
-export function assign(shards: readonly (readonly string[])[], entries: readonly InventoryEntry[]): InventoryEntry[][] {
+export function assign(
+  shards: readonly (readonly string[])[],
+  entries: readonly InventoryEntry[],
+): InventoryEntry[][] {
   const home = new Map<string, number>();
   shards.forEach((keys, i) => keys.forEach((k) => home.set(k, i)));
   const out: InventoryEntry[][] = shards.map(() => []);

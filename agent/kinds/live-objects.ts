@@ -71,7 +71,11 @@ export class LiveObjects {
       now: () => deps.clock.now(),
       crdHasStatus: (apiVersion, kind) => deps.kube.discovery.cached({ apiVersion, kind })?.hasStatus,
     };
-    this.cache = new LiveCache({ session: deps.kube.asAgent(), discovery: deps.kube.discovery, reduce: this.reduce });
+    this.cache = new LiveCache({
+      session: deps.kube.asAgent(),
+      discovery: deps.kube.discovery,
+      reduce: this.reduce,
+    });
   }
 
   /** Calls `fn` after each change; returns the way out. */
@@ -106,7 +110,8 @@ export class LiveObjects {
   async viewAs(session: KubeSession, known: readonly InventoryEntry[]): Promise<LiveView> {
     const { cache, reduce } = this;
     const read = new Map<string, LiveState>();
-    const watched = (id: ObjectId): boolean => this.#watched.get(`${id.group}/${id.kind}`)?.reflector.synced === true;
+    const watched = (id: ObjectId): boolean =>
+      this.#watched.get(`${id.group}/${id.kind}`)?.reflector.synced === true;
     const view: LiveView = {
       get: (id) => (watched(id) ? cache.get(id) : read.get(idKey(id))),
       async fetch(id, version) {
@@ -151,7 +156,8 @@ export class LiveObjects {
   objects(kind: KindRef, namespace: string | undefined): KubeObject[] {
     const out: KubeObject[] = [];
     for (const k of this.#watched.get(keyOf(kind))?.reflector.values() ?? []) {
-      if (k.object !== undefined && (namespace === undefined || k.object.metadata.namespace === namespace)) out.push(k.object);
+      if (k.object !== undefined && (namespace === undefined || k.object.metadata.namespace === namespace))
+        out.push(k.object);
     }
     return out;
   }
@@ -209,11 +215,21 @@ export class LiveObjects {
         if (event.type === "synced") return;
         if (event.type === "set") {
           this.cache.observe(event.value.live);
-          this.#tell({ id: event.value.live.id, labels: event.value.labels, before: event.old?.live, after: event.value.live });
+          this.#tell({
+            id: event.value.live.id,
+            labels: event.value.labels,
+            before: event.old?.live,
+            after: event.value.live,
+          });
         } else {
           // A lost label arrives as a deletion too: the next run reads the object and repairs it.
           this.cache.forget(event.old.live.id, "");
-          this.#tell({ id: event.old.live.id, labels: event.old.labels, before: event.old.live, after: undefined });
+          this.#tell({
+            id: event.old.live.id,
+            labels: event.old.labels,
+            before: event.old.live,
+            after: undefined,
+          });
         }
       },
       onError: (error) => this.#deps.log.warn("watch failed, it is tried again", { kind: use.key, error }),

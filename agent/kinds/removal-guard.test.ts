@@ -4,7 +4,13 @@ import type { Guarded } from "./removal-guard.ts";
 import { RemovalGuard, freeRemovals, removalDigest, windowMs } from "./removal-guard.ts";
 
 const none = new Uint8Array();
-const thing = (uid: string, over: Partial<Guarded> = {}): Guarded => ({ uid, name: `tenants/${uid}`, parentUid: undefined, removal: undefined, ...over });
+const thing = (uid: string, over: Partial<Guarded> = {}): Guarded => ({
+  uid,
+  name: `tenants/${uid}`,
+  parentUid: undefined,
+  removal: undefined,
+  ...over,
+});
 const many = (n: number, removed: number, authorization: Uint8Array = none): Guarded[] =>
   Array.from({ length: n }, (_, i) => thing(`u${i}`, i < removed ? { removal: { authorization } } : {}));
 const at = (monotonicMs: number, maxRemovals = 0) => ({ monotonicMs, maxRemovals });
@@ -50,7 +56,9 @@ describe("the removal guard", () => {
   });
 
   it("lets exactly the authorized set pass", () => {
-    const uids = many(10, 8).slice(0, 8).map((g) => g.uid);
+    const uids = many(10, 8)
+      .slice(0, 8)
+      .map((g) => g.uid);
     expect(new RemovalGuard().decide(many(10, 8, removalDigest(uids)), at(0)).guarded).toBe(false);
     expect(new RemovalGuard().decide(many(10, 9, removalDigest(uids)), at(0)).guarded).toBe(true);
   });

@@ -84,7 +84,9 @@ export class RemovalGuard {
 /** SHA-256 over the count and the sorted uids: an authorization is for exactly one set. */
 export function removalDigest(uids: readonly string[]): Uint8Array {
   const sorted = [...uids].sort();
-  return createHash("sha256").update(`${sorted.length}\n${sorted.join("\n")}`).digest();
+  return createHash("sha256")
+    .update(`${sorted.length}\n${sorted.join("\n")}`)
+    .digest();
 }
 
 function parentGoes(g: Guarded, byUid: ReadonlyMap<string, Guarded>): boolean {

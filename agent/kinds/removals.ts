@@ -35,9 +35,17 @@ export class Removals {
       removal: r.removal,
     }));
     if (dataPlane !== undefined) {
-      guarded.push({ uid: dataPlane.uid, name: dataPlane.name, parentUid: undefined, removal: dataPlane.removal });
+      guarded.push({
+        uid: dataPlane.uid,
+        name: dataPlane.name,
+        parentUid: undefined,
+        removal: dataPlane.removal,
+      });
     }
-    return this.#guard.decide(guarded, { monotonicMs: this.#clock.monotonicMs(), maxRemovals: this.#maxRemovals() });
+    return this.#guard.decide(guarded, {
+      monotonicMs: this.#clock.monotonicMs(),
+      maxRemovals: this.#maxRemovals(),
+    });
   }
 
   /** Whether `uid`, which is ordered to go, may go. Local orders are given by the cluster's owner and never held. */

@@ -28,8 +28,15 @@ export function conditionsWith(
   const known = new Set([...list.map((c) => c.type), ...facts.map((f) => f.type)]);
   const first = options.all
     .filter((type) => !known.has(type))
-    .map((type) => ({ type, status: "Unknown" as const, reason: "Pending", message: "", observedGeneration }));
+    .map((type) => ({
+      type,
+      status: "Unknown" as const,
+      reason: "Pending",
+      message: "",
+      observedGeneration,
+    }));
   list = mergeConditions(list, [...first, ...facts.map((f) => ({ ...f, observedGeneration }))], options.now);
-  for (const type of abnormalTrue) if (!facts.some((f) => f.type === type)) list = removeCondition(list, type);
+  for (const type of abnormalTrue)
+    if (!facts.some((f) => f.type === type)) list = removeCondition(list, type);
   return list;
 }

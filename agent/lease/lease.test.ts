@@ -15,7 +15,15 @@ async function rig() {
   const session = cluster.client().asAgent();
   await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
   const make = (holder: string, highest = 0) =>
-    new Lease({ session, namespace, name: "moorage-agent", holder, clock, log: memoryLogger(), highestTerm: () => Promise.resolve(highest) });
+    new Lease({
+      session,
+      namespace,
+      name: "moorage-agent",
+      holder,
+      clock,
+      log: memoryLogger(),
+      highestTerm: () => Promise.resolve(highest),
+    });
   return { clock, cluster, session, make };
 }
 
@@ -29,7 +37,8 @@ describe("Lease", () => {
     await clock.advance(60_000);
     expect([a.isHeld(), b.isHeld()]).toEqual([true, false]);
     cluster.faults.before = (call) => {
-      if (call.verb === "update" && a.isHeld()) throw new KubeError("Cannot update: the connection broke", { status: 0, reason: "ConnectionLost" });
+      if (call.verb === "update" && a.isHeld())
+        throw new KubeError("Cannot update: the connection broke", { status: 0, reason: "ConnectionLost" });
     };
     const both: boolean[] = [];
     for (let i = 0; i < 40; i++) {
@@ -50,7 +59,12 @@ describe("Lease", () => {
     const { clock, session, make } = await rig();
     const a = make("a");
     const held = await a.acquire(stop.signal);
-    await session.delete({ apiVersion: "coordination.k8s.io/v1", kind: "Lease", namespace, name: "moorage-agent" });
+    await session.delete({
+      apiVersion: "coordination.k8s.io/v1",
+      kind: "Lease",
+      namespace,
+      name: "moorage-agent",
+    });
     await clock.advance(20_000);
     expect([a.isHeld(), held.lost.aborted]).toEqual([true, false]);
   });

@@ -74,12 +74,14 @@ export class Lease {
         const lease = await this.#read();
         const version = lease?.metadata.resourceVersion ?? "";
         if (seen?.version !== version) seen = { version, at: clock.monotonicMs() };
-        const durationMs = Number(dig(lease, "spec", "leaseDurationSeconds") ?? 0) * 1000 || LEASE_DURATION_MS;
+        const durationMs =
+          Number(dig(lease, "spec", "leaseDurationSeconds") ?? 0) * 1000 || LEASE_DURATION_MS;
         const free = lease === undefined || holderOf(lease) === "" || holderOf(lease) === this.#deps.holder;
         if (free || clock.monotonicMs() - seen.at >= durationMs) return await this.#take(lease, signal);
       } catch (thrown) {
         if (signal.aborted) throw thrown;
-        if (!isKubeError(thrown, 409)) log.warn("lease could not be taken, it is tried again", { error: thrown });
+        if (!isKubeError(thrown, 409))
+          log.warn("lease could not be taken, it is tried again", { error: thrown });
       }
       await sleep(clock, RENEW_MS / 2, signal);
     }
@@ -87,7 +89,12 @@ export class Lease {
 
   async #read(): Promise<KubeObject | undefined> {
     try {
-      return await this.#deps.session.get({ apiVersion, kind, namespace: this.#deps.namespace, name: this.#deps.name });
+      return await this.#deps.session.get({
+        apiVersion,
+        kind,
+        namespace: this.#deps.namespace,
+        name: this.#deps.name,
+      });
     } catch (thrown) {
       if (isNotFound(thrown)) return undefined;
       throw thrown;
@@ -146,7 +153,9 @@ export class Lease {
       release: async () => {
         released = true;
         lose("The lease was released");
-        await this.#write(current, { term, taken: false }).catch((error: unknown) => log.warn("lease could not be released, it runs out", { error }));
+        await this.#write(current, { term, taken: false }).catch((error: unknown) =>
+          log.warn("lease could not be released, it runs out", { error }),
+        );
       },
     };
   }

@@ -20,10 +20,17 @@ export async function fetchBlob(
   ref: BlobRef,
   from: { connect(signal: AbortSignal): Promise<Link>; signal: AbortSignal },
 ): Promise<readonly Uint8Array[]> {
-  const parts = ref.chunks.length > 0 ? ref.chunks.map((c) => ({ digest: c.digest, size: c.sizeBytes })) : [{ digest: ref.digest, size: Number(ref.sizeBytes) }];
+  const parts =
+    ref.chunks.length > 0
+      ? ref.chunks.map((c) => ({ digest: c.digest, size: c.sizeBytes }))
+      : [{ digest: ref.digest, size: Number(ref.sizeBytes) }];
   const total = parts.reduce((sum, p) => sum + p.size, 0);
   if (total > MAX_BYTES) {
-    throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot fetch content: ${total} bytes are above the limit of ${MAX_BYTES}`, { reason: "TOO_LARGE" });
+    throw new MoorageError(
+      Code.INVALID_ARGUMENT,
+      `Cannot fetch content: ${total} bytes are above the limit of ${MAX_BYTES}`,
+      { reason: "TOO_LARGE" },
+    );
   }
   const link = await from.connect(from.signal);
   try {
@@ -35,13 +42,20 @@ export async function fetchBlob(
   }
 }
 
-async function fetchPart(link: Link, part: { digest: Uint8Array; size: number }, signal: AbortSignal): Promise<Uint8Array> {
+async function fetchPart(
+  link: Link,
+  part: { digest: Uint8Array; size: number },
+  signal: AbortSignal,
+): Promise<Uint8Array> {
   const client = link.client(BlobService);
   const pieces: Uint8Array[] = [];
   let got = 0;
   for (let attempt = 1; ; attempt++) {
     try {
-      for await (const { data } of client.readBlob({ digest: part.digest, offset: BigInt(got) }, { signal })) {
+      for await (const { data } of client.readBlob(
+        { digest: part.digest, offset: BigInt(got) },
+        { signal },
+      )) {
         got += data.length;
         if (got > part.size) throw mismatch();
         pieces.push(data);
@@ -58,5 +72,7 @@ async function fetchPart(link: Link, part: { digest: Uint8Array; size: number },
 }
 
 function mismatch(): MoorageError {
-  return new MoorageError(Code.DATA_LOSS, "Cannot use content: it does not have the digest announced", { reason: "DIGEST_MISMATCH" });
+  return new MoorageError(Code.DATA_LOSS, "Cannot use content: it does not have the digest announced", {
+    reason: "DIGEST_MISMATCH",
+  });
 }

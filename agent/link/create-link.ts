@@ -63,7 +63,11 @@ export function createHubLink(deps: HubLinkDeps): HubLink {
         deps.onEnded?.({ reason, error: end.error });
         noteGeneration(end.error);
         const delayMs = delayOf(end, attempt);
-        deps.log.warn("not connected to the hub, it is dialled again", { reason, delayMs: Math.round(delayMs), error: end.error });
+        deps.log.warn("not connected to the hub, it is dialled again", {
+          reason,
+          delayMs: Math.round(delayMs),
+          error: end.error,
+        });
         await sleep(deps.clock, delayMs, signal);
       }
     } catch (thrown) {
@@ -98,6 +102,7 @@ export function createHubLink(deps: HubLinkDeps): HubLink {
 }
 
 function reasonOf(end: StreamEnd): string {
-  if (end.goodbye !== undefined) return end.goodbye.reason === "" ? "goodbye" : end.goodbye.reason.toLowerCase();
+  if (end.goodbye !== undefined)
+    return end.goodbye.reason === "" ? "goodbye" : end.goodbye.reason.toLowerCase();
   return end.error === undefined ? "closed" : codeName(end.error.code).toLowerCase();
 }

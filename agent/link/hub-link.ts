@@ -8,7 +8,12 @@
  * - Nothing is inferred: what the hub does not send stays as it is.
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { AgentInfo, BlobRef, SyncRequestSchema, SyncResponse } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type {
+  AgentInfo,
+  BlobRef,
+  SyncRequestSchema,
+  SyncResponse,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
 import type { MoorageError } from "@moorage/shared/errors";
 import type { Link } from "@moorage/shared/grpc/types";

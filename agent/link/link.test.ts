@@ -51,14 +51,23 @@ function memoryStore() {
     acknowledged: (s) => void acknowledged.push(s.uid),
   };
   const setStatus = (uid: string, message: string, settled: boolean) => {
-    statuses.set(uid, create(ResourceStatusSchema, { uid, name: `tenants/${uid}`, conditions: [{ type: "Ready", status: "True", message }] }));
+    statuses.set(
+      uid,
+      create(ResourceStatusSchema, {
+        uid,
+        name: `tenants/${uid}`,
+        conditions: [{ type: "Ready", status: "True", message }],
+      }),
+    );
     for (const fn of listeners) fn({ uid, settled });
   };
   return { store, batches, statuses, setStatus, acknowledged };
 }
 
 /** A hub that a test plays by hand. */
-function rig(options: { resume?: Resume; statusKnown?: boolean; refuse?: () => MoorageError | undefined } = {}) {
+function rig(
+  options: { resume?: Resume; statusKnown?: boolean; refuse?: () => MoorageError | undefined } = {},
+) {
   const clock = manualClock();
   const memory = memoryStore();
   const streams: { received: SyncRequest[]; stream: Stream }[] = [];
@@ -74,7 +83,15 @@ function rig(options: { resume?: Resume; statusKnown?: boolean; refuse?: () => M
         one.received.push(message);
         if (message.message.case === "hello") {
           stream.write({
-            message: { case: "hello", value: { protocolVersion: 1, resume: options.resume ?? Resume.DELTA, statusKnown: options.statusKnown ?? true, policy: { statusMinInterval: { seconds: 1n }, reconnectSpread: { seconds: 30n } } } },
+            message: {
+              case: "hello",
+              value: {
+                protocolVersion: 1,
+                resume: options.resume ?? Resume.DELTA,
+                statusKnown: options.statusKnown ?? true,
+                policy: { statusMinInterval: { seconds: 1n }, reconnectSpread: { seconds: 30n } },
+              },
+            },
           } as never);
         }
       }
@@ -89,7 +106,12 @@ function rig(options: { resume?: Resume; statusKnown?: boolean; refuse?: () => M
       links.push(made);
       return Promise.resolve(made);
     },
-    hello: () => ({ dataPlaneUid: "dp", generation: 4, instanceId: new Uint8Array(16), agent: { version: "0.1.0", kubernetesVersion: "v1.37.0", labels: {}, clusterUid: "c" } }),
+    hello: () => ({
+      dataPlaneUid: "dp",
+      generation: 4,
+      instanceId: new Uint8Array(16),
+      agent: { version: "0.1.0", kubernetesVersion: "v1.37.0", labels: {}, clusterUid: "c" },
+    }),
     fetchBlob: () => Promise.resolve([]),
     onRefusedGeneration: (known) => void refusedGenerations.push(known),
     clock,
@@ -99,7 +121,10 @@ function rig(options: { resume?: Resume; statusKnown?: boolean; refuse?: () => M
   const stop = new AbortController();
   stops.push(stop);
   void link.run(stop.signal);
-  const sent = (kind: string, at = streams.length - 1) => (streams[at]?.received ?? []).filter((m) => m.message.case === kind).map((m) => m.message.value as never as Record<string, unknown>);
+  const sent = (kind: string, at = streams.length - 1) =>
+    (streams[at]?.received ?? [])
+      .filter((m) => m.message.case === kind)
+      .map((m) => m.message.value as never as Record<string, unknown>);
   const write = (message: unknown) => streams.at(-1)?.stream.write({ message } as never);
   return { clock, link, sent, write, streams, dials, links, refusedGenerations, ...memory };
 }
@@ -108,8 +133,14 @@ describe("the hub link", () => {
   it("acks in the order of the batches, and only what is durable", async () => {
     const { batches, write, sent } = rig();
     await settle();
-    write({ case: "changes", value: { seq: 1n, updates: [upsert("tenants/a", { uid: "u-a", revision: 1 })] } });
-    write({ case: "changes", value: { seq: 2n, updates: [upsert("tenants/b", { uid: "u-b", revision: 2 })], cursor: cursorAt(2) } });
+    write({
+      case: "changes",
+      value: { seq: 1n, updates: [upsert("tenants/a", { uid: "u-a", revision: 1 })] },
+    });
+    write({
+      case: "changes",
+      value: { seq: 2n, updates: [upsert("tenants/b", { uid: "u-b", revision: 2 })], cursor: cursorAt(2) },
+    });
     await settle();
     batches[1]?.durable();
     await settle();
@@ -154,7 +185,7 @@ describe("the hub link", () => {
     await settle();
     const [page] = sent("inventory");
     expect(page).toMatchObject({ last: true, held: [{ uid: "u-a", revision: 3n }] });
-    expect((page?.["digest"] as Uint8Array).length).toBe(32);
+    expect(((page ?? {})["digest"] as Uint8Array).length).toBe(32);
   });
 
   it("sends a settled status at once and an intermediate one after the interval", async () => {
@@ -172,7 +203,7 @@ describe("the hub link", () => {
     write({ case: "statusAck", value: { seq: 1n } });
     await settle();
     expect(sent("status")).toHaveLength(2);
-    expect((sent("status")[1]?.["statuses"] as ResourceStatus[]).map((s) => s.uid)).toEqual(["u-a"]);
+    expect(((sent("status")[1] ?? {})["statuses"] as ResourceStatus[]).map((s) => s.uid)).toEqual(["u-a"]);
   });
 
   it("sends a status again when the stream broke before the hub had it", async () => {
@@ -192,7 +223,7 @@ describe("the hub link", () => {
     expect(statuses.size).toBe(1);
     const report = sent("status")[0];
     expect(report).toMatchObject({ full: true });
-    expect((report?.["digest"] as Uint8Array).length).toBe(32);
+    expect(((report ?? {})["digest"] as Uint8Array).length).toBe(32);
   });
 
   it("leaves a stream on which nothing comes", async () => {
@@ -203,7 +234,13 @@ describe("the hub link", () => {
   });
 
   it("tells of the generation that the hub knows", async () => {
-    const { refusedGenerations } = rig({ refuse: () => new MoorageError(Code.FAILED_PRECONDITION, "older", { reason: "STALE_GENERATION", metadata: { agent_generation: "9" } }) });
+    const { refusedGenerations } = rig({
+      refuse: () =>
+        new MoorageError(Code.FAILED_PRECONDITION, "older", {
+          reason: "STALE_GENERATION",
+          metadata: { agent_generation: "9" },
+        }),
+    });
     await settle(40);
     expect(refusedGenerations).toEqual([9]);
   });
@@ -212,7 +249,11 @@ describe("the hub link", () => {
 describe("fetchBlob", () => {
   const content = Buffer.from("a chunk of a bundle");
   const digest = createHash("sha256").update(content).digest();
-  const ref = { digest, sizeBytes: BigInt(content.length), chunks: [{ digest, sizeBytes: content.length }] } as never;
+  const ref = {
+    digest,
+    sizeBytes: BigInt(content.length),
+    chunks: [{ digest, sizeBytes: content.length }],
+  } as never;
 
   it("goes on where a broken read ended", async () => {
     const offsets: bigint[] = [];
@@ -225,7 +266,10 @@ describe("fetchBlob", () => {
         yield { data: content.subarray(from + 5) };
       },
     } as never);
-    const chunks = await fetchBlob(ref, { connect: () => Promise.resolve(memoryConnect([service])), signal: new AbortController().signal });
+    const chunks = await fetchBlob(ref, {
+      connect: () => Promise.resolve(memoryConnect([service])),
+      signal: new AbortController().signal,
+    });
     expect(Buffer.concat(chunks).toString()).toBe(content.toString());
     expect(offsets).toEqual([0n, 5n]);
   });
@@ -236,6 +280,11 @@ describe("fetchBlob", () => {
         yield { data: Buffer.from("another chunk......") };
       },
     } as never);
-    await expect(fetchBlob(ref, { connect: () => Promise.resolve(memoryConnect([service])), signal: new AbortController().signal })).rejects.toMatchObject({ reason: "DIGEST_MISMATCH" });
+    await expect(
+      fetchBlob(ref, {
+        connect: () => Promise.resolve(memoryConnect([service])),
+        signal: new AbortController().signal,
+      }),
+    ).rejects.toMatchObject({ reason: "DIGEST_MISMATCH" });
   });
 });

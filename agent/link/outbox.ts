@@ -72,7 +72,9 @@ export class Outbox {
     const reported = this.#reported ?? new Map<string, ResourceStatus>();
     const statuses: ResourceStatus[] = [];
     let bytes = OVERHEAD_BYTES;
-    for (const uid of [...this.#dirty.keys()].sort((a, b) => Number(this.#dirty.get(b)) - Number(this.#dirty.get(a)))) {
+    for (const uid of [...this.#dirty.keys()].sort(
+      (a, b) => Number(this.#dirty.get(b)) - Number(this.#dirty.get(a)),
+    )) {
       const status = this.#store.status(uid);
       const known = reported.get(uid);
       if (status === undefined || (known !== undefined && equals(ResourceStatusSchema, known, status))) {
@@ -91,7 +93,12 @@ export class Outbox {
     const after = new Map([...reported, ...statuses.map((s) => [s.uid, s] as const)]);
     this.#inFlight = { seq: ++this.#seq, statuses };
     if (last) this.#full = false;
-    return create(StatusReportSchema, { seq: this.#seq, statuses, full, digest: last ? statusDigest(after.values()) : new Uint8Array() });
+    return create(StatusReportSchema, {
+      seq: this.#seq,
+      statuses,
+      full,
+      digest: last ? statusDigest(after.values()) : new Uint8Array(),
+    });
   }
 
   /** The hub stored the report `seq`. */

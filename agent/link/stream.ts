@@ -1,8 +1,24 @@
 /** One stream to the hub, from hello to end. */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { Capability, Encoding, Resume, ResourceSchema, SyncRequestSchema, SyncService, UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import type { Changes, Goodbye, Policy, ServerHello, SyncRequest, SyncResponse, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import {
+  Capability,
+  Encoding,
+  Resume,
+  ResourceSchema,
+  SyncRequestSchema,
+  SyncService,
+  UpdateSchema,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type {
+  Changes,
+  Goodbye,
+  Policy,
+  ServerHello,
+  SyncRequest,
+  SyncResponse,
+  Update,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
@@ -34,7 +50,12 @@ export interface LinkPolicy {
 }
 
 /** Before the hub said otherwise. */
-export const defaultPolicy: LinkPolicy = { heartbeatMs: 20_000, statusMinMs: 20, reconnectSpreadMs: 30_000, compareMs: 6 * 3_600_000 };
+export const defaultPolicy: LinkPolicy = {
+  heartbeatMs: 20_000,
+  statusMinMs: 20,
+  reconnectSpreadMs: 30_000,
+  compareMs: 6 * 3_600_000,
+};
 
 /** How a stream ended. */
 export interface StreamEnd {
@@ -97,12 +118,16 @@ class StreamRun {
       const stream = link.client(SyncService).sync({ signal: this.#signal }) as Stream;
       this.#stream = stream;
       this.#sayHello();
-      this.#timer("idle", HELLO_MS, () => this.#fail(Code.DEADLINE_EXCEEDED, "The hub did not answer the hello in time"));
+      this.#timer("idle", HELLO_MS, () =>
+        this.#fail(Code.DEADLINE_EXCEEDED, "The hub did not answer the hello in time"),
+      );
       for await (const message of stream.read()) {
         this.#c.state.lastMessageMs = this.#c.deps.clock.now();
         this.#take(message.message);
         if (this.#goodbye !== undefined) break;
-        this.#timer("idle", IDLE_MS, () => this.#fail(Code.DEADLINE_EXCEEDED, "Nothing came from the hub for too long"));
+        this.#timer("idle", IDLE_MS, () =>
+          this.#fail(Code.DEADLINE_EXCEEDED, "Nothing came from the hub for too long"),
+        );
       }
       if (this.#goodbye !== undefined) {
         await this.#writes;
@@ -133,7 +158,11 @@ class StreamRun {
         kinds: KINDS,
         ...(cursor === undefined ? {} : { cursor }),
         statusDigest,
-        limits: { maxMessageBytes: limits.hubToAgentMessageBytes, windowBytes: limits.windowBytes, windowItems: limits.windowItems },
+        limits: {
+          maxMessageBytes: limits.hubToAgentMessageBytes,
+          windowBytes: limits.windowBytes,
+          windowItems: limits.windowItems,
+        },
         agent: this.#facts.agent,
         agentTime: timestampFromMs(Math.floor(clock.now())),
         heldDigest: heldDigest(held.filter((h) => !h.removing)),
@@ -143,7 +172,8 @@ class StreamRun {
 
   #take(message: SyncResponse["message"]): void {
     if (!this.#established) {
-      if (message.case !== "hello") throw new MoorageError(Code.INTERNAL, "The hub's first message is no hello");
+      if (message.case !== "hello")
+        throw new MoorageError(Code.INTERNAL, "The hub's first message is no hello");
       return this.#onHello(message.value);
     }
     switch (message.case) {
@@ -152,7 +182,10 @@ class StreamRun {
       case "bookmark": {
         const { cursor, echo } = message.value;
         // Reached only once everything before it is durable.
-        this.#acks.then(() => (this.#c.bookmark.cursor = cursor), () => undefined);
+        this.#acks.then(
+          () => (this.#c.bookmark.cursor = cursor),
+          () => undefined,
+        );
         this.#echo = echo;
         return this.#heartbeat();
       }
@@ -176,18 +209,26 @@ class StreamRun {
   #onHello(hello: ServerHello): void {
     const { deps, state, outbox } = this.#c;
     if (!PROTOCOL_VERSIONS.includes(hello.protocolVersion)) {
-      throw new MoorageError(Code.FAILED_PRECONDITION, `The hub chose protocol version ${hello.protocolVersion}, which this agent does not speak`);
+      throw new MoorageError(
+        Code.FAILED_PRECONDITION,
+        `The hub chose protocol version ${hello.protocolVersion}, which this agent does not speak`,
+      );
     }
     this.#established = true;
     if (hello.policy !== undefined) this.#onPolicy(hello.policy);
     if (hello.hubTime !== undefined) {
-      state.clockOffsetMs = deps.clock.now() - (Number(hello.hubTime.seconds) * 1_000 + Math.floor(hello.hubTime.nanos / 1e6));
+      state.clockOffsetMs =
+        deps.clock.now() - (Number(hello.hubTime.seconds) * 1_000 + Math.floor(hello.hubTime.nanos / 1e6));
     }
     state.connected = true;
     state.connectedSinceMs = deps.clock.now();
     state.desiredRevision = Math.max(state.desiredRevision, Number(deps.store.cursor()?.revision ?? 0n));
     state.appliedRevision = Number(deps.store.cursor()?.revision ?? 0n);
-    deps.log.info("connected to the hub", { resume: Object.entries(Resume).find(([, v]) => v === hello.resume)?.[0], replica: hello.replica, generation: this.#facts.generation });
+    deps.log.info("connected to the hub", {
+      resume: Object.entries(Resume).find(([, v]) => v === hello.resume)?.[0],
+      replica: hello.replica,
+      generation: this.#facts.generation,
+    });
     if (hello.resume === Resume.COMPARE) this.#sendInventory();
     if (!hello.statusKnown) outbox.reportAll();
     this.#extensions = (deps.extensions ?? []).map((e) => e.open((m) => this.#send(m)));
@@ -202,16 +243,25 @@ class StreamRun {
     const digest = heldDigest(held.filter((h) => !h.removing));
     for (let at = 0; at === 0 || at < held.length; at += PAGE) {
       const last = at + PAGE >= held.length;
-      const page = held.slice(at, at + PAGE).map(({ name, uid, digest: d, revision }) => ({ name, uid, digest: d, revision: BigInt(revision) }));
-      this.#send({ case: "inventory", value: { held: page, last, digest: last ? digest : new Uint8Array() } });
+      const page = held
+        .slice(at, at + PAGE)
+        .map(({ name, uid, digest: d, revision }) => ({ name, uid, digest: d, revision: BigInt(revision) }));
+      this.#send({
+        case: "inventory",
+        value: { held: page, last, digest: last ? digest : new Uint8Array() },
+      });
     }
   }
 
   #onChanges(changes: Changes): void {
     const { deps, state } = this.#c;
-    if (changes.seq !== ++this.#seq) throw new MoorageError(Code.DATA_LOSS, `The hub sent changes ${changes.seq}, expected ${this.#seq}`);
-    for (const u of changes.updates) state.desiredRevision = Math.max(state.desiredRevision, Number(u.revision));
-    const durable = this.#resolve(changes.updates).then((updates) => deps.store.apply({ updates, cursor: changes.cursor }, this.#signal));
+    if (changes.seq !== ++this.#seq)
+      throw new MoorageError(Code.DATA_LOSS, `The hub sent changes ${changes.seq}, expected ${this.#seq}`);
+    for (const u of changes.updates)
+      state.desiredRevision = Math.max(state.desiredRevision, Number(u.revision));
+    const durable = this.#resolve(changes.updates).then((updates) =>
+      deps.store.apply({ updates, cursor: changes.cursor }, this.#signal),
+    );
     // Acks are cumulative: in the order of the batches, whichever was durable first.
     this.#acks = Promise.all([this.#acks, durable]).then(() => {
       const { cursor, seq } = changes;
@@ -229,7 +279,11 @@ class StreamRun {
         if (update.change.case !== "upsert" || update.change.value.content.case !== "blob") return update;
         const resource = update.change.value;
         const chunks = await this.#c.deps.fetchBlob(update.change.value.content.value, this.#signal);
-        const value = create(ResourceSchema, { ...resource, encoding: resource.encoding || Encoding.PROTO, content: { case: "body", value: concat(chunks) } });
+        const value = create(ResourceSchema, {
+          ...resource,
+          encoding: resource.encoding || Encoding.PROTO,
+          content: { case: "body", value: concat(chunks) },
+        });
         return create(UpdateSchema, { ...update, change: { case: "upsert", value } });
       }),
     );
@@ -237,7 +291,8 @@ class StreamRun {
 
   #onPolicy(policy: Policy): void {
     const { policy: kept, state } = this.#c;
-    const ms = (d: { seconds: bigint; nanos: number } | undefined, old: number) => (d === undefined ? old : Number(d.seconds) * 1_000 + d.nanos / 1e6);
+    const ms = (d: { seconds: bigint; nanos: number } | undefined, old: number) =>
+      d === undefined ? old : Number(d.seconds) * 1_000 + d.nanos / 1e6;
     kept.heartbeatMs = Math.max(1_000, ms(policy.heartbeatInterval, kept.heartbeatMs));
     kept.statusMinMs = ms(policy.statusMinInterval, kept.statusMinMs);
     kept.reconnectSpreadMs = ms(policy.reconnectSpread, kept.reconnectSpreadMs);
@@ -256,7 +311,11 @@ class StreamRun {
     const { clock } = this.#c.deps;
     this.#send({
       case: "heartbeat",
-      value: { agentTime: timestampFromMs(Math.floor(clock.now())), monotonicMs: BigInt(Math.floor(clock.monotonicMs())), bookmarkEcho: this.#echo },
+      value: {
+        agentTime: timestampFromMs(Math.floor(clock.now())),
+        monotonicMs: BigInt(Math.floor(clock.monotonicMs())),
+        bookmarkEcho: this.#echo,
+      },
     });
     this.#heartbeatLater();
   }
@@ -296,7 +355,10 @@ class StreamRun {
     if (stream === undefined || this.#signal.aborted) return;
     const request = create(SyncRequestSchema, { message });
     const size = toBinary(SyncRequestSchema, request).length;
-    if (size > limits.agentToHubMessageBytes) throw new Error(`Cannot send "${String(message.case)}": ${size} bytes are above the limit of ${limits.agentToHubMessageBytes}`);
+    if (size > limits.agentToHubMessageBytes)
+      throw new Error(
+        `Cannot send "${String(message.case)}": ${size} bytes are above the limit of ${limits.agentToHubMessageBytes}`,
+      );
     if (this.#blocked === 0) {
       if (!stream.write(request)) this.#wait(stream);
       return;

@@ -29,12 +29,22 @@ async function rig(options: { hasHub?: boolean } = {}) {
     stops.push(stop);
     const state = new SyncState({ session, namespace });
     await state.load();
-    const mirror = new ClusterMirror({ kube, namespace, clock, rng: seededRng(2), log: memoryLogger(), state, mayWrite: () => !stop.signal.aborted, hasHub: options.hasHub ?? true });
+    const mirror = new ClusterMirror({
+      kube,
+      namespace,
+      clock,
+      rng: seededRng(2),
+      log: memoryLogger(),
+      state,
+      mayWrite: () => !stop.signal.aborted,
+      hasHub: options.hasHub ?? true,
+    });
     void mirror.run(stop.signal);
     await mirror.whenSynced(stop.signal);
     return { mirror, stop, state };
   };
-  const get = (kind: string, name: string): Promise<KubeObject> => session.get({ apiVersion, kind, namespace, name });
+  const get = (kind: string, name: string): Promise<KubeObject> =>
+    session.get({ apiVersion, kind, namespace, name });
   return { clock, cluster, session, start, get };
 }
 
@@ -45,7 +55,16 @@ describe("ClusterMirror", () => {
     const { cluster, start, get } = await rig();
     const { mirror } = await start();
     cluster.forgetCalls();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 }), upsert("tenants/acme/applications/web", { uid: uidB, revision: 8, tenantUid: uidA })], cursor: cursorAt(8) }, signal());
+    await mirror.apply(
+      {
+        updates: [
+          upsert("tenants/acme", { uid: uidA, revision: 7 }),
+          upsert("tenants/acme/applications/web", { uid: uidB, revision: 8, tenantUid: uidA }),
+        ],
+        cursor: cursorAt(8),
+      },
+      signal(),
+    );
     const writes = cluster.calls.filter((c) => c.verb === "create").map((c) => c.ref.kind);
     expect(writes).toEqual(["Tenant", "Application", "SyncState"]);
     expect((await get("Tenant", "acme.11111111")).metadata.finalizers).toBeUndefined();
@@ -56,7 +75,10 @@ describe("ClusterMirror", () => {
   it("holds after a restart what it held before", async () => {
     const { start } = await rig();
     const first = await start();
-    await first.mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
+    await first.mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
     first.stop.abort(new DOMException("ended", "AbortError"));
     const second = await start();
     expect(second.mirror.held()).toEqual(first.mirror.held());
@@ -67,15 +89,24 @@ describe("ClusterMirror", () => {
   it("ignores an update that is not newer", async () => {
     const { start } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7, label: "new" })], cursor: cursorAt(7) }, signal());
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 6, label: "old" })], cursor: undefined }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7, label: "new" })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 6, label: "old" })], cursor: undefined },
+      signal(),
+    );
     expect(mirror.get(uidA)?.body.value.labels).toEqual({ release: "new" });
   });
 
   it("writes a record anew that was deleted by hand", async () => {
     const { start, session, get } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
     const before = await get("Tenant", "acme.11111111");
     await session.delete({ apiVersion, kind: "Tenant", namespace, name: "acme.11111111" });
     await settle(40);
@@ -88,8 +119,14 @@ describe("ClusterMirror", () => {
   it("restores a record that was edited by hand", async () => {
     const { start, session, get } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
-    await session.mergePatch({ apiVersion, kind: "Tenant", namespace, name: "acme.11111111" }, { spec: { removal: { revision: 99, orphan: false } } });
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await session.mergePatch(
+      { apiVersion, kind: "Tenant", namespace, name: "acme.11111111" },
+      { spec: { removal: { revision: 99, orphan: false } } },
+    );
     await settle(40);
     expect(dig(await get("Tenant", "acme.11111111"), "spec", "removal")).toBeUndefined();
     expect(mirror.get(uidA)?.removal).toBeUndefined();
@@ -98,15 +135,33 @@ describe("ClusterMirror", () => {
   it("waits for an object that is being deleted without holding up another resource", async () => {
     const { start, session, get, clock } = await rig();
     const name = "acme.11111111";
-    await session.create({ apiVersion, kind: "Tenant", metadata: { name, namespace, finalizers: ["example.com/hold"] }, spec: { origin: "hub", name: "tenants/acme", uid: "11111111-old", revision: 1 } });
+    await session.create({
+      apiVersion,
+      kind: "Tenant",
+      metadata: { name, namespace, finalizers: ["example.com/hold"] },
+      spec: { origin: "hub", name: "tenants/acme", uid: "11111111-old", revision: 1 },
+    });
     await session.delete({ apiVersion, kind: "Tenant", namespace, name });
     const { mirror } = await start();
     let acked = false;
-    const batch = mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 }), upsert("tenants/globex", { uid: uidB, revision: 8 })], cursor: cursorAt(8) }, signal()).then(() => (acked = true));
+    const batch = mirror
+      .apply(
+        {
+          updates: [
+            upsert("tenants/acme", { uid: uidA, revision: 7 }),
+            upsert("tenants/globex", { uid: uidB, revision: 8 }),
+          ],
+          cursor: cursorAt(8),
+        },
+        signal(),
+      )
+      .then(() => (acked = true));
     await settle(40);
     expect(mirror.get(uidB)?.name).toBe("tenants/globex");
     expect(acked).toBe(false);
-    await session.jsonPatch({ apiVersion, kind: "Tenant", namespace, name }, [{ op: "remove", path: "/metadata/finalizers" }]);
+    await session.jsonPatch({ apiVersion, kind: "Tenant", namespace, name }, [
+      { op: "remove", path: "/metadata/finalizers" },
+    ]);
     await clock.advance(1_000);
     await batch;
     expect(dig(await get("Tenant", name), "spec", "uid")).toBe(uidA);
@@ -115,7 +170,10 @@ describe("ClusterMirror", () => {
   it("keeps the last accepted body when a newer one cannot be decoded, and says so after a restart too", async () => {
     const { start } = await rig();
     const first = await start();
-    await first.mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
+    await first.mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
     const bad = upsert("tenants/acme", { uid: uidA, revision: 9, body: Uint8Array.of(0x0a, 0xff) });
     await first.mirror.apply({ updates: [bad], cursor: cursorAt(9) }, signal());
     first.stop.abort(new DOMException("ended", "AbortError"));
@@ -129,7 +187,13 @@ describe("ClusterMirror", () => {
   it("never shows the kinds a resource whose first body was refused", async () => {
     const { start } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7, body: Uint8Array.of(0x0a, 0xff) })], cursor: cursorAt(7) }, signal());
+    await mirror.apply(
+      {
+        updates: [upsert("tenants/acme", { uid: uidA, revision: 7, body: Uint8Array.of(0x0a, 0xff) })],
+        cursor: cursorAt(7),
+      },
+      signal(),
+    );
     expect(mirror.list("Tenant")).toEqual([]);
     expect(mirror.held()).toHaveLength(1);
   });
@@ -137,18 +201,33 @@ describe("ClusterMirror", () => {
   it("withdraws a removal on a newer update", async () => {
     const { start } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
-    await mirror.apply({ updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await mirror.apply(
+      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) },
+      signal(),
+    );
     expect(mirror.get(uidA)?.removal?.revision).toBe(8);
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 9 })], cursor: cursorAt(9) }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 9 })], cursor: cursorAt(9) },
+      signal(),
+    );
     expect(mirror.get(uidA)?.removal).toBeUndefined();
   });
 
   it("tells the hub of a completed removal across a restart and forgets the record once the hub has it", async () => {
     const { start, session } = await rig();
     const first = await start();
-    await first.mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
-    await first.mirror.apply({ updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) }, signal());
+    await first.mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await first.mirror.apply(
+      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) },
+      signal(),
+    );
     await first.mirror.finishRemoval(uidA);
     first.stop.abort(new DOMException("ended", "AbortError"));
     const { mirror } = await start();
@@ -163,7 +242,10 @@ describe("ClusterMirror", () => {
   it("answers a removal of what it does not hold, and remembers that with the position", async () => {
     const { start } = await rig();
     const first = await start();
-    await first.mirror.apply({ updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) }, signal());
+    await first.mirror.apply(
+      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) },
+      signal(),
+    );
     first.stop.abort(new DOMException("ended", "AbortError"));
     const { mirror } = await start();
     expect(mirror.statuses().map((s) => [s.uid, s.gone])).toEqual([[uidA, true]]);
@@ -172,11 +254,25 @@ describe("ClusterMirror", () => {
   it("writes status on change alone and tells the link before the write is answered", async () => {
     const { start, cluster, get } = await rig();
     const { mirror } = await start();
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
     const told: unknown[] = [];
     mirror.onStatus((c) => told.push(c));
-    const condition = { type: "Ready", status: "True" as const, reason: "Ready", message: "", lastTransitionTime: "2030-01-01T00:00:00.000Z", observedGeneration: 1 };
-    const written = mirror.setStatus(uidA, { observedGeneration: 1, conditions: [condition] }, { settled: true });
+    const condition = {
+      type: "Ready",
+      status: "True" as const,
+      reason: "Ready",
+      message: "",
+      lastTransitionTime: "2030-01-01T00:00:00.000Z",
+      observedGeneration: 1,
+    };
+    const written = mirror.setStatus(
+      uidA,
+      { observedGeneration: 1, conditions: [condition] },
+      { settled: true },
+    );
     expect(told).toEqual([{ uid: uidA, settled: true }]);
     await written;
     cluster.forgetCalls();
@@ -188,8 +284,18 @@ describe("ClusterMirror", () => {
   it("takes the deletion of a local resource as the order to remove it", async () => {
     const { start, session, clock } = await rig({ hasHub: false });
     const { mirror } = await start();
-    await session.create({ apiVersion, kind: "Tenant", metadata: { name: "acme", namespace }, spec: { origin: "local", name: "tenants/acme", desired: { labels: { a: "b" }, spec: {} } } });
-    await session.create({ apiVersion, kind: "Application", metadata: { name: "web", namespace }, spec: { origin: "local", name: "tenants/acme/applications/web", desired: { spec: {} } } });
+    await session.create({
+      apiVersion,
+      kind: "Tenant",
+      metadata: { name: "acme", namespace },
+      spec: { origin: "local", name: "tenants/acme", desired: { labels: { a: "b" }, spec: {} } },
+    });
+    await session.create({
+      apiVersion,
+      kind: "Application",
+      metadata: { name: "web", namespace },
+      spec: { origin: "local", name: "tenants/acme/applications/web", desired: { spec: {} } },
+    });
     await settle(60);
     const [tenant] = mirror.list("Tenant");
     const [application] = mirror.list("Application");
@@ -197,7 +303,11 @@ describe("ClusterMirror", () => {
     expect(application?.body.kind === "Application" && application.body.value.tenantUid).toBe(tenant?.uid);
     await session.delete({ apiVersion, kind: "Tenant", namespace, name: "acme" });
     await settle(40);
-    expect(mirror.list("Tenant")[0]?.removal).toEqual({ revision: 0, orphan: false, authorization: new Uint8Array() });
+    expect(mirror.list("Tenant")[0]?.removal).toEqual({
+      revision: 0,
+      orphan: false,
+      authorization: new Uint8Array(),
+    });
     await mirror.finishRemoval(tenant?.uid ?? "");
     await clock.advance(100);
     expect(mirror.list("Tenant")).toEqual([]);
@@ -206,9 +316,17 @@ describe("ClusterMirror", () => {
   it("refuses an update for a name that a local resource bears", async () => {
     const { start, session } = await rig();
     const { mirror } = await start();
-    await session.create({ apiVersion, kind: "Tenant", metadata: { name: "acme", namespace }, spec: { origin: "local", name: "tenants/acme", desired: { spec: {} } } });
+    await session.create({
+      apiVersion,
+      kind: "Tenant",
+      metadata: { name: "acme", namespace },
+      spec: { origin: "local", name: "tenants/acme", desired: { spec: {} } },
+    });
     await settle(40);
-    await mirror.apply({ updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) }, signal());
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
     expect(mirror.status(uidA)?.verdict?.reason).toBe("OriginMismatch");
     expect(mirror.byName("tenants/acme").map((r) => r.origin)).toEqual(["local"]);
   });
@@ -216,9 +334,16 @@ describe("ClusterMirror", () => {
   it("says on a local resource why it cannot be read", async () => {
     const { start, session, get } = await rig();
     const { mirror } = await start();
-    await session.create({ apiVersion, kind: "Tenant", metadata: { name: "acme", namespace }, spec: { origin: "local", name: "tenants/acme", desired: { spec: { isolation: "NO_SUCH_LEVEL" } } } });
+    await session.create({
+      apiVersion,
+      kind: "Tenant",
+      metadata: { name: "acme", namespace },
+      spec: { origin: "local", name: "tenants/acme", desired: { spec: { isolation: "NO_SUCH_LEVEL" } } },
+    });
     await settle(40);
     expect(mirror.list("Tenant")).toEqual([]);
-    expect(dig(await get("Tenant", "acme"), "status", "conditions")).toMatchObject([{ type: "Ready", status: "False", reason: "Malformed" }]);
+    expect(dig(await get("Tenant", "acme"), "status", "conditions")).toMatchObject([
+      { type: "Ready", status: "False", reason: "Malformed" },
+    ]);
   });
 });

@@ -5,10 +5,6 @@
  * delete is written anew; a record's write is a compare-and-set on `resourceVersion`. Answers of writes
  * are taken in at once, so nothing waits for the watch to tell what is known already.
  */
-import { create } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
-import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { mergeConditions } from "@moorage/shared/conditions/conditions";
@@ -28,6 +24,7 @@ import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts
 import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
+import { equalCursor, goneStatus, neverAccepted, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition, SyncState } from "./sync-state.ts";
 import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
@@ -75,7 +72,13 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   constructor(deps: MirrorDeps) {
     this.#deps = deps;
     this.#session = deps.kube.asAgent();
-    this.#writer = new RecordWriter({ session: this.#session, namespace: deps.namespace, clock: deps.clock, rng: deps.rng, log: deps.log });
+    this.#writer = new RecordWriter({
+      session: this.#session,
+      namespace: deps.namespace,
+      clock: deps.clock,
+      rng: deps.rng,
+      log: deps.log,
+    });
     this.#reflectors = mirrorKinds.map((kind) =>
       createReflector<true>({
         session: this.#session,
@@ -127,7 +130,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   async setStatus(uid: string, status: RecordStatus, options: { settled: boolean }): Promise<void> {
     const entry = this.#entries.get(uid);
     if (entry === undefined || !this.#deps.mayWrite()) return;
-    if (entry.record.status !== undefined && equalJson(statusObject(entry.record.status, false), statusObject(status, false))) return;
+    if (
+      entry.record.status !== undefined &&
+      equalJson(statusObject(entry.record.status, false), statusObject(status, false))
+    )
+      return;
     const next: Entry = { ...entry, record: { ...entry.record, status } };
     this.#keep(next);
     this.#tellStatus({ uid, settled: options.settled });
@@ -148,7 +155,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       return;
     }
     // Durable before it is told, and kept until the hub has it: a lost report would leave the resource there for ever.
-    await this.#patchStatus(entry, entry.record.status ?? { observedGeneration: entry.record.generation, conditions: [] }, true);
+    await this.#patchStatus(
+      entry,
+      entry.record.status ?? { observedGeneration: entry.record.generation, conditions: [] },
+      true,
+    );
     const now = this.#entries.get(uid);
     if (now === undefined || now.record.removal === undefined) return;
     this.#put({ ...now, gone: true });
@@ -216,11 +227,20 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   async #update(update: Update, signal: AbortSignal): Promise<void> {
     const old = this.#entries.get(update.uid);
-    const localName = [...this.#entries.values()].some((e) => e.record.origin === "local" && e.record.name === update.name);
+    const localName = [...this.#entries.values()].some(
+      (e) => e.record.origin === "local" && e.record.name === update.name,
+    );
     const step = planUpdate(old, update, localName);
     if (step.kind === "ignore") return;
-    if (step.kind === "gone" || (old !== undefined && step.entry.record.removal !== undefined && neverAccepted(old))) {
-      if (old === undefined) this.#gone.set(update.uid, goneStatus({ name: update.name, uid: update.uid, revision: Number(update.revision) }));
+    if (
+      step.kind === "gone" ||
+      (old !== undefined && step.entry.record.removal !== undefined && neverAccepted(old))
+    ) {
+      if (old === undefined)
+        this.#gone.set(
+          update.uid,
+          goneStatus({ name: update.name, uid: update.uid, revision: Number(update.revision) }),
+        );
       else this.#put({ ...(step.kind === "write" ? step.entry : old), gone: true });
       this.#tellStatus({ uid: update.uid, settled: true });
       return;
@@ -239,7 +259,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       const known = this.#entries.get(uid);
       if (written.rejected?.reason === RECORD_REFUSED && known?.body !== undefined) {
         // What was accepted before stays in work; only the newest order is refused.
-        this.#put({ ...known, rejected: written.rejected, record: { ...known.record, rejected: written.rejected } });
+        this.#put({
+          ...known,
+          rejected: written.rejected,
+          record: { ...known.record, rejected: written.rejected },
+        });
         this.#tellStatus({ uid, settled: true });
         return;
       }
@@ -264,12 +288,26 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   async #writePosition(batch: Batch): Promise<void> {
     const { position } = this.#deps.state;
-    const highest = batch.updates.reduce((max, u) => Math.max(max, Number(u.revision)), position.highestRevision);
-    const gone = [...this.#gone.values()].map((g) => ({ name: g.name, uid: g.uid, revision: Number(g.observedRevision) }));
-    const moved = batch.cursor !== undefined && (position.cursor === undefined || !equalCursor(position.cursor, batch.cursor));
+    const highest = batch.updates.reduce(
+      (max, u) => Math.max(max, Number(u.revision)),
+      position.highestRevision,
+    );
+    const gone = [...this.#gone.values()].map((g) => ({
+      name: g.name,
+      uid: g.uid,
+      revision: Number(g.observedRevision),
+    }));
+    const moved =
+      batch.cursor !== undefined &&
+      (position.cursor === undefined || !equalCursor(position.cursor, batch.cursor));
     if (!moved && equalJson(gone, position.gone)) return;
     await this.#writer.persist("SyncState", () =>
-      this.#deps.state.write({ ...position, cursor: batch.cursor ?? position.cursor, highestRevision: highest, gone }),
+      this.#deps.state.write({
+        ...position,
+        cursor: batch.cursor ?? position.cursor,
+        highestRevision: highest,
+        gone,
+      }),
     );
   }
 
@@ -289,28 +327,43 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   #onObject(object: KubeObject): true {
     const seen = fromObject(object);
     if (seen === undefined) {
-      this.#deps.log.warn("custom resource names no resource, it is left alone", { kind: object.kind, object: object.metadata.name });
+      this.#deps.log.warn("custom resource names no resource, it is left alone", {
+        kind: object.kind,
+        object: object.metadata.name,
+      });
       return true;
     }
     const known = this.#entries.get(seen.record.uid);
     if (known !== undefined && known.metadata.uid === seen.metadata.uid) {
-      const order = compareResourceVersions(seen.metadata.resourceVersion ?? "", known.metadata.resourceVersion ?? "");
+      const order = compareResourceVersions(
+        seen.metadata.resourceVersion ?? "",
+        known.metadata.resourceVersion ?? "",
+      );
       if (order <= 0 || this.#writing.has(seen.record.uid)) return true;
     }
     if (known !== undefined && seen.record.origin === "hub" && this.#deps.mayWrite()) {
       if (seen.record.objectName !== known.record.objectName && known.metadata.uid !== undefined) return true;
       if (!sameOrder(known, seen)) {
-        this.#deps.log.warn("custom resource was changed by another, it is written anew", { name: known.record.name });
-        const restored: Entry = { ...known, metadata: seen.metadata, record: { ...known.record, objectUid: seen.record.objectUid } };
+        this.#deps.log.warn("custom resource was changed by another, it is written anew", {
+          name: known.record.name,
+        });
+        const restored: Entry = {
+          ...known,
+          metadata: seen.metadata,
+          record: { ...known.record, objectUid: seen.record.objectUid },
+        };
         this.#put(restored);
-        this.#background("cannot write a record anew", () => this.#chain(restored.record.uid, () => this.#write(restored, this.#stop)));
+        this.#background("cannot write a record anew", () =>
+          this.#chain(restored.record.uid, () => this.#write(restored, this.#stop)),
+        );
         return true;
       }
       this.#put({ ...seen, gone: known.gone });
       return true;
     }
     this.#put(seen);
-    if (seen.record.origin === "local" && this.#deps.mayWrite()) this.#background("cannot take in a local resource", () => this.#local(seen));
+    if (seen.record.origin === "local" && this.#deps.mayWrite())
+      this.#background("cannot take in a local resource", () => this.#local(seen));
     return true;
   }
 
@@ -321,7 +374,10 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     if (entry === undefined || uid === undefined || entry.record.objectName !== objectName) return;
     if (entry.record.origin === "hub" && !entry.gone && entry.body !== undefined && this.#deps.mayWrite()) {
       if (this.#writing.has(uid)) return;
-      this.#deps.log.warn("custom resource was deleted by another, it is written anew: a deletion is no order", { name: entry.record.name });
+      this.#deps.log.warn(
+        "custom resource was deleted by another, it is written anew: a deletion is no order",
+        { name: entry.record.name },
+      );
       const fresh: Entry = { ...entry, metadata: { name: objectName } };
       this.#keep(fresh);
       this.#background("cannot write a record anew", () =>
@@ -353,9 +409,16 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   /** Tells people, on the resource that they wrote, why nothing is done about it. */
   async #refuseLocal(entry: Entry, message: string): Promise<void> {
     const old = entry.record.status?.conditions ?? [];
-    const stated = { type: "Ready", status: "False" as const, reason: "Malformed", message, observedGeneration: entry.record.generation };
+    const stated = {
+      type: "Ready",
+      status: "False" as const,
+      reason: "Malformed",
+      message,
+      observedGeneration: entry.record.generation,
+    };
     const conditions = mergeConditions(old, [stated], this.#deps.clock.now());
-    if (conditions !== old) await this.#patchStatus(entry, { observedGeneration: entry.record.generation, conditions }, false);
+    if (conditions !== old)
+      await this.#patchStatus(entry, { observedGeneration: entry.record.generation, conditions }, false);
   }
 
   /** Whether our namespace or the definition of `kind` is being deleted: then no deletion in it is an order. */
@@ -386,7 +449,8 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     const metadata = await this.#writer.patchStatus(entry, statusObject(status, gone));
     const now = this.#entries.get(entry.record.uid);
     if (metadata === undefined || now === undefined || now.metadata.uid !== metadata.uid) return;
-    if (compareResourceVersions(metadata.resourceVersion ?? "", now.metadata.resourceVersion ?? "") > 0) this.#keep({ ...now, metadata });
+    if (compareResourceVersions(metadata.resourceVersion ?? "", now.metadata.resourceVersion ?? "") > 0)
+      this.#keep({ ...now, metadata });
   }
 
   // Memory.
@@ -398,7 +462,8 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     this.#keep(entry);
     const after = this.#visible.get(uid);
     if (!sameView(before, after)) this.#tell(uid);
-    if (entry.record.origin === "local" && entry.record.kind === "Tenant") this.#resolveApplications(entry.record.name);
+    if (entry.record.origin === "local" && entry.record.kind === "Tenant")
+      this.#resolveApplications(entry.record.name);
   }
 
   #keep(entry: Entry): void {
@@ -427,17 +492,30 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     if (entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) !== true) return undefined;
     const bearer = this.byName(record.name).find((r) => r.uid !== record.uid && r.removal === undefined);
     if (bearer !== undefined && record.removal === undefined) return undefined;
-    if (record.body.kind !== "Application" || record.body.value.tenantUid !== "" || !record.name.startsWith("tenants/")) return record;
+    if (
+      record.body.kind !== "Application" ||
+      record.body.value.tenantUid !== "" ||
+      !record.name.startsWith("tenants/")
+    )
+      return record;
     // People name the tenant, they do not know its uid.
     const tenants = this.byName(record.name.split("/").slice(0, 2).join("/"));
     const tenant = tenants.find((t) => t.removal === undefined) ?? tenants[0];
     if (tenant === undefined) return undefined;
-    return { ...record, body: { kind: "Application", value: { ...record.body.value, tenantUid: tenant.uid } } };
+    return {
+      ...record,
+      body: { kind: "Application", value: { ...record.body.value, tenantUid: tenant.uid } },
+    };
   }
 
   #resolveApplications(tenantName: string): void {
     for (const entry of [...this.#entries.values()]) {
-      if (entry.record.kind === "Application" && entry.record.origin === "local" && entry.record.name.startsWith(`${tenantName}/`)) this.#put(entry);
+      if (
+        entry.record.kind === "Application" &&
+        entry.record.origin === "local" &&
+        entry.record.name.startsWith(`${tenantName}/`)
+      )
+        this.#put(entry);
     }
   }
 
@@ -454,63 +532,4 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       if (!isAbort(error, this.#stop)) this.#deps.log.warn(message, { error });
     });
   }
-}
-
-function neverAccepted(entry: Entry): boolean {
-  return entry.body === undefined && !entry.damaged;
-}
-
-function sameView(a: MirrorRecord | undefined, b: MirrorRecord | undefined): boolean {
-  if (a === undefined || b === undefined) return a === b;
-  const tenant = (r: MirrorRecord) => (r.body.kind === "Application" ? r.body.value.tenantUid : "");
-  return (
-    a.revision === b.revision &&
-    a.digest === b.digest &&
-    a.objectUid === b.objectUid &&
-    a.removal?.revision === b.removal?.revision &&
-    tenant(a) === tenant(b) &&
-    (a.removal === undefined) === (b.removal === undefined)
-  );
-}
-
-function equalCursor(a: NonNullable<SyncPosition["cursor"]>, b: NonNullable<SyncPosition["cursor"]>): boolean {
-  return a.revision === b.revision && Buffer.from(a.epoch).equals(b.epoch);
-}
-
-function goneStatus(of: { name: string; uid: string; revision: number }): ResourceStatus {
-  return create(ResourceStatusSchema, { name: of.name, uid: of.uid, observedRevision: BigInt(of.revision), gone: true });
-}
-
-/** A record's status in the protocol's words. */
-function reported(entry: Entry): ResourceStatus {
-  const { record, rejected } = entry;
-  const status = record.status;
-  const revision = BigInt(newestRevision(entry));
-  return create(ResourceStatusSchema, {
-    name: record.name,
-    uid: record.uid,
-    observedRevision: revision,
-    observedGeneration: BigInt(status?.observedGeneration ?? 0),
-    verdict: create(
-      VerdictSchema,
-      rejected === undefined
-        ? { state: Verdict_State.ACCEPTED, revision }
-        : { state: Verdict_State.REJECTED, revision: BigInt(rejected.revision), reason: rejected.reason, message: rejected.message },
-    ),
-    conditions: (status?.conditions ?? []).map((c) =>
-      create(ConditionSchema, {
-        type: c.type,
-        status: c.status,
-        reason: c.reason,
-        message: c.message,
-        lastTransitionTime: timestampFromDate(new Date(c.lastTransitionTime)),
-        observedGeneration: BigInt(c.observedGeneration),
-      }),
-    ),
-    gone: entry.gone,
-    appliedVersion: status?.applied?.version ?? "",
-    appliedGeneration: BigInt(status?.applied?.generation ?? 0),
-    appliedDigest: status?.applied?.digest ?? "",
-    namespaces: [...(status?.namespaces ?? [])],
-  });
 }

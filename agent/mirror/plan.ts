@@ -28,7 +28,10 @@ export function planUpdate(old: Entry | undefined, update: Update, localName: bo
   if (old !== undefined && !old.damaged && revision <= newestRevision(old)) return { kind: "ignore" };
   const resource = update.change.value;
   const judged = localName
-    ? { reason: "OriginMismatch", message: `Cannot take "${update.name}": a resource of origin local has that name` }
+    ? {
+        reason: "OriginMismatch",
+        message: `Cannot take "${update.name}": a resource of origin local has that name`,
+      }
     : judge(update.name, resource);
   if ("reason" in judged) {
     const kind = kindOfName(update.name);
@@ -42,7 +45,10 @@ export function planUpdate(old: Entry | undefined, update: Update, localName: bo
       metadata: { name: objectName(update.name, update.uid) },
       damaged: false,
     };
-    return { kind: "write", entry: { ...base, rejected, damaged: false, record: { ...base.record, removal: undefined, rejected } } };
+    return {
+      kind: "write",
+      entry: { ...base, rejected, damaged: false, record: { ...base.record, removal: undefined, rejected } },
+    };
   }
   const record: MirrorRecord = {
     ...(old?.record ?? blank(update, { kind: judged.body.kind, body: judged.body })),

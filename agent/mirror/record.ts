@@ -1,7 +1,11 @@
 /** Records as custom resources and back: pure. */
 import { createHash } from "node:crypto";
 import { create, fromBinary, fromJson, type JsonValue, toBinary, toJson } from "@bufbuild/protobuf";
-import { ApplicationBodySchema, DataPlaneBodySchema, TenantBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
+import {
+  ApplicationBodySchema,
+  DataPlaneBodySchema,
+  TenantBodySchema,
+} from "@moorage/proto/moorage/agent/v1/body_pb";
 import { Encoding, type Resource } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Condition } from "@moorage/shared/conditions/conditions";
 import { API_VERSION } from "@moorage/shared/install/crds";
@@ -49,7 +53,10 @@ export function objectName(name: string, uid: string): string {
   const parts = name.split("/");
   const ids = parts.filter((_, i) => i % 2 === 1);
   const shown = parts[0] === "dataPlanes" && ids.length > 1 ? ids.slice(1) : ids;
-  const uid8 = uid.toLowerCase().replace(/[^a-z0-9]/g, "").slice(0, 8);
+  const uid8 = uid
+    .toLowerCase()
+    .replace(/[^a-z0-9]/g, "")
+    .slice(0, 8);
   return [...shown, uid8].join(".");
 }
 
@@ -124,13 +131,22 @@ export function judge(name: string, resource: Resource): Judged {
   const refuse = (reason: string, message: string) => ({ reason, message });
   const kind = kindOfName(name);
   if (kind === undefined || kind !== resource.kind) {
-    return refuse("UnknownKind", `Cannot take "${name}": this agent knows no kind "${resource.kind}" of that name`);
+    return refuse(
+      "UnknownKind",
+      `Cannot take "${name}": this agent knows no kind "${resource.kind}" of that name`,
+    );
   }
   if (resource.version !== BODY_VERSION) {
-    return refuse("UnknownVersion", `Cannot take "${name}": its body is of version "${resource.version}", this agent reads ${BODY_VERSION}`);
+    return refuse(
+      "UnknownVersion",
+      `Cannot take "${name}": its body is of version "${resource.version}", this agent reads ${BODY_VERSION}`,
+    );
   }
   if (resource.encoding !== Encoding.PROTO || resource.content.case !== "body") {
-    return refuse("UnknownEncoding", `Cannot take "${name}": its body is encoded in a way that this agent does not read`);
+    return refuse(
+      "UnknownEncoding",
+      `Cannot take "${name}": its body is encoded in a way that this agent does not read`,
+    );
   }
   const bytes = resource.content.value;
   if (sha256Hex(bytes) !== Buffer.from(resource.digest).toString("hex")) {
@@ -150,7 +166,12 @@ export function toObject(entry: Entry, namespace: string): KubeObject {
   return {
     apiVersion: API_VERSION,
     kind: record.kind,
-    metadata: { ...metadata, name: record.objectName, namespace, labels: { ...metadata.labels, "moorage.dev/origin": record.origin } },
+    metadata: {
+      ...metadata,
+      name: record.objectName,
+      namespace,
+      labels: { ...metadata.labels, "moorage.dev/origin": record.origin },
+    },
     spec: {
       origin: record.origin,
       name: record.name,
@@ -159,14 +180,18 @@ export function toObject(entry: Entry, namespace: string): KubeObject {
       generation: record.generation,
       digest: record.digest,
       bodyVersion: BODY_VERSION,
-      ...(entry.body === undefined ? {} : { body: Buffer.from(entry.body).toString("base64"), desired: readable(record.body) }),
+      ...(entry.body === undefined
+        ? {}
+        : { body: Buffer.from(entry.body).toString("base64"), desired: readable(record.body) }),
       ...(record.removal === undefined
         ? {}
         : {
             removal: {
               revision: record.removal.revision,
               orphan: record.removal.orphan,
-              ...(record.removal.authorization.length === 0 ? {} : { authorization: Buffer.from(record.removal.authorization).toString("base64") }),
+              ...(record.removal.authorization.length === 0
+                ? {}
+                : { authorization: Buffer.from(record.removal.authorization).toString("base64") }),
             },
           }),
       ...(entry.rejected === undefined ? {} : { rejected: entry.rejected }),
@@ -181,7 +206,11 @@ export function statusObject(status: RecordStatus, gone: boolean): Record<string
     conditions: status.conditions,
     ...(status.applied === undefined
       ? {}
-      : { appliedGeneration: status.applied.generation, appliedVersion: status.applied.version, appliedDigest: status.applied.digest }),
+      : {
+          appliedGeneration: status.applied.generation,
+          appliedVersion: status.applied.version,
+          appliedDigest: status.applied.digest,
+        }),
     ...(status.namespaces === undefined ? {} : { namespaces: status.namespaces }),
     ...(gone ? { gone } : {}),
   };
@@ -192,7 +221,11 @@ function statusOf(object: KubeObject): RecordStatus | undefined {
   if (status === undefined || !Array.isArray(status["conditions"])) return undefined;
   const out: RecordStatus = {
     observedGeneration: Number(status["observedGeneration"] ?? 0),
-    conditions: (status["conditions"] as Condition[]).map((c) => ({ ...c, message: c.message ?? "", observedGeneration: Number(c.observedGeneration ?? 0) })),
+    conditions: (status["conditions"] as Condition[]).map((c) => ({
+      ...c,
+      message: c.message ?? "",
+      observedGeneration: Number(c.observedGeneration ?? 0),
+    })),
   };
   if (status["appliedGeneration"] !== undefined) {
     out.applied = {
@@ -211,7 +244,9 @@ export function fromObject(object: KubeObject): Entry | undefined {
   const name = text(spec?.["name"]);
   const kind = mirrorKinds.find((k) => k === object.kind);
   if (spec === undefined || name === "" || kind === undefined) return undefined;
-  return spec["origin"] === "hub" ? hubEntry(object, spec, { kind, name }) : localEntry(object, spec, { kind, name });
+  return spec["origin"] === "hub"
+    ? hubEntry(object, spec, { kind, name })
+    : localEntry(object, spec, { kind, name });
 }
 
 interface Named {
@@ -231,7 +266,8 @@ function base(object: KubeObject, named: Named, origin: Origin) {
 
 function hubEntry(object: KubeObject, spec: Record<string, unknown>, named: Named): Entry {
   const digest = text(spec["digest"]);
-  const bytes = spec["body"] === undefined ? undefined : new Uint8Array(Buffer.from(text(spec["body"]), "base64"));
+  const bytes =
+    spec["body"] === undefined ? undefined : new Uint8Array(Buffer.from(text(spec["body"]), "base64"));
   const rejected = rejectionOf(spec);
   let body: Body | undefined;
   let damaged = bytes === undefined && rejected === undefined;
@@ -253,7 +289,14 @@ function hubEntry(object: KubeObject, spec: Record<string, unknown>, named: Name
     removal: removalOf(spec),
     rejected,
   };
-  return { record, body: body === undefined ? undefined : bytes, rejected, gone: dig(object, "status", "gone") === true, metadata: slim(object), damaged };
+  return {
+    record,
+    body: body === undefined ? undefined : bytes,
+    rejected,
+    gone: dig(object, "status", "gone") === true,
+    metadata: slim(object),
+    damaged,
+  };
 }
 
 function localEntry(object: KubeObject, spec: Record<string, unknown>, named: Named): Entry {
@@ -261,10 +304,16 @@ function localEntry(object: KubeObject, spec: Record<string, unknown>, named: Na
   let body: Body | undefined;
   let rejected: Rejection | undefined;
   try {
-    if (kindOfName(named.name) !== named.kind) throw new Error(`"${named.name}" is no name of a ${named.kind}`);
+    if (kindOfName(named.name) !== named.kind)
+      throw new Error(`"${named.name}" is no name of a ${named.kind}`);
     body = fromDesired(named.kind, (spec["desired"] ?? {}) as JsonValue);
   } catch (thrown) {
-    rejected = { revision: generation, digest: "", reason: "Malformed", message: `Cannot read spec.desired: ${(thrown as Error).message}` };
+    rejected = {
+      revision: generation,
+      digest: "",
+      reason: "Malformed",
+      message: `Cannot read spec.desired: ${(thrown as Error).message}`,
+    };
   }
   const bytes = body === undefined ? undefined : encodeBody(body);
   const record: MirrorRecord = {
@@ -277,7 +326,11 @@ function localEntry(object: KubeObject, spec: Record<string, unknown>, named: Na
     removal:
       object.metadata.deletionTimestamp === undefined
         ? undefined
-        : { revision: 0, orphan: dig(object, "metadata", "annotations", "moorage.dev/on-remove") === "keep", authorization: new Uint8Array() },
+        : {
+            revision: 0,
+            orphan: dig(object, "metadata", "annotations", "moorage.dev/on-remove") === "keep",
+            authorization: new Uint8Array(),
+          },
     rejected,
   };
   return { record, body: bytes, rejected, gone: false, metadata: slim(object), damaged: false };

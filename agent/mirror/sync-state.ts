@@ -44,7 +44,12 @@ export class SyncState {
   /** Reads it; a missing one is an empty position. */
   async load(): Promise<SyncPosition> {
     try {
-      this.#object = await this.#session.get({ apiVersion: API_VERSION, kind: "SyncState", namespace: this.#namespace, name: NAME });
+      this.#object = await this.#session.get({
+        apiVersion: API_VERSION,
+        kind: "SyncState",
+        namespace: this.#namespace,
+        name: NAME,
+      });
       this.#position = positionOf(this.#object);
     } catch (thrown) {
       if (!isNotFound(thrown)) throw thrown;
@@ -64,7 +69,10 @@ export class SyncState {
       } as KubeObject;
       delete object.metadata.managedFields;
       try {
-        const answer = this.#object === undefined ? await this.#session.create(object) : await this.#session.update(object);
+        const answer =
+          this.#object === undefined
+            ? await this.#session.create(object)
+            : await this.#session.update(object);
         this.#object = answer.object;
         this.#position = position;
         return;
@@ -94,10 +102,17 @@ function positionOf(object: KubeObject): SyncPosition {
   return {
     cursor:
       typeof epoch === "string"
-        ? create(CursorSchema, { epoch: new Uint8Array(Buffer.from(epoch, "base64")), revision: BigInt(Number(spec["revision"] ?? 0)) })
+        ? create(CursorSchema, {
+            epoch: new Uint8Array(Buffer.from(epoch, "base64")),
+            revision: BigInt(Number(spec["revision"] ?? 0)),
+          })
         : undefined,
     highestRevision: Number(spec["highestRevision"] ?? 0),
     term: Number(spec["term"] ?? 0),
-    gone: ((dig(spec, "gone") ?? []) as Gone[]).map((g) => ({ name: g.name, uid: g.uid, revision: Number(g.revision ?? 0) })),
+    gone: ((dig(spec, "gone") ?? []) as Gone[]).map((g) => ({
+      name: g.name,
+      uid: g.uid,
+      revision: Number(g.revision ?? 0),
+    })),
   };
 }

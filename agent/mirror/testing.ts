@@ -1,7 +1,11 @@
 /** What tests of the agent's outer half share. */
 import { createHash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { ApplicationBodySchema, DataPlaneBodySchema, TenantBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
+import {
+  ApplicationBodySchema,
+  DataPlaneBodySchema,
+  TenantBodySchema,
+} from "@moorage/proto/moorage/agent/v1/body_pb";
 import { Encoding, UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { CursorSchema } from "@moorage/proto/moorage/common/v1/cursor_pb";
@@ -36,7 +40,9 @@ export function manualClock(startMs = Date.UTC(2030, 0, 1)): ManualClock {
       const end = at + ms;
       await settle();
       for (;;) {
-        const due = [...timers].filter(([, t]) => t.due <= end).sort((a, b) => a[1].due - b[1].due || a[0] - b[0])[0];
+        const due = [...timers]
+          .filter(([, t]) => t.due <= end)
+          .sort((a, b) => a[1].due - b[1].due || a[0] - b[0])[0];
         if (due === undefined) break;
         at = Math.max(at, due[1].due);
         timers.delete(due[0]);
@@ -55,10 +61,19 @@ export function cursorAt(revision: number, epoch = 1): Cursor {
 }
 
 /** An update that wants `name`, with a body of its kind carrying `label`. */
-export function upsert(name: string, of: { uid: string; revision: number; label?: string; tenantUid?: string; body?: Uint8Array }): Update {
+export function upsert(
+  name: string,
+  of: { uid: string; revision: number; label?: string; tenantUid?: string; body?: Uint8Array },
+): Update {
   const labels = { release: of.label ?? "1" };
   const [kind, encoded]: [string, Uint8Array] = name.includes("/applications/")
-    ? ["Application", toBinary(ApplicationBodySchema, create(ApplicationBodySchema, { labels, spec: {}, tenantUid: of.tenantUid ?? "" }))]
+    ? [
+        "Application",
+        toBinary(
+          ApplicationBodySchema,
+          create(ApplicationBodySchema, { labels, spec: {}, tenantUid: of.tenantUid ?? "" }),
+        ),
+      ]
     : name.startsWith("tenants/")
       ? ["Tenant", toBinary(TenantBodySchema, create(TenantBodySchema, { labels, spec: {} }))]
       : ["DataPlane", toBinary(DataPlaneBodySchema, create(DataPlaneBodySchema, { labels, spec: {} }))];
@@ -83,5 +98,10 @@ export function upsert(name: string, of: { uid: string; revision: number; label?
 
 /** The order to remove `name`. */
 export function tombstone(name: string, of: { uid: string; revision: number }): Update {
-  return create(UpdateSchema, { name, uid: of.uid, revision: BigInt(of.revision), change: { case: "removed", value: {} } });
+  return create(UpdateSchema, {
+    name,
+    uid: of.uid,
+    revision: BigInt(of.revision),
+    change: { case: "removed", value: {} },
+  });
 }

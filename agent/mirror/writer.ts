@@ -53,38 +53,57 @@ export class RecordWriter {
     for (let attempt = 0; ; attempt++) {
       on.signal.throwIfAborted();
       try {
-        const answer = await this.#locked(entry.record.uid, () => this.#once({ ...entry, metadata: found ?? on.metadata() }));
+        const answer = await this.#locked(entry.record.uid, () =>
+          this.#once({ ...entry, metadata: found ?? on.metadata() }),
+        );
         if ("entry" in answer) return answer.entry;
         found = answer.metadata;
         if (answer.retryNow && attempt < 3) continue;
       } catch (thrown) {
         if (!(thrown instanceof KubeError)) throw thrown;
         if (refusedForGood(thrown)) return this.#refused(entry, thrown);
-        this.#deps.log.warn("record could not be written, it is tried again", { name: entry.record.name, error: thrown });
+        this.#deps.log.warn("record could not be written, it is tried again", {
+          name: entry.record.name,
+          error: thrown,
+        });
       }
       await this.#pause(entry.record.objectName, attempt, on.signal);
     }
   }
 
-  async #once(entry: Entry): Promise<{ entry: Entry } | { metadata: KubeObject["metadata"]; retryNow: boolean }> {
+  async #once(
+    entry: Entry,
+  ): Promise<{ entry: Entry } | { metadata: KubeObject["metadata"]; retryNow: boolean }> {
     const { session, namespace } = this.#deps;
     const object = toObject(entry, namespace);
     const fresh = { name: entry.record.objectName };
     try {
-      const written = entry.metadata.resourceVersion === undefined ? await session.create(strip(object)) : await session.update(object);
+      const written =
+        entry.metadata.resourceVersion === undefined
+          ? await session.create(strip(object))
+          : await session.update(object);
       const { metadata } = written.object;
       // An update of an object that is being deleted is answered 200 and goes with it.
       if (metadata.deletionTimestamp !== undefined) return { metadata, retryNow: false };
       const { managedFields: _, ...kept } = metadata;
-      return { entry: { ...entry, metadata: kept, record: { ...entry.record, objectUid: metadata.uid ?? "" } } };
+      return {
+        entry: { ...entry, metadata: kept, record: { ...entry.record, objectUid: metadata.uid ?? "" } },
+      };
     } catch (thrown) {
-      if (isNotFound(thrown) && entry.metadata.resourceVersion !== undefined) return { metadata: fresh, retryNow: true };
+      if (isNotFound(thrown) && entry.metadata.resourceVersion !== undefined)
+        return { metadata: fresh, retryNow: true };
       if (!isKubeError(thrown, 409)) throw thrown;
     }
     try {
-      const found = await session.get({ apiVersion: API_VERSION, kind: entry.record.kind, namespace, name: entry.record.objectName });
+      const found = await session.get({
+        apiVersion: API_VERSION,
+        kind: entry.record.kind,
+        namespace,
+        name: entry.record.objectName,
+      });
       const same = fromObject(found)?.record.uid === entry.record.uid;
-      if (found.metadata.deletionTimestamp !== undefined || !same) return { metadata: fresh, retryNow: false };
+      if (found.metadata.deletionTimestamp !== undefined || !same)
+        return { metadata: fresh, retryNow: false };
       return { metadata: found.metadata, retryNow: true };
     } catch (thrown) {
       if (isNotFound(thrown)) return { metadata: fresh, retryNow: true };
@@ -104,11 +123,21 @@ export class RecordWriter {
   }
 
   /** Writes the status; undefined when the record is not there. Answers its metadata. */
-  async patchStatus(entry: Entry, status: Record<string, unknown>): Promise<KubeObject["metadata"] | undefined> {
+  async patchStatus(
+    entry: Entry,
+    status: Record<string, unknown>,
+  ): Promise<KubeObject["metadata"] | undefined> {
     const { kind, objectName, uid } = entry.record;
-    const object = { apiVersion: API_VERSION, kind, metadata: { name: objectName, namespace: this.#deps.namespace }, status };
+    const object = {
+      apiVersion: API_VERSION,
+      kind,
+      metadata: { name: objectName, namespace: this.#deps.namespace },
+      status,
+    };
     try {
-      const answer = await this.#locked(uid, () => this.#deps.session.patchStatus(object, { fieldManager: "moorage-agent", mode: "merge" }));
+      const answer = await this.#locked(uid, () =>
+        this.#deps.session.patchStatus(object, { fieldManager: "moorage-agent", mode: "merge" }),
+      );
       const { managedFields: _, ...metadata } = answer.object.metadata;
       return metadata;
     } catch (thrown) {
@@ -123,7 +152,9 @@ export class RecordWriter {
     const ref = { apiVersion: API_VERSION, kind, namespace: this.#deps.namespace, name: objectName };
     try {
       const { uid: objectUid } = entry.metadata;
-      await this.#locked(uid, () => this.#deps.session.delete(ref, objectUid === undefined ? {} : { uid: objectUid }));
+      await this.#locked(uid, () =>
+        this.#deps.session.delete(ref, objectUid === undefined ? {} : { uid: objectUid }),
+      );
     } catch (thrown) {
       if (!isNotFound(thrown) && !isKubeError(thrown, 409)) throw thrown;
     }
@@ -140,7 +171,10 @@ export class RecordWriter {
           const others = (found.metadata.finalizers ?? []).filter((f) => f !== REMOVAL_FINALIZER);
           const finalizers = on ? [...others, REMOVAL_FINALIZER] : others;
           if (finalizers.length === (found.metadata.finalizers ?? []).length) return fromObject(found);
-          const answer = await this.#deps.session.update({ ...found, metadata: { ...found.metadata, finalizers } });
+          const answer = await this.#deps.session.update({
+            ...found,
+            metadata: { ...found.metadata, finalizers },
+          });
           return fromObject(answer.object);
         } catch (thrown) {
           if (isNotFound(thrown)) return undefined;
@@ -158,7 +192,9 @@ export class RecordWriter {
       } catch (thrown) {
         if (!(thrown instanceof KubeError) || attempt > 20) throw thrown;
         this.#deps.log.warn("write failed, it is tried again", { what, error: thrown });
-        await new Promise<void>((resolve) => this.#deps.clock.setTimer(backoffMs(BACKOFF, attempt, this.#deps.rng), resolve));
+        await new Promise<void>((resolve) =>
+          this.#deps.clock.setTimer(backoffMs(BACKOFF, attempt, this.#deps.rng), resolve),
+        );
       }
     }
   }
@@ -183,7 +219,10 @@ export class RecordWriter {
         end();
         reject(signal.reason as Error);
       };
-      const timer = this.#deps.clock.setTimer(BACKOFF.baseMs + backoffMs(BACKOFF, attempt, this.#deps.rng), end);
+      const timer = this.#deps.clock.setTimer(
+        BACKOFF.baseMs + backoffMs(BACKOFF, attempt, this.#deps.rng),
+        end,
+      );
       waiting.add(end);
       signal.addEventListener("abort", onAbort, { once: true });
     });

@@ -34,9 +34,13 @@ export interface Stored {
   revision: number;
 }
 
-/** The resource as the API shows it. */
+/** The resource as the API shows it; the stored one stays as it is. */
 export function view(stored: Stored, how: View): Resource {
-  const out = clone(stored.record);
+  return viewInto(clone(stored.record), stored, how);
+}
+
+/** {@link view} into `out`, an own copy of the record, which may be the record itself: lists spare the copy. */
+export function viewInto(out: Resource, stored: Stored, how: View): Resource {
   const status = stored.status?.status;
   const silent = stored.link?.state === LinkState.SILENT;
   let conditions = agentConditions(stored, silent);

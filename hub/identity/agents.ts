@@ -10,8 +10,12 @@ import { agentUid } from "./spiffe.ts";
 /** Which data plane a client certificate speaks for. */
 
 /** The principal of a certificate. Everything is checked anew at each call: a stream, a renewal. */
-export async function authenticateAgent(ctx: AuthorityContext, der: Uint8Array | undefined): Promise<AgentPrincipal> {
-  if (der === undefined || der.length === 0) throw refusal("there is no client certificate", "NO_CERTIFICATE");
+export async function authenticateAgent(
+  ctx: AuthorityContext,
+  der: Uint8Array | undefined,
+): Promise<AgentPrincipal> {
+  if (der === undefined || der.length === 0)
+    throw refusal("there is no client certificate", "NO_CERTIFICATE");
   const info = parse(der);
   const nowMs = ctx.clock.now();
   if (nowMs < info.notBeforeMs || nowMs > info.notAfterMs) {
@@ -23,12 +27,16 @@ export async function authenticateAgent(ctx: AuthorityContext, der: Uint8Array |
     throw refusal("the certificate is not one of this hub's agents", "CERTIFICATE_UNTRUSTED");
   }
   const uid = agentUid(info, ctx.trustDomain);
-  if (uid === undefined) throw refusal("the certificate does not name exactly one data plane", "CERTIFICATE_NAME");
+  if (uid === undefined)
+    throw refusal("the certificate does not name exactly one data plane", "CERTIFICATE_NAME");
   const dataPlane = await dataPlaneByUid(ctx.store, uid);
   if (dataPlane === undefined) throw unknownDataPlane(uid);
   const { credentials } = await readCredentials(ctx.store, uid);
-  if (credentials.revokedTime !== undefined) throw refusal("the agent's credentials were revoked", "CREDENTIALS_REVOKED");
-  const known = credentials.keys.some((k) => Buffer.from(k.thumbprint).toString("hex") === info.keyThumbprint);
+  if (credentials.revokedTime !== undefined)
+    throw refusal("the agent's credentials were revoked", "CREDENTIALS_REVOKED");
+  const known = credentials.keys.some(
+    (k) => Buffer.from(k.thumbprint).toString("hex") === info.keyThumbprint,
+  );
   if (!known) throw refusal("the key is not registered for its data plane", "KEY_NOT_REGISTERED");
   return { dataPlaneUid: uid, dataPlane, thumbprint: info.keyThumbprint };
 }
@@ -49,7 +57,8 @@ function refusal(why: string, reason: string, cause?: unknown): MoorageError {
 export async function confirmAgentKey(ctx: AuthorityContext, principal: AgentPrincipal): Promise<void> {
   for (let i = 0; i < TRIES; i++) {
     const at = await readCredentials(ctx.store, principal.dataPlaneUid);
-    const isKey = (thumbprint: Uint8Array) => Buffer.from(thumbprint).toString("hex") === principal.thumbprint;
+    const isKey = (thumbprint: Uint8Array) =>
+      Buffer.from(thumbprint).toString("hex") === principal.thumbprint;
     if (!at.credentials.keys.some((k) => k.candidate && isKey(k.thumbprint))) return;
     const keys = at.credentials.keys.map((k) => (isKey(k.thumbprint) ? { ...k, candidate: false } : k));
     const write = credentialsWrite(principal.dataPlaneUid, at, { ...at.credentials, keys });

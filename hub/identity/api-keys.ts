@@ -29,7 +29,8 @@ interface Cached {
   expireMs: number;
 }
 
-const hashKey = (hash: Uint8Array): Uint8Array => key(prefixes.apiKeyHashes + Buffer.from(hash).toString("hex"));
+const hashKey = (hash: Uint8Array): Uint8Array =>
+  key(prefixes.apiKeyHashes + Buffer.from(hash).toString("hex"));
 
 function decodeKey(kv: KV): { apiKey: ApiKey; hash: Uint8Array } {
   const stored = fromBinary(StoredApiKeySchema, kv.value);
@@ -72,13 +73,21 @@ export class StoredApiKeys implements ApiKeys {
       ...(request.expireMs === undefined ? {} : { expireTime: timestampFromMs(request.expireMs) }),
     });
     const k = key(apiKey.name);
-    const value = toBinary(StoredApiKeySchema, create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash }));
+    const value = toBinary(
+      StoredApiKeySchema,
+      create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash }),
+    );
     const { ok } = await store.txn({
       if: [{ key: k, target: "version", op: "=", to: 0 }],
       then: [
         { put: { key: k, value } },
         { put: { key: hashKey(hash), value: k } },
-        auditOp(this.#ctx, { ...by, method: `${SERVICE}/CreateApiKey`, resource: apiKey.name, outcome: "OK" }),
+        auditOp(this.#ctx, {
+          ...by,
+          method: `${SERVICE}/CreateApiKey`,
+          resource: apiKey.name,
+          outcome: "OK",
+        }),
       ],
     });
     if (ok) return { apiKey, secret };
@@ -94,7 +103,8 @@ export class StoredApiKeys implements ApiKeys {
   async list(q: { afterName?: string; limit: number }): Promise<{ apiKeys: ApiKey[]; more: boolean }> {
     const all = prefix(prefixes.apiKeys);
     const start = q.afterName === undefined ? all.start : keyAfter(key(q.afterName));
-    if (Buffer.compare(start, all.start) < 0 || Buffer.compare(start, all.end) >= 0) return { apiKeys: [], more: false };
+    if (Buffer.compare(start, all.start) < 0 || Buffer.compare(start, all.end) >= 0)
+      return { apiKeys: [], more: false };
     const { kvs, more } = await this.#ctx.store.range({ start, end: all.end, limit: q.limit });
     return { apiKeys: kvs.map((kv) => decodeKey(kv).apiKey), more };
   }
@@ -118,12 +128,16 @@ export class StoredApiKeys implements ApiKeys {
   async authenticate(authorization: string | undefined): Promise<ApiPrincipal> {
     const secret = /^Bearer (mk_[A-Za-z0-9_-]{43})$/i.exec(authorization ?? "")?.[1];
     if (secret === undefined) {
-      throw unauthenticated('the header "authorization: Bearer mk_..." is missing or malformed', "API_KEY_MISSING");
+      throw unauthenticated(
+        'the header "authorization: Bearer mk_..." is missing or malformed',
+        "API_KEY_MISSING",
+      );
     }
     const hash = secretHash(secret);
     const cacheKey = Buffer.from(hash).toString("hex");
     const found = this.#cache.get(cacheKey) ?? (await this.#lookUp(hash, cacheKey));
-    if (this.#ctx.clock.now() >= found.expireMs) throw unauthenticated("the API key has expired", "API_KEY_EXPIRED");
+    if (this.#ctx.clock.now() >= found.expireMs)
+      throw unauthenticated("the API key has expired", "API_KEY_EXPIRED");
     return found.principal;
   }
 
@@ -147,7 +161,11 @@ export class StoredApiKeys implements ApiKeys {
         this.#changes++;
         this.#cache.clear();
         this.#following = true;
-        for await (const batch of this.#ctx.store.watch({ ...prefix(prefixes.apiKeys), from: rev + 1, signal })) {
+        for await (const batch of this.#ctx.store.watch({
+          ...prefix(prefixes.apiKeys),
+          from: rev + 1,
+          signal,
+        })) {
           if (batch.kind !== "events") continue;
           for (const event of batch.events) this.#changed(keyText(event.kv.key));
         }
@@ -184,7 +202,8 @@ export class StoredApiKeys implements ApiKeys {
   }
 
   async #read(name: string): Promise<KV> {
-    if (!name.startsWith(prefixes.apiKeys)) throw invalidField("name", `"${name}" is not of the form apiKeys/{id}`);
+    if (!name.startsWith(prefixes.apiKeys))
+      throw invalidField("name", `"${name}" is not of the form apiKeys/{id}`);
     const kv = (await this.#ctx.store.range({ start: key(name) })).kvs[0];
     if (kv === undefined) throw notFound(name);
     return kv;
@@ -192,16 +211,26 @@ export class StoredApiKeys implements ApiKeys {
 }
 
 function notFound(name: string): MoorageError {
-  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such API key`, { reason: "API_KEY_NOT_FOUND" });
+  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such API key`, {
+    reason: "API_KEY_NOT_FOUND",
+  });
 }
 
-function check(request: { id: string; role: Role; scopes: readonly string[]; expireMs?: number }, nowMs: number): void {
+function check(
+  request: { id: string; role: Role; scopes: readonly string[]; expireMs?: number },
+  nowMs: number,
+): void {
   if (!ID.test(request.id)) {
-    throw invalidField("api_key_id", "must be 1 to 40 lower-case letters, digits and hyphens and start with a letter");
+    throw invalidField(
+      "api_key_id",
+      "must be 1 to 40 lower-case letters, digits and hyphens and start with a letter",
+    );
   }
   const roles: Role[] = [Role.ADMIN, Role.OPERATOR, Role.VIEWER, Role.BILLING];
-  if (!roles.includes(request.role)) throw invalidField("api_key.role", "must be one of ADMIN, OPERATOR, VIEWER, BILLING");
-  if (request.scopes.length > MOST_SCOPES) throw invalidField("api_key.scopes", `at most ${MOST_SCOPES} are taken`);
+  if (!roles.includes(request.role))
+    throw invalidField("api_key.role", "must be one of ADMIN, OPERATOR, VIEWER, BILLING");
+  if (request.scopes.length > MOST_SCOPES)
+    throw invalidField("api_key.scopes", `at most ${MOST_SCOPES} are taken`);
   const bad = request.scopes.find((s) => !SCOPE.test(s));
   if (bad !== undefined) throw invalidField("api_key.scopes", `"${bad}" is not a resource name`);
   if (request.expireMs !== undefined && request.expireMs <= nowMs) {

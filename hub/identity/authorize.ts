@@ -58,7 +58,9 @@ export function allows(principal: Pick<ApiPrincipal, "role" | "scopes">, access:
 /** Throws PERMISSION_DENIED unless {@link allows}. */
 export function authorize(principal: ApiPrincipal, access: Access): void {
   if (allows(principal, access)) return;
-  const why = roleAllows(principal.role, access) ? "its scopes do not cover it" : "its role does not allow it";
+  const why = roleAllows(principal.role, access)
+    ? "its scopes do not cover it"
+    : "its role does not allow it";
   throw new MoorageError(
     Code.PERMISSION_DENIED,
     `Cannot ${access.verb} "${access.name}" as "${principal.actor}": ${why}`,

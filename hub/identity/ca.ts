@@ -62,7 +62,10 @@ async function write(path: string, text: string, mode: number): Promise<void> {
 }
 
 function broken(path: string, why: string, cause?: unknown): MoorageError {
-  return new MoorageError(Code.FAILED_PRECONDITION, `Cannot use "${path}": ${why}`, { reason: "CA_UNUSABLE", cause });
+  return new MoorageError(Code.FAILED_PRECONDITION, `Cannot use "${path}": ${why}`, {
+    reason: "CA_UNUSABLE",
+    cause,
+  });
 }
 
 /** The authority that the provider keeps, made on first use. */
@@ -95,7 +98,9 @@ export interface ServerCertificateOptions {
 }
 
 /** Issues a listener's certificate now, and again at two thirds of its life until `stop`. */
-export async function serverCertificate(o: ServerCertificateOptions): Promise<ServerCertificate & { stop(): void }> {
+export async function serverCertificate(
+  o: ServerCertificateOptions,
+): Promise<ServerCertificate & { stop(): void }> {
   const issue = (): Promise<CertifiedKey> =>
     issueServerCertificate(
       {

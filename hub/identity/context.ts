@@ -45,7 +45,11 @@ export interface IssuedAgent {
 }
 
 /** Signs a certificate for an agent's request: of the request only the proven key is used. */
-export async function issueAgent(ctx: AuthorityContext, dataPlaneUid: string, csrDer: Uint8Array): Promise<IssuedAgent> {
+export async function issueAgent(
+  ctx: AuthorityContext,
+  dataPlaneUid: string,
+  csrDer: Uint8Array,
+): Promise<IssuedAgent> {
   const uri = agentUri(ctx.trustDomain, dataPlaneUid);
   const chainPem = await issueClientCertificate(
     { ca: ctx.authority.ca, csrDer, uri, ttlMs: limits.certificateMs },

@@ -12,7 +12,8 @@ import { createJoinTokens } from "./tokens.ts";
 export async function createIdentity(options: IdentityOptions): Promise<Identity> {
   const { store, clock, rng, log, trustDomain, dataDir } = options;
   const provider = options.keyProvider ?? (dataDir === undefined ? undefined : fileKeyProvider(dataDir));
-  if (provider === undefined) throw new Error("Cannot make an identity: neither dataDir nor keyProvider is given");
+  if (provider === undefined)
+    throw new Error("Cannot make an identity: neither dataDir nor keyProvider is given");
   const authority = await loadAuthority(provider, { clock, rng, trustDomain });
   const ctx: AuthorityContext = { store, clock, rng, log, trustDomain, authority };
   const apiKeys = new StoredApiKeys(ctx);

@@ -81,9 +81,13 @@ export async function dataPlaneByUid(store: Store, uid: string): Promise<string 
 
 /** The refusal of a data plane that does not exist. */
 export function unknownDataPlane(uid: string): MoorageError {
-  return new MoorageError(Code.PERMISSION_DENIED, `Cannot admit an agent of data plane "${uid}": the hub does not know it`, {
-    reason: "DATA_PLANE_UNKNOWN",
-  });
+  return new MoorageError(
+    Code.PERMISSION_DENIED,
+    `Cannot admit an agent of data plane "${uid}": the hub does not know it`,
+    {
+      reason: "DATA_PLANE_UNKNOWN",
+    },
+  );
 }
 
 /**
@@ -99,11 +103,15 @@ export async function followCredentials(
   const all = prefix(prefixes.credentials);
   while (!signal.aborted) {
     const listed = await store.range(all);
-    for (const kv of listed.kvs) fn(uidOf(kv.key), validThumbprints(fromBinary(StoredCredentialsSchema, kv.value)));
+    for (const kv of listed.kvs)
+      fn(uidOf(kv.key), validThumbprints(fromBinary(StoredCredentialsSchema, kv.value)));
     for await (const batch of store.watch({ ...all, from: listed.rev + 1, signal })) {
       if (batch.kind !== "events") continue;
       for (const { type, kv } of batch.events) {
-        const valid = type === "delete" ? new Set<string>() : validThumbprints(fromBinary(StoredCredentialsSchema, kv.value));
+        const valid =
+          type === "delete"
+            ? new Set<string>()
+            : validThumbprints(fromBinary(StoredCredentialsSchema, kv.value));
         fn(uidOf(kv.key), valid);
       }
     }

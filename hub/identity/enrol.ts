@@ -68,13 +68,21 @@ function refusal(code: Code, why: string, reason: string): MoorageError {
 
 /** Keeps a record of a refusal that points to theft or misuse, and throws it. */
 async function refuseAudited(ctx: AuthorityContext, dataPlane: string, error: MoorageError): Promise<never> {
-  const audit = auditOp(ctx, { actor: dataPlane, method: METHOD, resource: dataPlane, outcome: error.reason });
+  const audit = auditOp(ctx, {
+    actor: dataPlane,
+    method: METHOD,
+    resource: dataPlane,
+    outcome: error.reason,
+  });
   await ctx.store.txn({ then: [audit] });
   ctx.log.warn("Enrolment refused", { dataPlane, reason: error.reason });
   throw error;
 }
 
-async function findToken(store: Store, secret: string): Promise<{ kv: KV; token: StoredJoinToken } | undefined> {
+async function findToken(
+  store: Store,
+  secret: string,
+): Promise<{ kv: KV; token: StoredJoinToken } | undefined> {
   const hash = secretHash(secret);
   const index = (await store.range({ start: tokenHashKey(hash) })).kvs[0];
   if (index === undefined) return undefined;
@@ -97,11 +105,16 @@ async function join(ctx: AuthorityContext, request: EnrolRequest, onWrong: () =>
     const nowMs = clock.now();
     if (token.expireTime === undefined || nowMs >= timestampMs(token.expireTime)) {
       onWrong();
-      const expired = refusal(Code.UNAUTHENTICATED, "the join token has expired; create another one", "TOKEN_EXPIRED");
+      const expired = refusal(
+        Code.UNAUTHENTICATED,
+        "the join token has expired; create another one",
+        "TOKEN_EXPIRED",
+      );
       return refuseAudited(ctx, token.dataPlane, expired);
     }
     const uid = token.dataPlaneUid;
-    if ((await dataPlaneByUid(store, uid)) === undefined) return refuseAudited(ctx, token.dataPlane, unknownDataPlane(uid));
+    if ((await dataPlaneByUid(store, uid)) === undefined)
+      return refuseAudited(ctx, token.dataPlane, unknownDataPlane(uid));
     agent ??= await issueAgent(ctx, uid, request.csrDer);
     const at = await readCredentials(store, uid);
     if (token.consumeTime !== undefined) await checkSameKey(ctx, { token, at, agent });
@@ -122,7 +135,8 @@ async function checkSameKey(
 ): Promise<void> {
   const thumbprint = Buffer.from(of.agent.thumbprint, "hex");
   if (!sameBytes(of.token.consumerThumbprint, thumbprint)) {
-    const used = "the join token was used by another key; if that was not you, revoke the agent's credentials";
+    const used =
+      "the join token was used by another key; if that was not you, revoke the agent's credentials";
     await refuseAudited(ctx, of.token.dataPlane, refusal(Code.PERMISSION_DENIED, used, "TOKEN_ALREADY_USED"));
   }
   if (!validThumbprints(of.at.credentials).has(of.agent.thumbprint)) {
@@ -154,7 +168,12 @@ async function joinTxn(
   const move = await allowMove(ctx.store, uid);
   return {
     if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }, write.if, ...move.if],
-    then: [{ put: { key: kv.key, value: toBinary(StoredJoinTokenSchema, consumed) } }, write.then, audit, ...move.then],
+    then: [
+      { put: { key: kv.key, value: toBinary(StoredJoinTokenSchema, consumed) } },
+      write.then,
+      audit,
+      ...move.then,
+    ],
   };
 }
 
@@ -187,10 +206,16 @@ async function rejoin(ctx: AuthorityContext, request: EnrolRequest): Promise<Iss
       return refuseAudited(ctx, dataPlane, refusal(Code.PERMISSION_DENIED, why, "CREDENTIALS_REVOKED"));
     }
     agent ??= await issueAgent(ctx, uid, request.csrDer);
-    if (!validThumbprints(at.credentials).has(agent.thumbprint)) return refuseAudited(ctx, dataPlane, unregistered);
+    if (!validThumbprints(at.credentials).has(agent.thumbprint))
+      return refuseAudited(ctx, dataPlane, unregistered);
     const added = { ...agent, candidate: false, nowMs: ctx.clock.now() };
     const write = credentialsWrite(uid, at, withKey(at.credentials, added));
-    const audit = auditOp(ctx, { actor: dataPlane, method: METHOD, resource: dataPlane, outcome: "REJOINED" });
+    const audit = auditOp(ctx, {
+      actor: dataPlane,
+      method: METHOD,
+      resource: dataPlane,
+      outcome: "REJOINED",
+    });
     const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
     if (ok) return agent;
   }

@@ -42,7 +42,14 @@ async function world() {
   let kept: Authority | undefined;
   const keyProvider = { load: async () => kept, save: async (a: Authority) => void (kept = a) };
   const open = () =>
-    createIdentity({ store, clock, rng: systemRng, log: memoryLogger(), keyProvider, trustDomain: "moorage" });
+    createIdentity({
+      store,
+      clock,
+      rng: systemRng,
+      log: memoryLogger(),
+      keyProvider,
+      trustDomain: "moorage",
+    });
   const identity = await open();
   return {
     identity,
@@ -70,7 +77,14 @@ const call = (der?: Uint8Array): CallContext => ({
 
 const newCsr = async () => createCsr((await generateKeyPem()).keyPem);
 const derOf = (pem: Uint8Array | string) =>
-  new Uint8Array(Buffer.from(Buffer.from(pem).toString().replace(/-----[^-]+-----|\s/g, ""), "base64"));
+  new Uint8Array(
+    Buffer.from(
+      Buffer.from(pem)
+        .toString()
+        .replace(/-----[^-]+-----|\s/g, ""),
+      "base64",
+    ),
+  );
 
 type World = Awaited<ReturnType<typeof world>>;
 
@@ -89,7 +103,8 @@ async function reasonOf(attempt: Promise<unknown>): Promise<string> {
   }
 }
 
-const newToken = async (w: World) => (await w.identity.joinTokens.create({ dataPlane: "dataPlanes/eu-1" }, by)).token;
+const newToken = async (w: World) =>
+  (await w.identity.joinTokens.create({ dataPlane: "dataPlanes/eu-1" }, by)).token;
 
 describe("joining", () => {
   test("of 100 concurrent tries of one token with 100 keys exactly one succeeds", async () => {
@@ -178,10 +193,30 @@ describe("revocation", () => {
 describe("names of agents", () => {
   const good = agentUri("moorage", UID);
   const forged = fc.oneof(
-    fc.constantFrom("", "*", `${good}/`, `${good}x`, good.slice(0, -1), good.toUpperCase(), `${good}\0`, `${good}?a`, `${good}#a`),
-    fc.constantFrom(good.replace("moorage", "moorage.evil"), good.replace("moorage", "Moorage"), good.replace("-", "%2D")),
-    fc.constantFrom(good.replace("//", "///"), good.replace("dataplane", "dataplane/x"), good.replace("a", "а")),
-    fc.tuple(fc.nat(good.length - 1), fc.string({ maxLength: 3 })).map(([i, s]) => good.slice(0, i) + s + good.slice(i + 1)),
+    fc.constantFrom(
+      "",
+      "*",
+      `${good}/`,
+      `${good}x`,
+      good.slice(0, -1),
+      good.toUpperCase(),
+      `${good}\0`,
+      `${good}?a`,
+      `${good}#a`,
+    ),
+    fc.constantFrom(
+      good.replace("moorage", "moorage.evil"),
+      good.replace("moorage", "Moorage"),
+      good.replace("-", "%2D"),
+    ),
+    fc.constantFrom(
+      good.replace("//", "///"),
+      good.replace("dataplane", "dataplane/x"),
+      good.replace("a", "а"),
+    ),
+    fc
+      .tuple(fc.nat(good.length - 1), fc.string({ maxLength: 3 }))
+      .map(([i, s]) => good.slice(0, i) + s + good.slice(i + 1)),
     fc.string(),
   );
 
@@ -204,13 +239,18 @@ describe("names of agents", () => {
     const w = await world();
     await enrol(w, { joinToken: await newToken(w) });
     const csrDer = await newCsr();
-    const names = fc.sample(forged, { numRuns: 400, seed: 7 }).filter((u) => /^[\x21-\x7e]+$/.test(u) && u !== good);
+    const names = fc
+      .sample(forged, { numRuns: 400, seed: 7 })
+      .filter((u) => /^[\x21-\x7e]+$/.test(u) && u !== good);
     const ctx = { clock: w.clock, rng: systemRng };
     const outcomes = await Promise.all(
-      [...names, ...names].slice(0, 199).concat(good).map(async (uri) => {
-        const pem = await issueClientCertificate({ ca: w.ca(), csrDer, uri, ttlMs: 60_000 }, ctx);
-        return reasonOf(w.identity.authenticateAgent(derOf(pem)));
-      }),
+      [...names, ...names]
+        .slice(0, 199)
+        .concat(good)
+        .map(async (uri) => {
+          const pem = await issueClientCertificate({ ca: w.ca(), csrDer, uri, ttlMs: 60_000 }, ctx);
+          return reasonOf(w.identity.authenticateAgent(derOf(pem)));
+        }),
     );
     expect(outcomes).toHaveLength(200);
     // The last has the right name, and a key that nobody registered.
@@ -225,8 +265,15 @@ describe("API keys", () => {
     const { apiKeys } = w.identity;
     const stop = new AbortController();
     const running = w.identity.run(stop.signal);
-    const { secret } = await apiKeys.create({ id: "ci", displayName: "", role: Role.VIEWER, scopes: ["tenants/a"] }, by);
-    expect(await apiKeys.authenticate(`Bearer ${secret}`)).toEqual({ actor: "apiKeys/ci", role: Role.VIEWER, scopes: ["tenants/a"] });
+    const { secret } = await apiKeys.create(
+      { id: "ci", displayName: "", role: Role.VIEWER, scopes: ["tenants/a"] },
+      by,
+    );
+    expect(await apiKeys.authenticate(`Bearer ${secret}`)).toEqual({
+      actor: "apiKeys/ci",
+      role: Role.VIEWER,
+      scopes: ["tenants/a"],
+    });
     await apiKeys.authenticate(`Bearer ${secret}`);
     await apiKeys.delete("apiKeys/ci", by);
     expect(await reasonOf(apiKeys.authenticate(`Bearer ${secret}`))).toBe("API_KEY_UNKNOWN");
@@ -273,7 +320,14 @@ test("the authority's key is made once, readable by its owner alone", async () =
   onTestFinished(() => rm(dataDir, { recursive: true }));
   const w = await world();
   const open = () =>
-    createIdentity({ store: w.store, clock: w.clock, rng: systemRng, log: memoryLogger(), dataDir, trustDomain: "moorage" });
+    createIdentity({
+      store: w.store,
+      clock: w.clock,
+      rng: systemRng,
+      log: memoryLogger(),
+      dataDir,
+      trustDomain: "moorage",
+    });
   const first = await open();
   expect((await stat(join(dataDir, "ca.key"))).mode & 0o777).toBe(0o600);
   expect((await open()).trustBundlePem).toBe(first.trustBundlePem);

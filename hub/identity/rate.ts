@@ -20,10 +20,14 @@ export class TryLimiter {
     const bucket = this.#buckets.get(key) ?? { tokens: burst, atMs: nowMs };
     const tokens = Math.min(burst, bucket.tokens + (nowMs - bucket.atMs) / everyMs);
     if (tokens < 1) {
-      throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Too many tries of "${what}": at most one each ${everyMs} ms`, {
-        reason: "RATE_LIMITED",
-        retryAfterMs: Math.ceil((1 - tokens) * everyMs),
-      });
+      throw new MoorageError(
+        Code.RESOURCE_EXHAUSTED,
+        `Too many tries of "${what}": at most one each ${everyMs} ms`,
+        {
+          reason: "RATE_LIMITED",
+          retryAfterMs: Math.ceil((1 - tokens) * everyMs),
+        },
+      );
     }
     this.#buckets.delete(key);
     this.#buckets.set(key, { tokens: tokens - 1, atMs: nowMs });

@@ -27,9 +27,13 @@ export function createRenewal(ctx: AuthorityContext): Handlers<typeof IdentitySe
       for (let i = 0; i < TRIES; i++) {
         const at = await readCredentials(ctx.store, principal.dataPlaneUid);
         if (!validThumbprints(at.credentials).has(principal.thumbprint)) {
-          throw new MoorageError(Code.UNAUTHENTICATED, "Cannot renew the certificate: the credentials were revoked", {
-            reason: "CREDENTIALS_REVOKED",
-          });
+          throw new MoorageError(
+            Code.UNAUTHENTICATED,
+            "Cannot renew the certificate: the credentials were revoked",
+            {
+              reason: "CREDENTIALS_REVOKED",
+            },
+          );
         }
         const added = { ...agent, candidate: true, nowMs: ctx.clock.now() };
         const write = credentialsWrite(principal.dataPlaneUid, at, withKey(at.credentials, added));
@@ -43,7 +47,10 @@ export function createRenewal(ctx: AuthorityContext): Handlers<typeof IdentitySe
           renewAfter: durationFromMs(RENEW_AFTER_MS),
         };
       }
-      throw new MoorageError(Code.ABORTED, "Cannot renew the certificate: the credentials kept changing; try again");
+      throw new MoorageError(
+        Code.ABORTED,
+        "Cannot renew the certificate: the credentials kept changing; try again",
+      );
     },
   };
 }

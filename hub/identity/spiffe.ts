@@ -14,7 +14,10 @@ export function agentUri(trustDomain: string, dataPlaneUid: string): string {
  * alternative name and it is, byte for byte, the URI of a canonical uid. No prefix, case folding or
  * decoding of any kind: a prefix match is how CVE-2026-4740 let one cluster renew as another.
  */
-export function agentUid(names: Pick<CertificateInfo, "uris" | "dnsNames">, trustDomain: string): string | undefined {
+export function agentUid(
+  names: Pick<CertificateInfo, "uris" | "dnsNames">,
+  trustDomain: string,
+): string | undefined {
   const uri = names.uris[0];
   if (uri === undefined || names.uris.length !== 1 || names.dnsNames.length !== 0) return undefined;
   const uid = uri.slice(agentUri(trustDomain, "").length);

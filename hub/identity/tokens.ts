@@ -82,7 +82,11 @@ export function createJoinTokens(ctx: IdentityContext): JoinTokens {
   };
 }
 
-async function createToken(ctx: IdentityContext, request: { dataPlane: string; lifetimeMs?: number }, by: Actor) {
+async function createToken(
+  ctx: IdentityContext,
+  request: { dataPlane: string; lifetimeMs?: number },
+  by: Actor,
+) {
   const lifetimeMs = request.lifetimeMs ?? limits.joinTokenMs;
   if (!(lifetimeMs > 0 && lifetimeMs <= limits.joinTokenMaxMs)) {
     throw invalidField("lifetime", `must be above 0 and at most ${limits.joinTokenMaxMs / 1000} s`);
@@ -129,7 +133,11 @@ async function deleteToken(ctx: IdentityContext, name: string, by: Actor): Promi
   return view(token.token);
 }
 
-async function revoke(ctx: IdentityContext, request: { dataPlane: string; reason: string }, by: Actor): Promise<number> {
+async function revoke(
+  ctx: IdentityContext,
+  request: { dataPlane: string; reason: string },
+  by: Actor,
+): Promise<number> {
   const uid = await dataPlaneUid(ctx, request.dataPlane, "name");
   for (let i = 0; i < TRIES; i++) {
     const at = await readCredentials(ctx.store, uid);

@@ -28,7 +28,11 @@ const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 export function blobsOf(resource: Resource): BlobRef[] {
   const out: BlobRef[] = [];
   if (resource.content.case === "blob") out.push(resource.content.value);
-  if (resource.content.case === "body" && resource.kind === "Application" && resource.encoding === Encoding.PROTO) {
+  if (
+    resource.content.case === "body" &&
+    resource.kind === "Application" &&
+    resource.encoding === Encoding.PROTO
+  ) {
     const { bundle } = fromBinary(ApplicationBodySchema, resource.content.value);
     if (bundle !== undefined) out.push(bundle);
   }
@@ -36,7 +40,10 @@ export function blobsOf(resource: Resource): BlobRef[] {
 }
 
 /** The handlers of BlobService. */
-export function createBlobHandlers(deps: { store: Store; identity: AgentIdentity }): Handlers<typeof BlobService> {
+export function createBlobHandlers(deps: {
+  store: Store;
+  identity: AgentIdentity;
+}): Handlers<typeof BlobService> {
   return {
     async *readBlob(request: ReadBlobRequest, ctx: CallContext) {
       const principal = await deps.identity.authenticateAgent(ctx.peerCertificateDer);
@@ -51,14 +58,21 @@ export function createBlobHandlers(deps: { store: Store; identity: AgentIdentity
       }
       const offset = Number(request.offset);
       if (offset > found.size) {
-        throw new MoorageError(Code.OUT_OF_RANGE, `Cannot read blob "${digestHex}" from "${offset}": it has ${found.size} bytes`);
+        throw new MoorageError(
+          Code.OUT_OF_RANGE,
+          `Cannot read blob "${digestHex}" from "${offset}": it has ${found.size} bytes`,
+        );
       }
       yield* parts(deps.store, found, offset);
     },
   };
 }
 
-async function findReadable(store: Store, dataPlaneUid: string, digestHex: string): Promise<Readable | undefined> {
+async function findReadable(
+  store: Store,
+  dataPlaneUid: string,
+  digestHex: string,
+): Promise<Readable | undefined> {
   for await (const row of allRows(store, dataPlaneUid)) {
     const { change } = decodeRow(row);
     if (change.case !== "upsert") continue;
@@ -82,9 +96,13 @@ async function* parts(store: Store, blob: Readable, offset: number): AsyncGenera
     const { kvs } = await store.range({ start: key(blobKey(chunk.digestHex)) });
     const data = kvs[0]?.value;
     if (data === undefined || data.length !== chunk.size) {
-      throw new MoorageError(Code.DATA_LOSS, `Cannot read chunk "${chunk.digestHex}": it is missing or has another size`);
+      throw new MoorageError(
+        Code.DATA_LOSS,
+        `Cannot read chunk "${chunk.digestHex}": it is missing or has another size`,
+      );
     }
-    for (let at = skip; at < data.length; at += PART) yield { data: data.subarray(at, Math.min(at + PART, data.length)) };
+    for (let at = skip; at < data.length; at += PART)
+      yield { data: data.subarray(at, Math.min(at + PART, data.length)) };
     skip = 0;
   }
 }

@@ -20,7 +20,10 @@ export class Inventory {
   /** Takes the next page. */
   add(page: InventoryPage): void {
     if (this.#held.size + page.held.length > MOST_HELD) {
-      throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot compare: the inventory holds more than ${MOST_HELD} resources`);
+      throw new MoorageError(
+        Code.RESOURCE_EXHAUSTED,
+        `Cannot compare: the inventory holds more than ${MOST_HELD} resources`,
+      );
     }
     for (const item of page.held) {
       this.#held.set(item.uid, {

@@ -23,9 +23,18 @@ export function syncCounts(metrics: Metrics | undefined): SyncCounts {
     help: "Agent streams opened, by the mode of their first part",
     labels: { mode: ["DELTA", "COMPARE", "SNAPSHOT"] },
   });
-  const items = metrics.counter({ name: "moorage_hub_sync_updates_sent_total", help: "Updates sent to agents" });
-  const bytes = metrics.counter({ name: "moorage_hub_sync_sent_bytes_total", help: "Bytes of changes sent to agents" });
-  const status = metrics.counter({ name: "moorage_hub_status_writes_total", help: "Statuses of resources stored" });
+  const items = metrics.counter({
+    name: "moorage_hub_sync_updates_sent_total",
+    help: "Updates sent to agents",
+  });
+  const bytes = metrics.counter({
+    name: "moorage_hub_sync_sent_bytes_total",
+    help: "Bytes of changes sent to agents",
+  });
+  const status = metrics.counter({
+    name: "moorage_hub_status_writes_total",
+    help: "Statuses of resources stored",
+  });
   streams.set(0);
   return {
     opened: () => streams.set(++open),

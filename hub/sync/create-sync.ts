@@ -66,14 +66,16 @@ class Streams {
       log,
       deadlines: silenceDeadlines(this.#policy.heartbeatIntervalMs),
       graceMs: this.#policy.reconnectSpreadMs,
-      onDisconnected: (uid) => this.#live.get(uid)?.abort(unavailable("no sign of life came in time", "NO_HEARTBEAT")),
+      onDisconnected: (uid) =>
+        this.#live.get(uid)?.abort(unavailable("no sign of life came in time", "NO_HEARTBEAT")),
     });
     store.onCommit(({ dps }) => {
       for (const uid of dps) this.#live.get(uid)?.changed();
     });
     identity.onCredentials((uid, valid) => {
       const session = this.#live.get(uid);
-      if (session !== undefined && !valid.has(session.principal.thumbprint)) session.abort(revoked(session.principal));
+      if (session !== undefined && !valid.has(session.principal.thumbprint))
+        session.abort(revoked(session.principal));
     });
   }
 
@@ -169,7 +171,9 @@ class Streams {
     }
     this.#live.set(uid, session);
     older?.abort(
-      new MoorageError(Code.ABORTED, "Another stream of this agent came up: the newest one wins", { reason: "REPLACED" }),
+      new MoorageError(Code.ABORTED, "Another stream of this agent came up: the newest one wins", {
+        reason: "REPLACED",
+      }),
     );
     const gone = () => session.abort(MoorageError.from(signal.reason));
     if (signal.aborted) gone();
@@ -217,7 +221,10 @@ class Streams {
     const late = new Promise<never>((_, reject) => {
       timer = this.#o.clock.setTimer(limits.handshakeMs, () =>
         reject(
-          new MoorageError(Code.DEADLINE_EXCEEDED, `No hello of "${principal.dataPlane}" within ${limits.handshakeMs} ms`),
+          new MoorageError(
+            Code.DEADLINE_EXCEEDED,
+            `No hello of "${principal.dataPlane}" within ${limits.handshakeMs} ms`,
+          ),
         ),
       );
     });

@@ -44,7 +44,8 @@ export function packFrames(rows: readonly ResRow[], l: FrameLimits = frameLimits
     if (open.rows.length > 0) frames.push({ ...open, cursor });
     open = { rows: [], bytes: 0 };
   };
-  const full = (items: number, bytes: number) => open.rows.length + items > l.items || open.bytes + bytes > l.bytes;
+  const full = (items: number, bytes: number) =>
+    open.rows.length + items > l.items || open.bytes + bytes > l.bytes;
   for (const group of revisions(rows)) {
     const bytes = group.reduce((sum, row) => sum + rowBytes(row), 0);
     if (full(group.length, bytes)) close(open.rows.at(-1)?.rev);
@@ -87,7 +88,11 @@ export function encodeChanges(frame: {
   for (const row of frame.rows) {
     const revision = new BinaryWriter().tag(3, WireType.Varint).int64(row.rev).finish();
     const length = row.update.length + revision.length;
-    parts.push(new BinaryWriter().tag(3, WireType.LengthDelimited).uint32(length).finish(), row.update, revision);
+    parts.push(
+      new BinaryWriter().tag(3, WireType.LengthDelimited).uint32(length).finish(),
+      row.update,
+      revision,
+    );
   }
   if (frame.initialEnd) parts.push(new BinaryWriter().tag(4, WireType.Varint).bool(true).finish());
   const length = parts.reduce((sum, part) => sum + part.length, 0);

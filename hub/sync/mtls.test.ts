@@ -39,10 +39,16 @@ test("over real mTLS an agent enrols, syncs, and is cut off within a second of i
   const sync = createSync({ store, clock, rng, log, identity, finalise: async () => undefined });
   const stop = new AbortController();
   const running = Promise.all([identity.run(stop.signal), sync.run(stop.signal)]);
-  const { certPem, keyPem } = (await identity.serverCertificate({ dnsNames: ["localhost"], ipAddresses: ["127.0.0.1"] })).current();
+  const { certPem, keyPem } = (
+    await identity.serverCertificate({ dnsNames: ["localhost"], ipAddresses: ["127.0.0.1"] })
+  ).current();
   const address = { host: "127.0.0.1", port: 0 };
   const base = { address, limits: agentPortLimits, clock };
-  const enrolment = await startServer({ ...base, tls: { certPem, keyPem }, services: [bind(EnrolmentService, identity.enrolmentHandlers)] });
+  const enrolment = await startServer({
+    ...base,
+    tls: { certPem, keyPem },
+    services: [bind(EnrolmentService, identity.enrolmentHandlers)],
+  });
   const tls = { certPem, keyPem, clientCaPem: identity.trustBundlePem };
   const agents = await startServer({ ...base, tls, services: [bind(SyncService, sync.syncHandlers)] });
   onTestFinished(async () => {
@@ -64,7 +70,13 @@ test("over real mTLS an agent enrols, syncs, and is cut off within a second of i
   onTestFinished(() => link.close());
   const stream = link.client(SyncService).sync();
   const kinds = [{ kind: "Tenant", versions: ["v1"] }];
-  const hello = { dataPlaneUid: UID, agentGeneration: 1n, instanceId: randomBytes(16), protocolVersions: [1], kinds };
+  const hello = {
+    dataPlaneUid: UID,
+    agentGeneration: 1n,
+    instanceId: randomBytes(16),
+    protocolVersions: [1],
+    kinds,
+  };
   stream.write({ message: { case: "hello", value: hello } });
   const names: string[] = [];
   let revokedAtMs = 0;

@@ -35,7 +35,8 @@ export function checkHello(hello: ClientHello, principal: AgentPrincipal): numbe
   const refuse = (why: string, reason: string, code: Code = Code.INVALID_ARGUMENT): never => {
     throw new MoorageError(code, `Cannot accept the hello of "${principal.dataPlane}": ${why}`, { reason });
   };
-  if (hello.instanceId.length !== ID_BYTES) refuse(`instance_id must have ${ID_BYTES} bytes`, "INVALID_HELLO");
+  if (hello.instanceId.length !== ID_BYTES)
+    refuse(`instance_id must have ${ID_BYTES} bytes`, "INVALID_HELLO");
   if (hello.cursor !== undefined && hello.cursor.epoch.length !== ID_BYTES) {
     refuse(`cursor.epoch must have ${ID_BYTES} bytes`, "INVALID_HELLO");
   }
@@ -80,7 +81,11 @@ function clusterChanged(link: StoredLink, facts: HelloFacts): boolean {
 }
 
 /** Makes a refused change of cluster visible in the stored link. */
-export async function showClusterChange(store: Store, dataPlaneUid: string, facts: HelloFacts): Promise<void> {
+export async function showClusterChange(
+  store: Store,
+  dataPlaneUid: string,
+  facts: HelloFacts,
+): Promise<void> {
   const reason = "ClusterChanged";
   await changeLink(store, dataPlaneUid, (link) =>
     clusterChanged(link, facts) && link.reason !== reason ? { ...link, reason } : undefined,
@@ -142,7 +147,12 @@ export async function survey(
     else if (isRejected(status, row.rev)) out.heldCertain = false;
     held.push({ name: row.name, uid: row.uid, digest: update.change.value.digest });
   });
-  return { ...out, heldDigest: heldDigest(held), statusDigest: statusDigest(statuses), statuses: statuses.length };
+  return {
+    ...out,
+    heldDigest: heldDigest(held),
+    statusDigest: statusDigest(statuses),
+    statuses: statuses.length,
+  };
 }
 
 /** How a stream begins. */

@@ -52,11 +52,13 @@ export function planResume(facts: ResumeFacts): ResumePlan {
   });
   if (cursor === undefined) {
     // An agent without a cursor may still hold resources: its SyncState can be lost alone.
-    if (facts.held === "differs" || facts.held === "unknown") return compare("no cursor, but resources are held");
+    if (facts.held === "differs" || facts.held === "unknown")
+      return compare("no cursor, but resources are held");
     return { mode: "SNAPSHOT", after: 0, reason: "no cursor", historyLost: false, foreignEpoch: false };
   }
   if (cursor.epochHex !== head.epochHex) return compare("another epoch", { foreignEpoch: true });
-  if (cursor.revision > head.revision) return compare("cursor above head", { historyLost: true, foreignEpoch: true });
+  if (cursor.revision > head.revision)
+    return compare("cursor above head", { historyLost: true, foreignEpoch: true });
   if (cursor.revision < facts.floor) return compare("cursor below the tombstone floor");
   if (facts.compareRequested) return compare("asked for by the hub");
   if (facts.newlyDeliverable) return compare("capabilities changed");
@@ -84,7 +86,11 @@ export interface ComparedRow {
  * agent's confirmation ends them. Under a foreign epoch nothing at or below the revision held is
  * sent: what the agent holds may be newer than a restored hub's rows.
  */
-export function compareSends(row: ComparedRow, held: HeldResource | undefined, foreignEpoch: boolean): boolean {
+export function compareSends(
+  row: ComparedRow,
+  held: HeldResource | undefined,
+  foreignEpoch: boolean,
+): boolean {
   if (held === undefined) return true;
   if (foreignEpoch && row.rev <= held.revision) return false;
   return row.del || row.digestHex !== held.digestHex;

@@ -112,7 +112,13 @@ test("frames keep order and limits, and carry a cursor at revision boundaries on
 
 test("a frame made of stored bytes decodes to what was stored, with its revision", () => {
   const row = { rev: 2 ** 40, uid: "t1", name: "tenants/t1", del: false, update: update("t1", "body") };
-  const data = encodeChanges({ seq: 3, epoch: new Uint8Array(16).fill(7), cursor: 2 ** 40, rows: [row], initialEnd: true });
+  const data = encodeChanges({
+    seq: 3,
+    epoch: new Uint8Array(16).fill(7),
+    cursor: 2 ** 40,
+    rows: [row],
+    initialEnd: true,
+  });
   const { message } = fromBinary(SyncResponseSchema, data);
   if (message.case !== "changes") throw new Error("not changes");
   expect(message.value.seq).toBe(3n);

@@ -52,7 +52,10 @@ export async function* allRows(store: Store, dataPlaneUid: string): AsyncGenerat
 }
 
 /** The stored status of a resource and the revision of its key (0: none). */
-export async function readStatus(store: Store, uid: string): Promise<{ stored: StoredStatus | undefined; modRev: number }> {
+export async function readStatus(
+  store: Store,
+  uid: string,
+): Promise<{ stored: StoredStatus | undefined; modRev: number }> {
   const { kvs } = await store.range({ start: key(statusKey(uid)) });
   const kv = kvs[0];
   if (kv === undefined) return { stored: undefined, modRev: 0 };

@@ -17,7 +17,11 @@ export interface Selection {
  * The rows that go to the agent: all but what it cannot take (the hub's own verdict says so then)
  * and, in a compare, what it holds already or has rejected.
  */
-export async function selectRows(deps: StatusDeps, rows: readonly ResRow[], on: Selection): Promise<ResRow[]> {
+export async function selectRows(
+  deps: StatusDeps,
+  rows: readonly ResRow[],
+  on: Selection,
+): Promise<ResRow[]> {
   const out: ResRow[] = [];
   for (const row of rows) if (await selects(deps, row, on)) out.push(row);
   return out;

@@ -111,7 +111,10 @@ describe("a stream", () => {
     const rev = await remove(hub.store, "a", "t1");
     await settle();
     expect(agent.updates()).toEqual(["t1@3", `-t1@${rev}`]);
-    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", name: "tenants/t1", gone: true }] } as never });
+    agent.send({
+      case: "status",
+      value: { seq: 1n, statuses: [{ uid: "t1", name: "tenants/t1", gone: true }] } as never,
+    });
     await settle();
     expect(agent.got.at(-1)?.case).toBe("statusAck");
     expect(await hub.store.resByUid("a", "t1")).toBeUndefined();
@@ -164,7 +167,12 @@ describe("a stream", () => {
     const rev = await want(hub.store, "a", { t1: "bad" });
     const agent = hub.connect("a");
     await agent.hello();
-    const verdict = { state: Verdict_State.REJECTED, revision: BigInt(rev), reason: "ParametersInvalid", message: "" };
+    const verdict = {
+      state: Verdict_State.REJECTED,
+      revision: BigInt(rev),
+      reason: "ParametersInvalid",
+      message: "",
+    };
     agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", verdict }] } as never });
     const cursor = await agent.ack();
     agent.stream.cancel();
@@ -250,7 +258,9 @@ describe("fencing", () => {
     const first = hub.connect("a");
     await first.hello();
     const other = hub.connect("a");
-    await other.hello({ agent: { version: "", kubernetesVersion: "", labels: {}, clusterUid: "c2" } } as never);
+    await other.hello({
+      agent: { version: "", kubernetesVersion: "", labels: {}, clusterUid: "c2" },
+    } as never);
     expect(other.state.error?.reason).toBe("CLUSTER_CHANGED");
     expect((await readLink(hub.store, "a")).link.reason).toBe("ClusterChanged");
     expect(first.state.ended).toBe(false);
@@ -290,7 +300,8 @@ describe("fencing", () => {
 });
 
 describe("silence", () => {
-  const stateOf = async (hub: Awaited<ReturnType<typeof hubWith>>) => (await readLink(hub.store, "a")).link.state;
+  const stateOf = async (hub: Awaited<ReturnType<typeof hubWith>>) =>
+    (await readLink(hub.store, "a")).link.state;
 
   test("is stored as two transitions, each once, and undone by the next stream", async () => {
     const hub = await hubWith("a");
@@ -374,6 +385,8 @@ describe("draining", () => {
       agent.send({ case: "heartbeat", value: {} as never });
     }
     const bookmark = agent.got.find((m) => m.case === "bookmark");
-    expect(bookmark?.case === "bookmark" && bookmark.value.cursor?.revision).toBeGreaterThanOrEqual(BigInt(rev));
+    expect(bookmark?.case === "bookmark" && bookmark.value.cursor?.revision).toBeGreaterThanOrEqual(
+      BigInt(rev),
+    );
   });
 });

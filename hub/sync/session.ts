@@ -11,7 +11,7 @@ import type {
 import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
-import type { ServerDuplex } from "@moorage/shared/grpc/types";
+import type { ServerDuplex, Handlers } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
 import { Inventory } from "./compare.ts";
@@ -30,9 +30,7 @@ import { acked, fits, openWindow, sent } from "./window.ts";
 
 /** The stream type of a session, from the generated service. */
 export type SyncStream = ServerDuplex<SyncRequest, Parameters<SyncStreamOf["write"]>[0]>;
-type SyncStreamOf = Parameters<
-  import("@moorage/shared/grpc/types").Handlers<typeof SyncService>["sync"]
->[0];
+type SyncStreamOf = Parameters<Handlers<typeof SyncService>["sync"]>[0];
 
 /** What a session needs of the hub. */
 export interface SessionDeps extends StatusDeps {
@@ -151,7 +149,10 @@ export class Session {
   goodbye(reason: string, reconnectAfterMs: number): void {
     if (this.#outcome !== undefined) return;
     this.#stream.write({
-      message: { case: "goodbye", value: { reason, reconnectAfter: durationFromMs(Math.round(reconnectAfterMs)) } },
+      message: {
+        case: "goodbye",
+        value: { reason, reconnectAfter: durationFromMs(Math.round(reconnectAfterMs)) },
+      },
     });
     this.#end({});
   }
@@ -274,7 +275,8 @@ export class Session {
     const ends = this.#phase === "initial" && !result.more;
     if (ends && frames.length === 0) frames.push({ rows: [], bytes: 0, cursor: undefined, initialEnd: true });
     const final = frames.at(-1);
-    if (final !== undefined) frames[frames.length - 1] = { ...final, cursor: this.#position, initialEnd: ends };
+    if (final !== undefined)
+      frames[frames.length - 1] = { ...final, cursor: this.#position, initialEnd: ends };
     this.#pending = frames;
   }
 
@@ -352,7 +354,8 @@ export class Session {
   }
 
   #onStatus(report: StatusReport): void {
-    if (this.#status !== undefined) throw broken(`status report "${report.seq}": the one before is not acked yet`);
+    if (this.#status !== undefined)
+      throw broken(`status report "${report.seq}": the one before is not acked yet`);
     checkReport(report, this.#statusSeq + 1n);
     this.#statusSeq = report.seq;
     const by = { dataPlaneUid: this.principal.dataPlaneUid, agentGeneration: this.agentGeneration };
@@ -360,7 +363,8 @@ export class Session {
       (written) => {
         this.#status = undefined;
         this.#deps.counts.statusWritten(written);
-        if (this.#outcome === undefined) this.#stream.write({ message: { case: "statusAck", value: { seq: report.seq } } });
+        if (this.#outcome === undefined)
+          this.#stream.write({ message: { case: "statusAck", value: { seq: report.seq } } });
       },
       (error: unknown) => this.#end({ error }),
     );
@@ -399,11 +403,15 @@ export class Session {
   /** The periodic compare: 32 bytes when all is well. Judged only when the agent has all there is. */
   async #judgeDigest(digest: Uint8Array): Promise<void> {
     const settled = () =>
-      this.#phase === "live" && !this.#dirty && this.#pending.length === 0 && this.#window.unacked.length === 0;
+      this.#phase === "live" &&
+      !this.#dirty &&
+      this.#pending.length === 0 &&
+      this.#window.unacked.length === 0;
     if (digest.length === 0 || !settled()) return;
     const at = { abilities: this.#abilities, cursorRevision: this.#position };
     const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
-    if (!settled() || found.changedSince || !found.heldCertain || hex(digest) === hex(found.heldDigest)) return;
+    if (!settled() || found.changedSince || !found.heldCertain || hex(digest) === hex(found.heldDigest))
+      return;
     this.#deps.requestCompare();
     this.goodbye("COMPARE", 0);
   }

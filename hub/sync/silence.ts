@@ -25,9 +25,13 @@ export function silenceDeadlines(heartbeatIntervalMs: number): SilenceDeadlines 
 }
 
 /** The state that silence alone gives, and how long until the next one; pure. */
-export function silenceState(silentForMs: number, d: SilenceDeadlines): { state: LinkState; nextInMs: number | undefined } {
+export function silenceState(
+  silentForMs: number,
+  d: SilenceDeadlines,
+): { state: LinkState; nextInMs: number | undefined } {
   if (silentForMs >= d.silentMs) return { state: LinkState.SILENT, nextInMs: undefined };
-  if (silentForMs >= d.disconnectedMs) return { state: LinkState.DISCONNECTED, nextInMs: d.silentMs - silentForMs };
+  if (silentForMs >= d.disconnectedMs)
+    return { state: LinkState.DISCONNECTED, nextInMs: d.silentMs - silentForMs };
   return { state: LinkState.CONNECTED, nextInMs: d.disconnectedMs - silentForMs };
 }
 
@@ -71,9 +75,17 @@ export class Silence {
     for (const kv of kvs) {
       const uid = keyText(kv.key).slice(prefixes.links.length);
       const link = fromBinary(StoredLinkSchema, kv.value);
-      if (this.#watched.has(uid) || link.state === LinkState.SILENT || link.state === LinkState.UNSPECIFIED) continue;
+      if (this.#watched.has(uid) || link.state === LinkState.SILENT || link.state === LinkState.UNSPECIFIED)
+        continue;
       const seenWallMs = Number(link.lastSeenTime?.seconds ?? 0n) * 1000;
-      this.#watch(uid, { seenMonotonicMs: at, seenWallMs, stored: link.state, timer: undefined, streamEnded: true, busy: undefined });
+      this.#watch(uid, {
+        seenMonotonicMs: at,
+        seenWallMs,
+        stored: link.state,
+        timer: undefined,
+        streamEnded: true,
+        busy: undefined,
+      });
     }
   }
 
@@ -87,7 +99,14 @@ export class Silence {
     const seenMonotonicMs = this.#o.clock.monotonicMs();
     const seenWallMs = this.#o.clock.now();
     const stored = LinkState.CONNECTED;
-    this.#watch(uid, { seenMonotonicMs, seenWallMs, stored, timer: undefined, streamEnded: false, busy: undefined });
+    this.#watch(uid, {
+      seenMonotonicMs,
+      seenWallMs,
+      stored,
+      timer: undefined,
+      streamEnded: false,
+      busy: undefined,
+    });
     await before?.busy?.catch(() => undefined);
   }
 
@@ -150,8 +169,11 @@ export class Silence {
     if (state === LinkState.DISCONNECTED) this.#o.onDisconnected(uid);
     await changeLink(store, uid, (link) => {
       // A stream that came up meanwhile has replaced the entry, or will store CONNECTED after this.
-      const stale = this.#watched.get(uid) !== w || link.state === state || link.state === LinkState.UNSPECIFIED;
-      return stale ? undefined : transition(link, { state, reason, nowMs: clock.now(), seenMs: w.seenWallMs });
+      const stale =
+        this.#watched.get(uid) !== w || link.state === state || link.state === LinkState.UNSPECIFIED;
+      return stale
+        ? undefined
+        : transition(link, { state, reason, nowMs: clock.now(), seenMs: w.seenWallMs });
     });
     w.stored = state;
     log.info("Agent is silent", { dataPlaneUid: uid, state, reason });

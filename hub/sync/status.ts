@@ -40,18 +40,26 @@ export interface Reporter {
 /** Refuses a report that breaks a rule of the protocol, naming the rule. */
 export function checkReport(report: StatusReport, expectedSeq: bigint): void {
   const refuse = (rule: string, code: Code = Code.INVALID_ARGUMENT) => {
-    throw new MoorageError(code, `Cannot accept status report "${report.seq}": ${rule}`, { reason: "INVALID_STATUS" });
+    throw new MoorageError(code, `Cannot accept status report "${report.seq}": ${rule}`, {
+      reason: "INVALID_STATUS",
+    });
   };
   if (report.seq !== expectedSeq) refuse(`its seq must be ${expectedSeq}`);
   const uids = new Set(report.statuses.map((s) => s.uid));
   if (uids.size !== report.statuses.length) refuse("it names a resource twice");
   for (const status of report.statuses) {
-    if (status.uid === "" || status.uid.length > 64) refuse(`the uid "${status.uid.slice(0, 64)}" is malformed`);
+    if (status.uid === "" || status.uid.length > 64)
+      refuse(`the uid "${status.uid.slice(0, 64)}" is malformed`);
     if (status.conditions.length > limits.conditionsPerResource) {
-      refuse(`"${status.name}" has ${status.conditions.length} conditions, at most ${limits.conditionsPerResource} are taken`);
+      refuse(
+        `"${status.name}" has ${status.conditions.length} conditions, at most ${limits.conditionsPerResource} are taken`,
+      );
     }
     const long = status.conditions.find((c) => Buffer.byteLength(c.message) > limits.conditionMessageBytes);
-    if (long !== undefined) refuse(`condition "${long.type}" of "${status.name}" has a message over ${limits.conditionMessageBytes} bytes`);
+    if (long !== undefined)
+      refuse(
+        `condition "${long.type}" of "${status.name}" has a message over ${limits.conditionMessageBytes} bytes`,
+      );
   }
 }
 
@@ -60,13 +68,18 @@ export function checkReport(report: StatusReport, expectedSeq: bigint): void {
  * plane are left out: they are another data plane's, or unknown to the hub. `gone` ends a resource
  * only while its tombstone stands. Resolves with the number of resources written.
  */
-export async function writeReport(deps: StatusDeps, by: Reporter, statuses: readonly ResourceStatus[]): Promise<number> {
+export async function writeReport(
+  deps: StatusDeps,
+  by: Reporter,
+  statuses: readonly ResourceStatus[],
+): Promise<number> {
   const gone: ResRow[] = [];
   const kept: ResourceStatus[] = [];
   for (const status of statuses) {
     const row = await deps.store.resByUid(by.dataPlaneUid, status.uid);
     if (row === undefined) {
-      if (!status.gone) deps.log.warn("Status of an unknown resource", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
+      if (!status.gone)
+        deps.log.warn("Status of an unknown resource", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
     } else if (status.gone) {
       if (row.del) gone.push(row);
       else deps.log.warn("Gone without an order", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
@@ -83,21 +96,34 @@ interface Put {
   bytes: number;
 }
 
-async function writeStatuses(deps: StatusDeps, by: Reporter, statuses: readonly ResourceStatus[]): Promise<number> {
+async function writeStatuses(
+  deps: StatusDeps,
+  by: Reporter,
+  statuses: readonly ResourceStatus[],
+): Promise<number> {
   let written = 0;
   let rest = statuses;
   for (let i = 0; rest.length > 0; i++) {
-    if (i >= TRIES) throw new MoorageError(Code.ABORTED, "Cannot store status: its keys kept changing", { retryAfterMs: 1_000 });
+    if (i >= TRIES)
+      throw new MoorageError(Code.ABORTED, "Cannot store status: its keys kept changing", {
+        retryAfterMs: 1_000,
+      });
     const lost: ResourceStatus[] = [];
-    for (const batch of batches(await Promise.all(rest.map(async (s) => ({ status: s, put: await putOf(deps, by, s) }))))) {
-      const { ok } = await deps.store.txn({ if: batch.map((b) => b.put.if), then: batch.map((b) => b.put.then) });
+    for (const batch of batches(
+      await Promise.all(rest.map(async (s) => ({ status: s, put: await putOf(deps, by, s) }))),
+    )) {
+      const { ok } = await deps.store.txn({
+        if: batch.map((b) => b.put.if),
+        then: batch.map((b) => b.put.then),
+      });
       if (ok) written += batch.length;
       else lost.push(...batch.map((b) => b.status));
     }
     rest = lost;
   }
   const own = statuses.find((s) => s.uid === by.dataPlaneUid);
-  if (own?.conditions.some((c) => c.type === "Ready" && c.status === "True")) await initialise(deps, by.dataPlaneUid);
+  if (own?.conditions.some((c) => c.type === "Ready" && c.status === "True"))
+    await initialise(deps, by.dataPlaneUid);
   return written;
 }
 
@@ -149,7 +175,9 @@ function batches(all: readonly { status: ResourceStatus; put: Put | undefined }[
 /** Records, once, that the data plane was Ready. */
 async function initialise(deps: StatusDeps, dataPlaneUid: string): Promise<void> {
   await changeLink(deps.store, dataPlaneUid, (link) =>
-    link.initializedTime === undefined ? { ...link, initializedTime: timestampFromMs(deps.clock.now()) } : undefined,
+    link.initializedTime === undefined
+      ? { ...link, initializedTime: timestampFromMs(deps.clock.now()) }
+      : undefined,
   );
 }
 
@@ -163,7 +191,9 @@ async function finaliseRow(deps: StatusDeps, dataPlaneUid: string, row: ResRow):
     const { ok } = await deps.store.txn(txn);
     if (ok) return;
   }
-  throw new MoorageError(Code.ABORTED, `Cannot end "${row.name}": its keys kept changing`, { retryAfterMs: 1_000 });
+  throw new MoorageError(Code.ABORTED, `Cannot end "${row.name}": its keys kept changing`, {
+    retryAfterMs: 1_000,
+  });
 }
 
 /** Stores the hub's own verdict that the agent cannot take a row; nothing when it stands already. */

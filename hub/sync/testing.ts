@@ -1,8 +1,18 @@
 import { randomBytes } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { create, toBinary } from "@bufbuild/protobuf";
-import type { Capability, SyncRequest, SyncRequestSchema, SyncResponse } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import { ClientHelloSchema, Encoding, SyncService, UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type {
+  Capability,
+  SyncRequest,
+  SyncRequestSchema,
+  SyncResponse,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
+import {
+  ClientHelloSchema,
+  Encoding,
+  SyncService,
+  UpdateSchema,
+} from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { memoryConnect } from "@moorage/shared/grpc/memory-link";
@@ -87,7 +97,12 @@ export async function want(store: Store, dp: string, bodies: Record<string, stri
   const rows = Object.entries(bodies).map(([uid, body]) => ({
     upsertRes: { dp, uid, name: `tenants/${uid}`, del: false, update: update(uid, body) },
   }));
-  return (await store.txn({ then: [{ put: { key: Buffer.from(`t/${randomName()}`), value: new Uint8Array() } }], rows })).rev;
+  return (
+    await store.txn({
+      then: [{ put: { key: Buffer.from(`t/${randomName()}`), value: new Uint8Array() } }],
+      rows,
+    })
+  ).rev;
 }
 
 /** Writes the order to remove a resource. */
@@ -101,7 +116,9 @@ export async function remove(store: Store, dp: string, uid: string): Promise<num
 const randomName = () => randomBytes(8).toString("hex");
 
 /** A hub in memory whose certificates are the data plane's uid in UTF-8. */
-export async function testHub(options: { policy?: Partial<SyncPolicy>; store?: Store; clock?: ManualClock } = {}) {
+export async function testHub(
+  options: { policy?: Partial<SyncPolicy>; store?: Store; clock?: ManualClock } = {},
+) {
   const clock = options.clock ?? manualClock();
   const rng = seededRng(1);
   const store = options.store ?? openMemoryStore({ clock, rng });
@@ -151,7 +168,9 @@ export async function testHub(options: { policy?: Partial<SyncPolicy>; store?: S
       await running;
     },
     connect: (uid: string) => {
-      const link = memoryConnect([bind(SyncService, sync.syncHandlers)], { certificateDer: Buffer.from(uid) });
+      const link = memoryConnect([bind(SyncService, sync.syncHandlers)], {
+        certificateDer: Buffer.from(uid),
+      });
       return agentEnd(link.client(SyncService).sync(), uid);
     },
   };
@@ -174,7 +193,8 @@ export function agentEnd(stream: ClientDuplex<SyncResponse, SyncRequestInit>, ui
     state.ended = true;
   };
   void read();
-  const send = (message: SyncRequestInit["message"]) => void stream.write({ message: message as SyncRequest["message"] });
+  const send = (message: SyncRequestInit["message"]) =>
+    void stream.write({ message: message as SyncRequest["message"] });
   return {
     got,
     state,
@@ -213,7 +233,11 @@ export function agentEnd(stream: ClientDuplex<SyncResponse, SyncRequestInit>, ui
     /** Acks everything received; answers the newest cursor. */
     async ack() {
       const last = got.flatMap((m) => (m.case === "changes" ? [m.value] : [])).at(-1);
-      if (last !== undefined) send({ case: "ack", value: { seq: last.seq, ...(last.cursor ? { cursor: last.cursor } : {}) } as never });
+      if (last !== undefined)
+        send({
+          case: "ack",
+          value: { seq: last.seq, ...(last.cursor ? { cursor: last.cursor } : {}) } as never,
+        });
       await settle();
       return got.flatMap((m) => (m.case === "changes" && m.value.cursor ? [m.value.cursor] : [])).at(-1);
     },

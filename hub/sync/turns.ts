@@ -40,10 +40,14 @@ export class Turns {
         if (i >= 0) this.#waiting.splice(i, 1);
         const { what, waitMs } = this.#o;
         reject(
-          new MoorageError(Code.UNAVAILABLE, `Cannot start "${what}": no turn came free within ${waitMs} ms`, {
-            reason: "TOO_MANY_INITIAL_SYNCS",
-            retryAfterMs: waitMs,
-          }),
+          new MoorageError(
+            Code.UNAVAILABLE,
+            `Cannot start "${what}": no turn came free within ${waitMs} ms`,
+            {
+              reason: "TOO_MANY_INITIAL_SYNCS",
+              retryAfterMs: waitMs,
+            },
+          ),
         );
       });
       this.#waiting.push(turn);

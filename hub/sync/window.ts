@@ -37,7 +37,10 @@ export function fits(w: Window, frame: { bytes: number; items: number }): boolea
 }
 
 /** The window after a frame was sent under the next sequence number. */
-export function sent(w: Window, frame: { bytes: number; items: number; revision: number | undefined }): Window {
+export function sent(
+  w: Window,
+  frame: { bytes: number; items: number; revision: number | undefined },
+): Window {
   const seq = w.lastSeq + 1;
   return {
     ...w,

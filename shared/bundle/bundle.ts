@@ -94,4 +94,8 @@ export interface BuiltIns {
 }
 
 /** A rendered Kubernetes object as raw JSON. */
-export type RenderedObject = JsonObject & { apiVersion: string; kind: string; metadata: JsonObject & { name: string } };
+export type RenderedObject = JsonObject & {
+  apiVersion: string;
+  kind: string;
+  metadata: JsonObject & { name: string };
+};

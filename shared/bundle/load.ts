@@ -24,7 +24,10 @@ export async function loadBundle(folder: FolderReader): Promise<Bundle> {
     const content = await folder.read(path);
     total += content.length;
     if (total > limits.bundleUnpackedBytes) {
-      throw refuseBundle("TOO_LARGE", `Load bundle: size is above the limit of ${limits.bundleUnpackedBytes}`);
+      throw refuseBundle(
+        "TOO_LARGE",
+        `Load bundle: size is above the limit of ${limits.bundleUnpackedBytes}`,
+      );
     }
     files.set(path, content);
   }

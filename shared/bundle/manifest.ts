@@ -35,7 +35,9 @@ const shape = closed(["apiVersion", "kind", "name", "version", "format"], {
     }),
     default: {},
   },
-  health: list(closed(["apiVersion", "kind", "healthy"], { apiVersion: text, kind: text, healthy: text, failed: text })),
+  health: list(
+    closed(["apiVersion", "kind", "healthy"], { apiVersion: text, kind: text, healthy: text, failed: text }),
+  ),
   hooks: list(
     closed(["name", "phase", "manifest"], {
       name: label,
@@ -60,7 +62,9 @@ const shape = closed(["apiVersion", "kind", "name", "version", "format"], {
   },
 });
 
-const validate = new Ajv2020({ strict: true, allErrors: true, useDefaults: true }).compile<BundleManifest>(shape);
+const validate = new Ajv2020({ strict: true, allErrors: true, useDefaults: true }).compile<BundleManifest>(
+  shape,
+);
 
 /** A file's text; refused unless UTF-8. */
 export function textOf(files: BundleFiles, path: string): string {
@@ -84,12 +88,18 @@ function checkFiles(files: BundleFiles): void {
   for (const [path, content] of files) {
     guard(path);
     if (content.length > limits.manifestBytes) {
-      throw refuseBundle("TOO_LARGE", `Read "${path}": size is ${content.length} bytes, limit ${limits.manifestBytes}`);
+      throw refuseBundle(
+        "TOO_LARGE",
+        `Read "${path}": size is ${content.length} bytes, limit ${limits.manifestBytes}`,
+      );
     }
     total += content.length;
   }
   if (total > limits.bundleUnpackedBytes) {
-    throw refuseBundle("TOO_LARGE", `Read bundle: size is ${total} bytes, limit ${limits.bundleUnpackedBytes}`);
+    throw refuseBundle(
+      "TOO_LARGE",
+      `Read bundle: size is ${total} bytes, limit ${limits.bundleUnpackedBytes}`,
+    );
   }
 }
 
@@ -109,7 +119,11 @@ export function openBundle(files: BundleFiles): Bundle {
   }
   for (const path of files.keys()) {
     const known = [bundleFile, "README.md", "LICENSE"].includes(path) || /^manifests\/.+\.ya?ml$/.test(path);
-    if (!known) throw refuseBundle("MALFORMED", `Read "${path}": a Plain bundle holds ${bundleFile}, manifests/*.yaml, README.md and LICENSE`);
+    if (!known)
+      throw refuseBundle(
+        "MALFORMED",
+        `Read "${path}": a Plain bundle holds ${bundleFile}, manifests/*.yaml, README.md and LICENSE`,
+      );
   }
   compileSchema(manifest.parameters.schema);
   for (const hook of manifest.hooks) textOf(files, hook.manifest);

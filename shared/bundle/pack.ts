@@ -27,7 +27,10 @@ export function packBundle(files: BundleFiles): PackedBundle {
   // Byte 9 of a gzip header names the operating system; 255 is "unknown". Its time is zero already.
   bytes[9] = 255;
   if (bytes.length > limits.bundlePackedBytes) {
-    throw refuseBundle("TOO_LARGE", `Pack bundle "${manifest.name}": size is ${bytes.length} bytes, limit ${limits.bundlePackedBytes}`);
+    throw refuseBundle(
+      "TOO_LARGE",
+      `Pack bundle "${manifest.name}": size is ${bytes.length} bytes, limit ${limits.bundlePackedBytes}`,
+    );
   }
   return { bytes, digest: digestOf(bytes), manifest };
 }

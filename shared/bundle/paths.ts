@@ -22,9 +22,15 @@ export function pathGuard(): (path: string) => void {
   return (path) => {
     checkPath(path);
     const key = path.toLowerCase();
-    const parents = key.split("/").slice(0, -1).map((_part, i, parts) => parts.slice(0, i + 1).join("/"));
+    const parents = key
+      .split("/")
+      .slice(0, -1)
+      .map((_part, i, parts) => parts.slice(0, i + 1).join("/"));
     if (files.has(key) || folders.has(key) || parents.some((parent) => files.has(parent))) {
-      throw refuseBundle("MALFORMED", `Read bundle path "${path}": another path equals it but for case, or is its folder`);
+      throw refuseBundle(
+        "MALFORMED",
+        `Read bundle path "${path}": another path equals it but for case, or is its folder`,
+      );
     }
     files.add(key);
     for (const parent of parents) folders.add(parent);

@@ -13,7 +13,8 @@ const examples = join(import.meta.dirname, "../../deploy/examples/bundles");
 const open = (manifest: string, more = "") =>
   openBundle(filesOf({ "bundle.yaml": bundleYaml(more), "manifests/a.yaml": manifest }));
 const anyParameters = "parameters: {schema: {type: object}}\n";
-const configMap = (data: string): string => `{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: ${data}}`;
+const configMap = (data: string): string =>
+  `{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: ${data}}`;
 const dataOf = (data: string, parameters: JsonObject): unknown =>
   renderBundle(open(configMap(data), anyParameters), parameters, builtIns)[0]?.["data"];
 
@@ -35,13 +36,17 @@ test("a whole value keeps its type, a part is interpolated, an escape stays", ()
 });
 
 test("a bound value is not read again for bindings", () => {
-  expect(dataOf(`{a: "\${{ parameters.a }}"}`, { a: "${{ builtin.tenant }}" })).toEqual({ a: "${{ builtin.tenant }}" });
+  expect(dataOf(`{a: "\${{ parameters.a }}"}`, { a: "${{ builtin.tenant }}" })).toEqual({
+    a: "${{ builtin.tenant }}",
+  });
 });
 
 test.each(["parameters.b", "builtin.toString", "parameters.a.length", "process.env", "parameters.__proto__"])(
   "the unknown name %s is an error that names file and path",
   (name) => {
-    expect(() => dataOf(`{k: "\${{ ${name} }}"}`, { a: [1] })).toThrow(/Render "manifests\/a.yaml" at "\/data\/k".*unknown/);
+    expect(() => dataOf(`{k: "\${{ ${name} }}"}`, { a: [1] })).toThrow(
+      /Render "manifests\/a.yaml" at "\/data\/k".*unknown/,
+    );
   },
 );
 
@@ -51,7 +56,10 @@ test("bindings cannot grow a bundle beyond its limit", () => {
 });
 
 test("a parameter outside the schema is refused with path and rule", () => {
-  const bundle = open(configMap("{}"), "parameters: {schema: {type: object, properties: {n: {type: integer, minimum: 1}}}}");
+  const bundle = open(
+    configMap("{}"),
+    "parameters: {schema: {type: object, properties: {n: {type: integer, minimum: 1}}}}",
+  );
   expect(() => renderBundle(bundle, { n: 0 }, builtIns)).toThrow(/"parameters\/n" must be >= 1 \(minimum\)/);
 });
 
@@ -66,13 +74,18 @@ test.each([
 });
 
 test("a pattern is tried on short text only", () => {
-  const bundle = open(configMap("{}"), "parameters: {schema: {type: object, properties: {p: {type: string, pattern: '^a*b?$'}}}}");
+  const bundle = open(
+    configMap("{}"),
+    "parameters: {schema: {type: object, properties: {p: {type: string, pattern: '^a*b?$'}}}}",
+  );
   expect(renderBundle(bundle, { p: "aab" }, builtIns)).toHaveLength(1);
   expect(() => renderBundle(bundle, { p: "a".repeat(513) }, builtIns)).toThrow(/\(pattern\)/);
 });
 
 test("the same object twice is refused", () => {
-  expect(() => renderBundle(open(`${configMap("{}")}\n---\n${configMap("{}")}`), {}, builtIns)).toThrow(/stands twice/);
+  expect(() => renderBundle(open(`${configMap("{}")}\n---\n${configMap("{}")}`), {}, builtIns)).toThrow(
+    /stands twice/,
+  );
 });
 
 test("a format without its tool is refused with the reason", () => {

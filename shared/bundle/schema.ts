@@ -27,7 +27,13 @@ const patternTextLength = 512;
 function slowPattern(pattern: string): boolean {
   const bare = pattern.replace(/\\./gs, "E").replace(/\[[^\]]*\]/g, "C");
   const count = (wanted: RegExp): number => bare.match(wanted)?.length ?? 0;
-  return pattern.length > 256 || !bare.startsWith("^") || /\)[*+{]/.test(bare) || count(/[*+{]/g) > 3 || count(/[?|]/g) > 8;
+  return (
+    pattern.length > 256 ||
+    !bare.startsWith("^") ||
+    /\)[*+{]/.test(bare) ||
+    count(/[*+{]/g) > 3 ||
+    count(/[?|]/g) > 8
+  );
 }
 
 const slowText =
@@ -48,13 +54,17 @@ function checkSchema(schema: Json, path: string): void {
     return;
   }
   if (schema === null || typeof schema !== "object") return;
-  const bad = (why: string): MoorageError => refuseBundle("MALFORMED", `Read parameter schema at "${path}": ${why}`);
+  const bad = (why: string): MoorageError =>
+    refuseBundle("MALFORMED", `Read parameter schema at "${path}": ${why}`);
   for (const [key, value] of Object.entries(schema)) {
     if (data.has(key)) continue;
     if (key === "$id" || key === "$async" || key === "$dynamicRef") throw bad(`"${key}" is not allowed`);
-    if (key === "$ref" && !(typeof value === "string" && value.startsWith("#"))) throw bad("only references within the schema are allowed");
+    if (key === "$ref" && !(typeof value === "string" && value.startsWith("#")))
+      throw bad("only references within the schema are allowed");
     if (key === "sensitive" && value === true) {
-      throw bad("sensitive parameters are refused: name a secret reference instead, its value stays in the data plane");
+      throw bad(
+        "sensitive parameters are refused: name a secret reference instead, its value stays in the data plane",
+      );
     }
     if (key === "pattern" && typeof value === "string" && slowPattern(value)) throw bad(slowText);
     if (maps.has(key) && value !== null && typeof value === "object") {
@@ -71,15 +81,29 @@ export function compileSchema(schema: JsonObject): ValidateFunction {
   checkJson(schema, "parameter schema");
   const size = Buffer.byteLength(JSON.stringify(schema));
   if (size > limits.parametersBytes) {
-    throw refuseBundle("TOO_LARGE", `Read parameter schema: size is ${size} bytes, limit ${limits.parametersBytes}`);
+    throw refuseBundle(
+      "TOO_LARGE",
+      `Read parameter schema: size is ${size} bytes, limit ${limits.parametersBytes}`,
+    );
   }
   checkSchema(schema, "");
-  const ajv = new Ajv2020({ strict: true, strictTypes: false, allErrors: true, ownProperties: true, logger: false, code: { regExp: boundedRegExp } });
+  const ajv = new Ajv2020({
+    strict: true,
+    strictTypes: false,
+    allErrors: true,
+    ownProperties: true,
+    logger: false,
+    code: { regExp: boundedRegExp },
+  });
   ajv.addKeyword({ keyword: "sensitive", schemaType: "boolean" });
   try {
     return ajv.compile(schema);
   } catch (error) {
-    throw refuseBundle("MALFORMED", `Read parameter schema: ${error instanceof Error ? error.message : "not a schema"}`, error);
+    throw refuseBundle(
+      "MALFORMED",
+      `Read parameter schema: ${error instanceof Error ? error.message : "not a schema"}`,
+      error,
+    );
   }
 }
 
@@ -88,15 +112,22 @@ export function violations(errors: readonly ErrorObject[] | null | undefined, ro
   const fields = (errors ?? []).slice(0, maxViolations).map((error) => {
     const extra: unknown = error.params["additionalProperty"];
     const named = typeof extra === "string" ? ` "${extra}"` : "";
-    return { field: root + error.instancePath, description: `${error.message ?? "is invalid"}${named} (${error.keyword})` };
+    return {
+      field: root + error.instancePath,
+      description: `${error.message ?? "is invalid"}${named} (${error.keyword})`,
+    };
   });
   const text = fields.map((field) => `"${field.field}" ${field.description}`).join("; ");
-  return new MoorageError(Code.INVALID_ARGUMENT, `Check ${root}: ${text}`, { reason: "SCHEMA_VIOLATION", fields });
+  return new MoorageError(Code.INVALID_ARGUMENT, `Check ${root}: ${text}`, {
+    reason: "SCHEMA_VIOLATION",
+    fields,
+  });
 }
 
 /** Values over defaults: objects merge by key, everything else is replaced whole. */
 function overlay(defaults: Json, values: Json): Json {
-  const isObject = (value: Json): value is JsonObject => value !== null && typeof value === "object" && !Array.isArray(value);
+  const isObject = (value: Json): value is JsonObject =>
+    value !== null && typeof value === "object" && !Array.isArray(value);
   if (!isObject(defaults) || !isObject(values)) return structuredClone(values);
   const merged: JsonObject = structuredClone(defaults);
   for (const [key, value] of Object.entries(values)) {
@@ -111,12 +142,18 @@ function overlay(defaults: Json, values: Json): Json {
  * @throws MoorageError INVALID_ARGUMENT `SCHEMA_VIOLATION` with each field's path and rule;
  * `TOO_LARGE`, `FORBIDDEN_KEY` or `TOO_DEEP` before any schema runs.
  */
-export function checkParameters(declared: { schema: JsonObject; defaults: JsonObject }, values: JsonObject): JsonObject {
+export function checkParameters(
+  declared: { schema: JsonObject; defaults: JsonObject },
+  values: JsonObject,
+): JsonObject {
   checkJson(values, "parameters");
   const merged = overlay(declared.defaults, values) as JsonObject;
   const size = Buffer.byteLength(JSON.stringify(merged));
   if (size > limits.parametersBytes) {
-    throw refuseBundle("TOO_LARGE", `Check parameters: size is ${size} bytes, limit ${limits.parametersBytes}`);
+    throw refuseBundle(
+      "TOO_LARGE",
+      `Check parameters: size is ${size} bytes, limit ${limits.parametersBytes}`,
+    );
   }
   const validate = compileSchema(declared.schema);
   if (validate(merged) !== true) throw violations(validate.errors, "parameters");

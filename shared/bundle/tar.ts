@@ -44,7 +44,11 @@ export function writeTar(files: BundleFiles): Uint8Array {
   const parts: Uint8Array[] = [];
   for (const path of [...files.keys()].sort()) {
     const content = files.get(path) ?? new Uint8Array();
-    parts.push(headerOf(path, content.length), content, new Uint8Array((block - (content.length % block)) % block));
+    parts.push(
+      headerOf(path, content.length),
+      content,
+      new Uint8Array((block - (content.length % block)) % block),
+    );
   }
   parts.push(new Uint8Array(2 * block));
   return Buffer.concat(parts);
@@ -62,22 +66,30 @@ function textAt(header: Buffer, start: number, length: number): string {
 
 function octalAt(header: Buffer, start: number, length: number): number {
   const text = header.toString("latin1", start, start + length).replace(/[\0 ]+$/, "");
-  if (!/^[0-7]{1,12}$/.test(text)) throw refuseBundle("MALFORMED", "Read bundle header: a number is not octal");
+  if (!/^[0-7]{1,12}$/.test(text))
+    throw refuseBundle("MALFORMED", "Read bundle header: a number is not octal");
   return Number.parseInt(text, 8);
 }
 
 function readHeader(header: Buffer): { path: string; size: number } {
-  if (octalAt(header, 148, 8) !== checksum(header)) throw refuseBundle("MALFORMED", "Read bundle header: the checksum is wrong");
+  if (octalAt(header, 148, 8) !== checksum(header))
+    throw refuseBundle("MALFORMED", "Read bundle header: the checksum is wrong");
   const prefix = textAt(header, 345, 155);
   const path = (prefix === "" ? "" : `${prefix}/`) + textAt(header, 0, 100);
   const type = header[156];
   if (type !== 0x30 && type !== 0) {
     const shown = JSON.stringify(String.fromCharCode(type ?? 0));
-    throw refuseBundle("MALFORMED", `Read bundle entry ${JSON.stringify(path)}: type ${shown} is no regular file`);
+    throw refuseBundle(
+      "MALFORMED",
+      `Read bundle entry ${JSON.stringify(path)}: type ${shown} is no regular file`,
+    );
   }
   const size = octalAt(header, 124, 12);
   if (size > limits.manifestBytes) {
-    throw refuseBundle("TOO_LARGE", `Read bundle entry ${JSON.stringify(path)}: size is ${size} bytes, limit ${limits.manifestBytes}`);
+    throw refuseBundle(
+      "TOO_LARGE",
+      `Read bundle entry ${JSON.stringify(path)}: size is ${size} bytes, limit ${limits.manifestBytes}`,
+    );
   }
   return { path, size };
 }
@@ -99,7 +111,12 @@ export function tarReader(): TarReader {
 
   function takeBlock(): void {
     if (current !== undefined) {
-      current.at += buffer.copy(current.content, current.at, 0, Math.min(block, current.content.length - current.at));
+      current.at += buffer.copy(
+        current.content,
+        current.at,
+        0,
+        Math.min(block, current.content.length - current.at),
+      );
       if (current.at === current.content.length) {
         files.set(current.path, current.content);
         current = undefined;
@@ -133,7 +150,8 @@ export function tarReader(): TarReader {
       }
     },
     finish() {
-      if (!ended || current !== undefined || filled !== 0) throw refuseBundle("MALFORMED", "Read bundle archive: it ends early");
+      if (!ended || current !== undefined || filled !== 0)
+        throw refuseBundle("MALFORMED", "Read bundle archive: it ends early");
       return files;
     },
   };

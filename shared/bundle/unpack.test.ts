@@ -56,13 +56,23 @@ test.each(["/etc/passwd", "../x", "a/../../x", "a\\b", "C:x", ".ssh/x", "a//b", 
   },
 );
 
-test.each(["1", "2", "3", "4", "5", "6", "S", "x", "g", "L", "K"])("an entry of type %s is refused", async (type) => {
-  await expect(unpackBundle(hostile((header) => header.write(type, 156)))).rejects.toMatchObject({ reason: "MALFORMED" });
-});
+test.each(["1", "2", "3", "4", "5", "6", "S", "x", "g", "L", "K"])(
+  "an entry of type %s is refused",
+  async (type) => {
+    await expect(unpackBundle(hostile((header) => header.write(type, 156)))).rejects.toMatchObject({
+      reason: "MALFORMED",
+    });
+  },
+);
 
 test("case collisions and duplicates are refused", async () => {
   const tar = (path: string): Uint8Array => writeTar(filesOf({ [path]: "x" })).subarray(0, 1024);
-  for (const pair of [["a/b", "A/B"], ["a", "a"], ["a", "a/b"], ["a/b", "a"]]) {
+  for (const pair of [
+    ["a/b", "A/B"],
+    ["a", "a"],
+    ["a", "a/b"],
+    ["a/b", "a"],
+  ]) {
     const joined = Buffer.concat([...pair.map(tar), Buffer.alloc(1024)]);
     await expect(unpackBundle(gzipSync(joined))).rejects.toThrow(/another path/);
   }
@@ -93,9 +103,13 @@ test("a large manifest is refused at its header", async () => {
 
 test("a cut, altered or foreign stream is refused", async () => {
   const { bytes, digest } = packBundle(small);
-  await expect(unpackBundle(bytes.subarray(0, bytes.length - 9))).rejects.toMatchObject({ reason: "MALFORMED" });
+  await expect(unpackBundle(bytes.subarray(0, bytes.length - 9))).rejects.toMatchObject({
+    reason: "MALFORMED",
+  });
   await expect(unpackBundle(Buffer.from("hello"))).rejects.toMatchObject({ reason: "MALFORMED" });
-  await expect(unpackBundle(bytes, digest.replace(/.$/, "x"))).rejects.toMatchObject({ reason: "DIGEST_MISMATCH" });
+  await expect(unpackBundle(bytes, digest.replace(/.$/, "x"))).rejects.toMatchObject({
+    reason: "DIGEST_MISMATCH",
+  });
 });
 
 test("an error of the source reaches the caller as it is", async () => {

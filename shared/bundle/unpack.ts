@@ -37,7 +37,10 @@ async function* guarded(source: PackedSource, failed: (error: unknown) => void):
  * @throws MoorageError INVALID_ARGUMENT `TOO_LARGE`, `DIGEST_MISMATCH` or `MALFORMED`; an error of
  * the source is thrown on as it is.
  */
-export async function unpackBundle(source: PackedSource, expected?: string): Promise<Bundle & { digest: string }> {
+export async function unpackBundle(
+  source: PackedSource,
+  expected?: string,
+): Promise<Bundle & { digest: string }> {
   const hash = createHash("sha256");
   const reader = tarReader();
   let packed = 0;
@@ -59,7 +62,8 @@ export async function unpackBundle(source: PackedSource, expected?: string): Pro
     for await (const chunk of input.pipe(gunzip) as AsyncIterable<Uint8Array>) {
       unpacked += chunk.length;
       if (unpacked > limits.bundleUnpackedBytes) throw tooLarge("unpacked size", limits.bundleUnpackedBytes);
-      if (unpacked > ratioFloorBytes && unpacked > packed * limits.bundleRatio) throw tooLarge("ratio", limits.bundleRatio);
+      if (unpacked > ratioFloorBytes && unpacked > packed * limits.bundleRatio)
+        throw tooLarge("ratio", limits.bundleRatio);
       reader.push(chunk);
     }
   } catch (error) {

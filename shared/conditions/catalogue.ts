@@ -80,25 +80,57 @@ const deleting = agent("Deleting", "The resource is being removed; the message l
 ]);
 
 const dataPlane: readonly ConditionKind[] = [
-  hub("Connected", "The agent's stream is alive.", ["StreamOpen", "StreamLost", "NeverConnected", "NotExpected", "Forgotten"]),
-  hub("CredentialsValid", "The agent's certificate is valid.", ["Valid", "Expiring", "Expired", "Revoked", "NotEnrolled"]),
-  agent("Ready", "The mirror is current, permissions and policy suffice, data-plane applications are ready.", [
-    "Ready",
-    "Progressing",
-    "MirrorStale",
-    "PermissionsMissing",
-    "PolicyRejected",
-    "ApplicationsNotReady",
+  hub("Connected", "The agent's stream is alive.", [
+    "StreamOpen",
+    "StreamLost",
+    "NeverConnected",
+    "NotExpected",
+    "Forgotten",
   ]),
+  hub("CredentialsValid", "The agent's certificate is valid.", [
+    "Valid",
+    "Expiring",
+    "Expired",
+    "Revoked",
+    "NotEnrolled",
+  ]),
+  agent(
+    "Ready",
+    "The mirror is current, permissions and policy suffice, data-plane applications are ready.",
+    ["Ready", "Progressing", "MirrorStale", "PermissionsMissing", "PolicyRejected", "ApplicationsNotReady"],
+  ),
   reconciling,
   stalled,
-  agent("AgentUpToDate", "The agent runs the wanted version.", ["UpToDate", "UpdateAvailable", "Updating", "UpdateFailed", "ChartUpgradeRequired"]),
-  agent("PolicyAccepted", "The customer's AgentPolicy permits what the hub asks.", ["Accepted", "Rejected", "PolicyMissing"]),
+  agent("AgentUpToDate", "The agent runs the wanted version.", [
+    "UpToDate",
+    "UpdateAvailable",
+    "Updating",
+    "UpdateFailed",
+    "ChartUpgradeRequired",
+  ]),
+  agent("PolicyAccepted", "The customer's AgentPolicy permits what the hub asks.", [
+    "Accepted",
+    "Rejected",
+    "PolicyMissing",
+  ]),
   agent("PermissionsSufficient", "The agent's rights suffice.", ["Sufficient", "Forbidden"]),
-  agent("Paused", "Hub or customer paused all writes.", ["NotPaused", "PausedByHub", "PausedByCustomer", "PausedByBoth"]),
-  agent("DeletionGuarded", "A removal is held until it is authorized.", ["NotGuarded", "TooManyRemovals", "AwaitingAuthorization"]),
+  agent("Paused", "Hub or customer paused all writes.", [
+    "NotPaused",
+    "PausedByHub",
+    "PausedByCustomer",
+    "PausedByBoth",
+  ]),
+  agent("DeletionGuarded", "A removal is held until it is authorized.", [
+    "NotGuarded",
+    "TooManyRemovals",
+    "AwaitingAuthorization",
+  ]),
   agent("ClockSynchronized", "The agent's clock is within 30 s of the hub's.", ["Synchronized", "Skewed"]),
-  agent("Draining", "No new tenants; the message lists those left.", ["NotDraining", "TenantsRemain", "Drained"]),
+  agent("Draining", "No new tenants; the message lists those left.", [
+    "NotDraining",
+    "TenantsRemain",
+    "Drained",
+  ]),
 ];
 
 const tenant: readonly ConditionKind[] = [
@@ -115,7 +147,13 @@ const tenant: readonly ConditionKind[] = [
   ]),
   reconciling,
   stalled,
-  agent("NamespaceReady", "All namespaces exist and are ours.", ["Exists", "Missing", "Terminating", "OwnedByOther", "Forbidden"]),
+  agent("NamespaceReady", "All namespaces exist and are ours.", [
+    "Exists",
+    "Missing",
+    "Terminating",
+    "OwnedByOther",
+    "Forbidden",
+  ]),
   agent("IsolationEnforced", "The live objects fence the tenant as its spec says.", [
     "Enforced",
     "ForeignAllow",
@@ -124,12 +162,32 @@ const tenant: readonly ConditionKind[] = [
     "PolicyNotEnforced",
     "Unproven",
   ]),
-  agent("QuotaEnforced", "Quota and default limits are in place.", ["Enforced", "NotRequested", "Missing", "Changed"]),
-  agent("PlacementSatisfied", "Pods run where the isolation level says.", ["Satisfied", "NotRequested", "ForeignPods", "Misplaced", "NoNodes"]),
+  agent("QuotaEnforced", "Quota and default limits are in place.", [
+    "Enforced",
+    "NotRequested",
+    "Missing",
+    "Changed",
+  ]),
+  agent("PlacementSatisfied", "Pods run where the isolation level says.", [
+    "Satisfied",
+    "NotRequested",
+    "ForeignPods",
+    "Misplaced",
+    "NoNodes",
+  ]),
   agent("TrafficBlocked", "No new connection enters.", ["NotRequested", "Blocked", "Blocking"]),
-  agent("ComputeSuspended", "All workloads are at zero.", ["NotRequested", "Suspended", "Suspending", "Resuming"]),
+  agent("ComputeSuspended", "All workloads are at zero.", [
+    "NotRequested",
+    "Suspended",
+    "Suspending",
+    "Resuming",
+  ]),
   agent("Frozen", "New generations are stored and not applied.", ["NotRequested", "Frozen"]),
-  agent("RetentionHold", "A deleted tenant is kept for its grace period.", ["NotRequested", "InGrace", "GraceOver"]),
+  agent("RetentionHold", "A deleted tenant is kept for its grace period.", [
+    "NotRequested",
+    "InGrace",
+    "GraceOver",
+  ]),
   deleting,
 ];
 
@@ -147,7 +205,12 @@ const application: readonly ConditionKind[] = [
   ]),
   reconciling,
   stalled,
-  agent("BundleFetched", "The bundle is in the data plane.", ["Fetched", "NotFound", "DigestMismatch", "TooLarge"]),
+  agent("BundleFetched", "The bundle is in the data plane.", [
+    "Fetched",
+    "NotFound",
+    "DigestMismatch",
+    "TooLarge",
+  ]),
   agent("BundleVerified", "Digest, format and signature were accepted.", [
     "Verified",
     "SignatureMissing",
@@ -157,8 +220,19 @@ const application: readonly ConditionKind[] = [
     "FormatUnsupported",
   ]),
   agent("ParametersValid", "The parameters fit the bundle's schema.", ["Valid", "SchemaViolation"]),
-  agent("DependenciesReady", "All applications it depends on are ready.", ["Ready", "NoDependencies", "AwaitingDependencies", "NotFound"]),
-  agent("ApprovalGranted", "The change may be made.", ["NotRequired", "Granted", "Awaiting", "Expired", "DigestChanged"]),
+  agent("DependenciesReady", "All applications it depends on are ready.", [
+    "Ready",
+    "NoDependencies",
+    "AwaitingDependencies",
+    "NotFound",
+  ]),
+  agent("ApprovalGranted", "The change may be made.", [
+    "NotRequired",
+    "Granted",
+    "Awaiting",
+    "Expired",
+    "DigestChanged",
+  ]),
   agent("WindowOpen", "No window forbids the change now.", ["NoWindow", "Open", "AwaitingWindow"]),
   agent("Applied", "The API server answered for every object of this generation.", [
     "Applied",
@@ -169,12 +243,21 @@ const application: readonly ConditionKind[] = [
     "KindNotInstalled",
     "QuotaExceeded",
   ]),
-  agent("Healthy", "All objects are healthy.", ["Healthy", "Progressing", "ProgressDeadlineExceeded", "HookFailed", "Unhealthy"]),
+  agent("Healthy", "All objects are healthy.", [
+    "Healthy",
+    "Progressing",
+    "ProgressDeadlineExceeded",
+    "HookFailed",
+    "Unhealthy",
+  ]),
   agent("Drifted", "A live object differs from what was applied.", ["NoDrift", "Drifted", "DetectionOff"]),
   agent("FieldConflict", "A field is managed by another.", ["NoConflict", "Conflict"]),
   agent("PruneHeld", "Removals are held by a guard.", ["NotHeld", "Held"]),
   agent("Suspended", "The tenant's compute is at zero.", ["NotSuspended", "Suspended"]),
-  agent("RolledBack", "A former version runs; the message says from, to, why.", ["NotRolledBack", "RolledBack"]),
+  agent("RolledBack", "A former version runs; the message says from, to, why.", [
+    "NotRolledBack",
+    "RolledBack",
+  ]),
   deleting,
 ];
 

@@ -28,7 +28,10 @@ const held = { reason: "Held" };
 const offenders: [keyof typeof rules, Checked][] = [
   ["F1", app([])],
   ["F2", app([ready, one("Reconciling")])],
-  ["F3", app([one("Ready", { status: "False", reason: "Invalid" }), one("Reconciling"), one("Stalled", held)])],
+  [
+    "F3",
+    app([one("Ready", { status: "False", reason: "Invalid" }), one("Reconciling"), one("Stalled", held)]),
+  ],
   ["F4", app([one("Ready", { status: "False", observedGeneration: 3 })])],
   ["F5", app([one("Ready", { observedGeneration: 1 })])],
   ["F6", app([ready], { before: [one("Ready", { lastTransitionTime: "2025-01-01T00:00:00Z" })] })],

@@ -62,7 +62,8 @@ export function checkConditions(checked: Checked): Finding[] {
   }
   if (checked.writer !== undefined) {
     for (const kind of catalogue[checked.entity]) {
-      if (kind.owner === checked.writer && kind.transient === undefined && !seen.has(kind.type)) add("W1", kind.type);
+      if (kind.owner === checked.writer && kind.transient === undefined && !seen.has(kind.type))
+        add("W1", kind.type);
     }
   }
   const order = Object.keys(rules);
@@ -96,18 +97,24 @@ function checkOne(condition: Condition, checked: Checked, add: Add): void {
   if (Buffer.byteLength(message) > limits.conditionMessageBytes) add("F10", `${type}: message too long`);
   if (/[\r\n]/.test(message)) add("W3", type);
   const time = condition.lastTransitionTime;
-  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(time) || Number.isNaN(Date.parse(time))) {
+  if (
+    !/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(time) ||
+    Number.isNaN(Date.parse(time))
+  ) {
     add("F14", `${type}: "${time}"`);
   }
   const old = getCondition(checked.before ?? [], type);
-  if (old !== undefined && old.status === status && old.lastTransitionTime !== time) add("F6", `${type} moved without a flip`);
-  if (old !== undefined && old.status !== status && old.lastTransitionTime === time) add("F6", `${type} flipped and did not move`);
+  if (old !== undefined && old.status === status && old.lastTransitionTime !== time)
+    add("F6", `${type} moved without a flip`);
+  if (old !== undefined && old.status !== status && old.lastTransitionTime === time)
+    add("F6", `${type} flipped and did not move`);
   const kind = catalogue[checked.entity].find((candidate) => candidate.type === type);
   if (kind === undefined) {
     add("F12", type);
     return;
   }
   if (kind.transient && status !== "True") add("F13", `${type}: ${status}`);
-  if (checked.writer !== undefined && kind.owner !== checked.writer) add("F11", `${type} by ${checked.writer}`);
+  if (checked.writer !== undefined && kind.owner !== checked.writer)
+    add("F11", `${type} by ${checked.writer}`);
   if (!kind.reasons.includes(reason) && !commonReasons.includes(reason)) add("W2", `${type}: "${reason}"`);
 }

@@ -1,10 +1,24 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { limits } from "../limits.ts";
-import { getCondition, isTrue, mergeConditions, removeCondition, setCondition, statusOf, truncateMessage } from "./conditions.ts";
+import {
+  getCondition,
+  isTrue,
+  mergeConditions,
+  removeCondition,
+  setCondition,
+  statusOf,
+  truncateMessage,
+} from "./conditions.ts";
 import type { Condition, ConditionInput } from "./conditions.ts";
 
-const ready: ConditionInput = { type: "Ready", status: "True", reason: "Ready", message: "", observedGeneration: 1 };
+const ready: ConditionInput = {
+  type: "Ready",
+  status: "True",
+  reason: "Ready",
+  message: "",
+  observedGeneration: 1,
+};
 
 test("stating the same again returns the same list", () => {
   const list = setCondition([], ready, 1000);

@@ -63,7 +63,11 @@ export function isTrue(list: readonly Condition[], type: string, generation = 0)
  * dropped, for status must never wedge.
  * @param now wall-clock time in milliseconds, of the owner's clock.
  */
-export function setCondition(list: readonly Condition[], stated: ConditionInput, now: number): readonly Condition[] {
+export function setCondition(
+  list: readonly Condition[],
+  stated: ConditionInput,
+  now: number,
+): readonly Condition[] {
   const index = list.findIndex((condition) => condition.type === stated.type);
   const old = list[index];
   const message = truncateMessage(stated.message);
@@ -83,7 +87,9 @@ export function setCondition(list: readonly Condition[], stated: ConditionInput,
     reason: stated.reason,
     message,
     lastTransitionTime:
-      old !== undefined && old.status === stated.status ? old.lastTransitionTime : new Date(now).toISOString(),
+      old !== undefined && old.status === stated.status
+        ? old.lastTransitionTime
+        : new Date(now).toISOString(),
     observedGeneration: stated.observedGeneration,
   };
   return old === undefined ? [...list, next] : list.with(index, next);

@@ -48,7 +48,11 @@ const object = (properties: Schema, required: readonly string[] = []): Schema =>
   properties,
   ...(required.length === 0 ? {} : { required }),
 });
-const list = (items: Schema, max?: number): Schema => ({ type: "array", items, ...(max === undefined ? {} : { maxItems: max }) });
+const list = (items: Schema, max?: number): Schema => ({
+  type: "array",
+  items,
+  ...(max === undefined ? {} : { maxItems: max }),
+});
 const oneOf = (...values: string[]): Schema => ({ type: "string", enum: values });
 
 const condition = object(
@@ -74,13 +78,21 @@ const conditions = {
 const conditionStatus = (type: string): string => `.status.conditions[?(@.type=='${type}')].status`;
 const conditionReason = (type: string): string => `.status.conditions[?(@.type=='${type}')].reason`;
 const age: Column = { name: "Age", type: "date", jsonPath: ".metadata.creationTimestamp" };
-const is = (name: string, type: string): Column => ({ name, type: "string", jsonPath: conditionStatus(type) });
+const is = (name: string, type: string): Column => ({
+  name,
+  type: "string",
+  jsonPath: conditionStatus(type),
+});
 
 const mirrored: Schema = {
   ...object(
     {
       origin: { ...oneOf("hub", "local"), default: "local" },
-      name: { type: "string", maxLength: 253, pattern: "^(dataPlanes|tenants)/[a-z][-a-z0-9]*(/applications/[a-z][-a-z0-9]*)?$" },
+      name: {
+        type: "string",
+        maxLength: 253,
+        pattern: "^(dataPlanes|tenants)/[a-z][-a-z0-9]*(/applications/[a-z][-a-z0-9]*)?$",
+      },
       uid: { type: "string", maxLength: 64 },
       revision: { ...int64, minimum: 0 },
       generation: { ...int64, minimum: 0 },
@@ -89,14 +101,23 @@ const mirrored: Schema = {
       body: bytes,
       desired: open,
       removal: object({ revision: int64, orphan: boolean, authorization: bytes }, ["revision", "orphan"]),
-      rejected: object({ revision: int64, digest: string, reason: string, message: string }, ["revision", "reason"]),
+      rejected: object({ revision: int64, digest: string, reason: string, message: string }, [
+        "revision",
+        "reason",
+      ]),
     },
     ["name"],
   ),
   "x-kubernetes-validations": [
-    { rule: "self.origin == 'local' || (has(self.uid) && has(self.revision))", message: "origin hub needs uid and revision" },
+    {
+      rule: "self.origin == 'local' || (has(self.uid) && has(self.revision))",
+      message: "origin hub needs uid and revision",
+    },
     { rule: "self.origin == 'hub' || has(self.desired)", message: "origin local needs desired" },
-    { rule: "self.origin == oldSelf.origin && self.name == oldSelf.name", message: "origin and name are immutable" },
+    {
+      rule: "self.origin == oldSelf.origin && self.name == oldSelf.name",
+      message: "origin and name are immutable",
+    },
   ],
 };
 
@@ -121,7 +142,10 @@ interface Kind {
 }
 
 function definition(of: Kind): CustomResourceDefinition {
-  const properties: Record<string, unknown> = { spec: of.spec, ...(of.status === undefined ? {} : { status: of.status }) };
+  const properties: Record<string, unknown> = {
+    spec: of.spec,
+    ...(of.status === undefined ? {} : { status: of.status }),
+  };
   return {
     apiVersion: "apiextensions.k8s.io/v1",
     kind: "CustomResourceDefinition",
@@ -180,7 +204,10 @@ const policySpec = object(
     freeze: until,
     pause: until,
     egress: object({ drop: names, hashNames: boolean }),
-    diagnostics: object({ allowed: list(oneOf("Describe", "LogsTail", "Restart"), 3), maxTtl: { type: "string", pattern: "^[0-9]+(s|m|h)$" } }),
+    diagnostics: object({
+      allowed: list(oneOf("Describe", "LogsTail", "Restart"), 3),
+      maxTtl: { type: "string", pattern: "^[0-9]+(s|m|h)$" },
+    }),
   },
   ["mode"],
 );
@@ -241,7 +268,13 @@ const kinds: readonly Kind[] = [
     kind: "Inventory",
     plural: "inventories",
     spec: object(
-      { applicationUid: string, applicationName: string, shard: int32, term: int64, entries: list(open, 5_000) },
+      {
+        applicationUid: string,
+        applicationName: string,
+        shard: int32,
+        term: int64,
+        entries: list(open, 5_000),
+      },
       ["applicationUid", "entries"],
     ),
     columns: [

@@ -45,16 +45,39 @@ export function installManifest(options: InstallOptions): InstallObject[] {
   const meta = (name: string) => ({ name, namespace, labels });
   return [
     // Hand-applied and small; no pod of the agent needs more than the restricted profile.
-    { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels: { ...labels, "pod-security.kubernetes.io/enforce": "restricted" } } },
+    {
+      apiVersion: "v1",
+      kind: "Namespace",
+      metadata: {
+        name: namespace,
+        labels: { ...labels, "pod-security.kubernetes.io/enforce": "restricted" },
+      },
+    },
     ...(crds as unknown as InstallObject[]),
     { apiVersion: "v1", kind: "ServiceAccount", metadata: meta(installNames.agent) },
-    { apiVersion: "v1", kind: "ServiceAccount", metadata: meta(installNames.platformApplier), automountServiceAccountToken: false },
+    {
+      apiVersion: "v1",
+      kind: "ServiceAccount",
+      metadata: meta(installNames.platformApplier),
+      automountServiceAccountToken: false,
+    },
     ...roles(namespace),
     ...fence(namespace),
-    { apiVersion: "moorage.dev/v1alpha1", kind: "AgentPolicy", metadata: meta(installNames.policy), spec: { mode: options.mode ?? "Auto" } },
+    {
+      apiVersion: "moorage.dev/v1alpha1",
+      kind: "AgentPolicy",
+      metadata: meta(installNames.policy),
+      spec: { mode: options.mode ?? "Auto" },
+    },
     // Without data, so that applying the file again never wipes the key that the agent keeps in it.
     { apiVersion: "v1", kind: "Secret", metadata: meta(installNames.identitySecret), type: "Opaque" },
-    { apiVersion: "v1", kind: "Secret", metadata: meta(installNames.joinTokenSecret), type: "Opaque", stringData: { token: options.joinToken } },
+    {
+      apiVersion: "v1",
+      kind: "Secret",
+      metadata: meta(installNames.joinTokenSecret),
+      type: "Opaque",
+      stringData: { token: options.joinToken },
+    },
     {
       apiVersion: "v1",
       kind: "ConfigMap",
@@ -73,7 +96,12 @@ export function installManifest(options: InstallOptions): InstallObject[] {
 }
 
 function rule(p: Permission): Record<string, unknown> {
-  return { apiGroups: [p.group], resources: p.resources, verbs: p.verbs, ...(p.resourceNames === undefined ? {} : { resourceNames: p.resourceNames }) };
+  return {
+    apiGroups: [p.group],
+    resources: p.resources,
+    verbs: p.verbs,
+    ...(p.resourceNames === undefined ? {} : { resourceNames: p.resourceNames }),
+  };
 }
 
 const rbac = "rbac.authorization.k8s.io";
@@ -83,8 +111,18 @@ function roles(namespace: string): InstallObject[] {
   const platform = { kind: "ServiceAccount", name: installNames.platformApplier, namespace };
   const apiVersion = `${rbac}/v1`;
   return [
-    { apiVersion, kind: "ClusterRole", metadata: { name: installNames.tenantApplierRole, labels }, rules: tenantApplierRules },
-    { apiVersion, kind: "ClusterRole", metadata: { name: installNames.agent, labels }, rules: agentPermissions.filter((p) => p.scope === "all").map(rule) },
+    {
+      apiVersion,
+      kind: "ClusterRole",
+      metadata: { name: installNames.tenantApplierRole, labels },
+      rules: tenantApplierRules,
+    },
+    {
+      apiVersion,
+      kind: "ClusterRole",
+      metadata: { name: installNames.agent, labels },
+      rules: agentPermissions.filter((p) => p.scope === "all").map(rule),
+    },
     {
       apiVersion,
       kind: "ClusterRoleBinding",
@@ -92,7 +130,12 @@ function roles(namespace: string): InstallObject[] {
       roleRef: { apiGroup: rbac, kind: "ClusterRole", name: installNames.agent },
       subjects: [agent],
     },
-    { apiVersion, kind: "Role", metadata: { name: installNames.agent, namespace, labels }, rules: agentPermissions.filter((p) => p.scope === "agent").map(rule) },
+    {
+      apiVersion,
+      kind: "Role",
+      metadata: { name: installNames.agent, namespace, labels },
+      rules: agentPermissions.filter((p) => p.scope === "agent").map(rule),
+    },
     {
       apiVersion,
       kind: "RoleBinding",
@@ -101,7 +144,12 @@ function roles(namespace: string): InstallObject[] {
       subjects: [agent],
     },
     // Applications of the whole data plane: workloads in this namespace. The customer widens it as needed.
-    { apiVersion, kind: "Role", metadata: { name: installNames.platformApplier, namespace, labels }, rules: platformRules },
+    {
+      apiVersion,
+      kind: "Role",
+      metadata: { name: installNames.platformApplier, namespace, labels },
+      rules: platformRules,
+    },
     {
       apiVersion,
       kind: "RoleBinding",
@@ -113,7 +161,10 @@ function roles(namespace: string): InstallObject[] {
 }
 
 /** As a tenant's, but for Secrets: the agent's own key is in this namespace. */
-const platformRules = tenantApplierRules.map((r) => ({ ...r, resources: (r.resources as readonly string[]).filter((x) => x !== "secrets") }));
+const platformRules = tenantApplierRules.map((r) => ({
+  ...r,
+  resources: (r.resources as readonly string[]).filter((x) => x !== "secrets"),
+}));
 
 /** Keeps the agent's user inside its tenants' namespaces (entities-and-customers 7.3, trap f). */
 function fence(namespace: string): InstallObject[] {
@@ -134,26 +185,48 @@ function fence(namespace: string): InstallObject[] {
   const inside = `${installNames.fence}-members`;
   const namespaces = `${installNames.fence}-namespaces`;
   const operations = ["CREATE", "UPDATE", "DELETE"];
-  const has = (object: string) => `has(${object}.metadata.labels) && '${tenantLabel}' in ${object}.metadata.labels`;
+  const has = (object: string) =>
+    `has(${object}.metadata.labels) && '${tenantLabel}' in ${object}.metadata.labels`;
   return [
     policy(
       inside,
       {
         resourceRules: [
-          { apiGroups: [""], apiVersions: ["*"], operations, resources: ["resourcequotas", "limitranges", "serviceaccounts"] },
-          { apiGroups: ["networking.k8s.io"], apiVersions: ["*"], operations, resources: ["networkpolicies"] },
+          {
+            apiGroups: [""],
+            apiVersions: ["*"],
+            operations,
+            resources: ["resourcequotas", "limitranges", "serviceaccounts"],
+          },
+          {
+            apiGroups: ["networking.k8s.io"],
+            apiVersions: ["*"],
+            operations,
+            resources: ["networkpolicies"],
+          },
           { apiGroups: [rbac], apiVersions: ["*"], operations, resources: ["roles", "rolebindings"] },
         ],
       },
-      [{ expression: has("namespaceObject"), message: `the agent writes these kinds only in namespaces that carry the label ${tenantLabel}` }],
+      [
+        {
+          expression: has("namespaceObject"),
+          message: `the agent writes these kinds only in namespaces that carry the label ${tenantLabel}`,
+        },
+      ],
     ),
     binding(inside),
     policy(
       namespaces,
       { resourceRules: [{ apiGroups: [""], apiVersions: ["*"], operations, resources: ["namespaces"] }] },
       [
-        { expression: `request.operation == 'CREATE' || (${has("oldObject")})`, message: `the agent changes and deletes only namespaces that carry the label ${tenantLabel}` },
-        { expression: `request.operation != 'CREATE' || (${has("object")})`, message: `the agent creates only namespaces that carry the label ${tenantLabel}` },
+        {
+          expression: `request.operation == 'CREATE' || (${has("oldObject")})`,
+          message: `the agent changes and deletes only namespaces that carry the label ${tenantLabel}`,
+        },
+        {
+          expression: `request.operation != 'CREATE' || (${has("object")})`,
+          message: `the agent creates only namespaces that carry the label ${tenantLabel}`,
+        },
       ],
     ),
     binding(namespaces),
@@ -177,12 +250,20 @@ function deployment(namespace: string, options: InstallOptions): InstallObject {
           serviceAccountName: installNames.agent,
           // Kubernetes would otherwise inject MOORAGE_..._SERVICE_HOST variables.
           enableServiceLinks: false,
-          securityContext: { runAsNonRoot: true, runAsUser: 65_532, seccompProfile: { type: "RuntimeDefault" } },
+          securityContext: {
+            runAsNonRoot: true,
+            runAsUser: 65_532,
+            seccompProfile: { type: "RuntimeDefault" },
+          },
           containers: [
             {
               name: "agent",
               image: options.image,
-              args: ["--hub-ca-file=/etc/moorage/ca.pem", `--join-token-secret=${installNames.joinTokenSecret}`, `--namespace=${namespace}`],
+              args: [
+                "--hub-ca-file=/etc/moorage/ca.pem",
+                `--join-token-secret=${installNames.joinTokenSecret}`,
+                `--namespace=${namespace}`,
+              ],
               env: [
                 { name: "MOORAGE_HUB_ADDRESS", valueFrom: file("agent-address") },
                 { name: "MOORAGE_ENROLMENT_ADDRESS", valueFrom: file("enrolment-address") },
@@ -192,11 +273,20 @@ function deployment(namespace: string, options: InstallOptions): InstallObject {
               readinessProbe: { httpGet: { path: "/readyz", port: "ops" } },
               livenessProbe: { httpGet: { path: "/healthz", port: "ops" } },
               resources: { requests: { cpu: "20m", memory: "96Mi" }, limits: { memory: "256Mi" } },
-              securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ["ALL"] } },
+              securityContext: {
+                allowPrivilegeEscalation: false,
+                readOnlyRootFilesystem: true,
+                capabilities: { drop: ["ALL"] },
+              },
               volumeMounts: [{ name: "hub", mountPath: "/etc/moorage", readOnly: true }],
             },
           ],
-          volumes: [{ name: "hub", configMap: { name: installNames.configMap, items: [{ key: "ca.pem", path: "ca.pem" }] } }],
+          volumes: [
+            {
+              name: "hub",
+              configMap: { name: installNames.configMap, items: [{ key: "ca.pem", path: "ca.pem" }] },
+            },
+          ],
         },
       },
     },

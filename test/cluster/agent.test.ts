@@ -6,11 +6,20 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { packBundle } from "@moorage/shared/bundle/pack";
-import { Code, MoorageError } from "@moorage/shared/errors";
+import type { MoorageError } from "@moorage/shared/errors";
+import { Code } from "@moorage/shared/errors";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { root } from "../world/process.ts";
 import type { AgentProcess, HubProcess } from "../world/world.ts";
-import { agentNamespace, httpText, installAgent, pushBundle, pushPacked, removeDir, startHubProcess } from "../world/world.ts";
+import {
+  agentNamespace,
+  httpText,
+  installAgent,
+  pushBundle,
+  pushPacked,
+  removeDir,
+  startHubProcess,
+} from "../world/world.ts";
 import { until } from "./processes.ts";
 import type { Cluster } from "./rig.ts";
 import { startCluster } from "./rig.ts";
@@ -24,7 +33,14 @@ const dataPlane = "dataPlanes/local";
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), "moorage-world-"));
   cluster = await startCluster({ audit: true });
-  hub = await startHubProcess(dir, ["--heartbeat-interval", "2s", "--reconnect-spread", "1s", "--drain-time", "1s"]);
+  hub = await startHubProcess(dir, [
+    "--heartbeat-interval",
+    "2s",
+    "--reconnect-spread",
+    "1s",
+    "--drain-time",
+    "1s",
+  ]);
   agent = await installAgent({ hub, cluster, dir, dataPlane: "local" });
   await pushBundle(hub.api, join(root, "deploy/examples/bundles/web"));
   await pushBundle(hub.api, join(root, "deploy/examples/bundles/report"));
@@ -51,24 +67,50 @@ const gone = async (name: string): Promise<void> => {
   }
 };
 const tenant = async (id: string): Promise<string> => {
-  await hub.api.tenants.createTenant({ tenantId: id, tenant: { spec: { dataPlane, quota: { pods: "20" } } } });
+  await hub.api.tenants.createTenant({
+    tenantId: id,
+    tenant: { spec: { dataPlane, quota: { pods: "20" } } },
+  });
   return `tenants/${id}`;
 };
-const application = async (parent: string, id: string, spec: Record<string, unknown> = {}): Promise<string> => {
-  await hub.api.applications.createApplication({ parent, applicationId: id, application: { spec: { bundle: "bundles/web", version: "1.0.0", parameters: { replicas: 1, message: "hello" }, ...spec } } });
+const application = async (
+  parent: string,
+  id: string,
+  spec: Record<string, unknown> = {},
+): Promise<string> => {
+  await hub.api.applications.createApplication({
+    parent,
+    applicationId: id,
+    application: {
+      spec: {
+        bundle: "bundles/web",
+        version: "1.0.0",
+        parameters: { replicas: 1, message: "hello" },
+        ...spec,
+      },
+    },
+  });
   return `${parent}/applications/${id}`;
 };
-const get = async (args: string): Promise<string> => (await cluster.kubectl(["get", ...args.split(" "), "--ignore-not-found"])).trim();
-const appears = (what: string): Promise<void> => until(`${what} is there`, async () => (await get(`${what} -o name`)) !== "", 30_000);
+const get = async (args: string): Promise<string> =>
+  (await cluster.kubectl(["get", ...args.split(" "), "--ignore-not-found"])).trim();
+const appears = (what: string): Promise<void> =>
+  until(`${what} is there`, async () => (await get(`${what} -o name`)) !== "", 30_000);
 const conditionOf = async (name: string, type: string) => {
-  const r = name.includes("/applications/") ? await hub.api.applications.getApplication({ name }) : await hub.api.tenants.getTenant({ name });
+  const r = name.includes("/applications/")
+    ? await hub.api.applications.getApplication({ name })
+    : await hub.api.tenants.getTenant({ name });
   return r.status?.conditions.find((c) => c.type === type);
 };
 
 describe("a data plane with a hub", () => {
   it("brings a tenant and two dependent applications to Ready, with objects and readable resources in the cluster", async () => {
     const t = await tenant("main");
-    await application(t, "report", { bundle: "bundles/report", parameters: {}, dependsOn: [`${t}/applications/web`] });
+    await application(t, "report", {
+      bundle: "bundles/report",
+      parameters: {},
+      dependsOn: [`${t}/applications/web`],
+    });
     await application(t, "web");
     await ready(t);
     await ready(`${t}/applications/web`);
@@ -78,7 +120,9 @@ describe("a data plane with a hub", () => {
     const table = await get(`applications.moorage.dev -n ${agentNamespace}`);
     expect(table).toMatch(/READY/);
     expect(table).toMatch(/main\.web\.\S+\s+True/);
-    const live = JSON.parse(await get("deployment web -n tenant-main -o json --show-managed-fields")) as { metadata: { managedFields: { manager: string }[] } };
+    const live = JSON.parse(await get("deployment web -n tenant-main -o json --show-managed-fields")) as {
+      metadata: { managedFields: { manager: string }[] };
+    };
     expect(live.metadata.managedFields.some((m) => m.manager.startsWith("moorage."))).toBe(true);
   });
 
@@ -101,7 +145,11 @@ describe("a data plane with a hub", () => {
     await cluster.kubectl(["delete", "service", "web", "-n", "tenant-drift"]);
     await appears("service/web -n tenant-drift");
     await cluster.kubectl(["scale", "deployment", "web", "-n", "tenant-drift", "--replicas=3"]);
-    await until("the edit is undone", async () => (await get("deployment web -n tenant-drift -o jsonpath={.spec.replicas}")) === "1", 30_000);
+    await until(
+      "the edit is undone",
+      async () => (await get("deployment web -n tenant-drift -o jsonpath={.spec.replicas}")) === "1",
+      30_000,
+    );
     await cluster.kubectl(["delete", "networkpolicy", "moorage-deny", "-n", "tenant-drift"]);
     await appears("networkpolicy/moorage-deny -n tenant-drift");
     expect(await get("deployment web -n tenant-drift -o jsonpath={.spec.replicas}")).toBe("1");
@@ -110,11 +158,24 @@ describe("a data plane with a hub", () => {
   it("shows a widened fence, and that it is in place again", async () => {
     const t = await tenant("fence");
     await ready(t);
-    const open = { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", metadata: { name: "open", namespace: "tenant-fence" }, spec: { podSelector: {}, ingress: [{}] } };
+    const open = {
+      apiVersion: "networking.k8s.io/v1",
+      kind: "NetworkPolicy",
+      metadata: { name: "open", namespace: "tenant-fence" },
+      spec: { podSelector: {}, ingress: [{}] },
+    };
     await cluster.kubectl(["apply", "-f", "-"], JSON.stringify(open));
-    await until("the widened fence shows", async () => (await conditionOf(t, "IsolationEnforced"))?.reason === "ForeignAllow", 30_000);
+    await until(
+      "the widened fence shows",
+      async () => (await conditionOf(t, "IsolationEnforced"))?.reason === "ForeignAllow",
+      30_000,
+    );
     await cluster.kubectl(["delete", "networkpolicy", "open", "-n", "tenant-fence"]);
-    await until("the fence is in place", async () => (await conditionOf(t, "IsolationEnforced"))?.status === "True", 30_000);
+    await until(
+      "the fence is in place",
+      async () => (await conditionOf(t, "IsolationEnforced"))?.status === "True",
+      30_000,
+    );
     expect((await conditionOf(t, "Ready"))?.status).toBe("True");
   });
 
@@ -128,17 +189,31 @@ describe("a data plane with a hub", () => {
     await agent.stop("SIGKILL");
     await agent.start();
     await cluster.kubectl(["delete", "configmap", "--all", "-n", "tenant-away"]);
-    await until("the ConfigMap is back", async () => (await get("configmap -n tenant-away -o name")).includes("web"), 60_000);
+    await until(
+      "the ConfigMap is back",
+      async () => (await get("configmap -n tenant-away -o name")).includes("web"),
+      60_000,
+    );
     await hub.start();
-    await until("the agent is connected again", async () => (await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_agent_streams")) === 1);
+    await until(
+      "the agent is connected again",
+      async () =>
+        (await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_agent_streams")) === 1,
+    );
     await ready(name);
-    expect(await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_sync_updates_sent_total")).toBe(0);
+    expect(
+      await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_sync_updates_sent_total"),
+    ).toBe(0);
   });
 
   it("finishes what a killed agent began", async () => {
     const t = await tenant("kill");
     await ready(t);
-    const names = await Promise.all(["a", "b", "c", "d"].map((id) => application(t, id, { bundle: "bundles/report", parameters: {} }).then((n) => n)));
+    const names = await Promise.all(
+      ["a", "b", "c", "d"].map((id) =>
+        application(t, id, { bundle: "bundles/report", parameters: {} }).then((n) => n),
+      ),
+    );
     await agent.stop("SIGKILL");
     await agent.start();
     for (const n of names) {
@@ -148,7 +223,12 @@ describe("a data plane with a hub", () => {
     // The four share object names of one bundle: exactly one owner each, the others say so and touch nothing.
     await until("each has an outcome", async () => {
       const list = await hub.api.applications.listApplications({ parent: t });
-      return list.applications.length === 4 && list.applications.every((a) => a.status?.conditions.some((c) => c.type === "Ready" && c.status !== "Unknown") === true);
+      return (
+        list.applications.length === 4 &&
+        list.applications.every(
+          (a) => a.status?.conditions.some((c) => c.type === "Ready" && c.status !== "Unknown") === true,
+        )
+      );
     });
   });
 
@@ -176,7 +256,8 @@ describe("a data plane with a hub", () => {
       () => undefined,
       (error: unknown) => error as MoorageError,
     );
-    if (refused !== undefined) expect(refused).toMatchObject({ code: Code.ALREADY_EXISTS, reason: "TERMINATING" });
+    if (refused !== undefined)
+      expect(refused).toMatchObject({ code: Code.ALREADY_EXISTS, reason: "TERMINATING" });
     await gone(t);
     await tenant("again");
     await ready(await application(t, "web"));
@@ -191,15 +272,46 @@ describe("a data plane with a hub", () => {
     const bundle = (name: string, manifest: object) =>
       packBundle(
         new Map([
-          ["bundle.yaml", Buffer.from(JSON.stringify({ apiVersion: "moorage.dev/v1alpha1", kind: "Bundle", name, version: "1.0.0", format: "Plain" }))],
+          [
+            "bundle.yaml",
+            Buffer.from(
+              JSON.stringify({
+                apiVersion: "moorage.dev/v1alpha1",
+                kind: "Bundle",
+                name,
+                version: "1.0.0",
+                format: "Plain",
+              }),
+            ),
+          ],
           ["manifests/a.yaml", Buffer.from(JSON.stringify(manifest))],
         ]),
       );
-    await pushPacked(hub.api, bundle("wide", { apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", metadata: { name: "wide" }, rules: [] }));
-    await pushPacked(hub.api, bundle("foreign", { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "planted", namespace: "tenant-victim" }, data: { a: "b" } }));
+    await pushPacked(
+      hub.api,
+      bundle("wide", {
+        apiVersion: "rbac.authorization.k8s.io/v1",
+        kind: "ClusterRole",
+        metadata: { name: "wide" },
+        rules: [],
+      }),
+    );
+    await pushPacked(
+      hub.api,
+      bundle("foreign", {
+        apiVersion: "v1",
+        kind: "ConfigMap",
+        metadata: { name: "planted", namespace: "tenant-victim" },
+        data: { a: "b" },
+      }),
+    );
     for (const b of ["wide", "foreign"]) {
       const name = await application(t, b, { bundle: `bundles/${b}`, parameters: {} });
-      await until(`${b} is refused`, async () => (await conditionOf(name, "Stalled"))?.status === "True", 30_000);
+      await until(
+        `${b} is refused`,
+        async () => (await conditionOf(name, "Stalled"))?.status === "True",
+        30_000,
+      );
       expect((await conditionOf(name, "Ready"))?.message).not.toBe("");
     }
     expect(await get("clusterrole wide -o name")).toBe("");
@@ -210,8 +322,20 @@ describe("a data plane with a hub", () => {
     const t = await tenant("hand");
     await ready(await application(t, "web"));
     const before = await get("deployment web -n tenant-hand -o jsonpath={.metadata.uid}");
-    await cluster.kubectl(["delete", "applications.moorage.dev,tenants.moorage.dev", "--all", "-n", agentNamespace, "--wait=true", "--timeout=30s"]);
-    await until("the resources are back", async () => (await get(`applications.moorage.dev -n ${agentNamespace} -o name`)).includes("hand.web"), 30_000);
+    await cluster.kubectl([
+      "delete",
+      "applications.moorage.dev,tenants.moorage.dev",
+      "--all",
+      "-n",
+      agentNamespace,
+      "--wait=true",
+      "--timeout=30s",
+    ]);
+    await until(
+      "the resources are back",
+      async () => (await get(`applications.moorage.dev -n ${agentNamespace} -o name`)).includes("hand.web"),
+      30_000,
+    );
     expect(await get("deployment web -n tenant-hand -o jsonpath={.metadata.uid}")).toBe(before);
   });
 
@@ -220,7 +344,9 @@ describe("a data plane with a hub", () => {
     await cluster.kubectl(["delete", "lease", "moorage-agent", "-n", agentNamespace]);
     await ready(await application(t, "web"));
     await appears(`lease/moorage-agent -n ${agentNamespace}`);
-    expect(Number(await get(`lease moorage-agent -n ${agentNamespace} -o jsonpath={.spec.leaseTransitions}`))).toBeGreaterThan(0);
+    expect(
+      Number(await get(`lease moorage-agent -n ${agentNamespace} -o jsonpath={.spec.leaseTransitions}`)),
+    ).toBeGreaterThan(0);
   });
 
   it("makes no write call while nothing changes", async () => {
@@ -230,7 +356,13 @@ describe("a data plane with a hub", () => {
     const writes = () =>
       readFileSync(cluster.auditLogPath, "utf8")
         .split("\n")
-        .filter((l) => l.includes('"stage":"ResponseComplete"') && l.includes("tenant-quiet") && /"verb":"(create|update|patch|delete)"/.test(l) && /moorage/.test(l)).length;
+        .filter(
+          (l) =>
+            l.includes('"stage":"ResponseComplete"') &&
+            l.includes("tenant-quiet") &&
+            /"verb":"(create|update|patch|delete)"/.test(l) &&
+            /moorage/.test(l),
+        ).length;
     const dp = await hub.api.dataPlanes.getDataPlane({ name: dataPlane });
     expect(dp.name).toBe(dataPlane);
     // Another tenant's life is work for the agent, and must cost this one nothing.
@@ -241,6 +373,8 @@ describe("a data plane with a hub", () => {
 });
 
 async function metric(url: string, name: string): Promise<number> {
-  const line = (await httpText(url)).split("\n").find((l) => l.startsWith(`${name} `) || l.startsWith(`${name}{`));
+  const line = (await httpText(url))
+    .split("\n")
+    .find((l) => l.startsWith(`${name} `) || l.startsWith(`${name}{`));
   return line === undefined ? 0 : Number(line.split(" ").at(-1));
 }

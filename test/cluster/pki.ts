@@ -29,10 +29,15 @@ async function generate(): Promise<webcrypto.CryptoKeyPair> {
 
 async function keyPem(keys: webcrypto.CryptoKeyPair): Promise<string> {
   const der = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey));
-  return createPrivateKey({ key: der, format: "der", type: "pkcs8" }).export({ format: "pem", type: "pkcs8" }).toString();
+  return createPrivateKey({ key: der, format: "der", type: "pkcs8" })
+    .export({ format: "pem", type: "pkcs8" })
+    .toString();
 }
 
-const dates = () => ({ notBefore: new Date(systemClock.now() - backdateMs), notAfter: new Date(systemClock.now() + lifetimeMs) });
+const dates = () => ({
+  notBefore: new Date(systemClock.now() - backdateMs),
+  notAfter: new Date(systemClock.now() + lifetimeMs),
+});
 
 let serial = 1;
 const nextSerial = () => (serial++).toString(16).padStart(16, "0");
@@ -62,7 +67,11 @@ export async function createAuthority(): Promise<Authority> {
       signingKey: keys.privateKey as never,
       signingAlgorithm: algorithm,
       ...dates(),
-      extensions: [new x509.BasicConstraintsExtension(false), new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature), ...extensions],
+      extensions: [
+        new x509.BasicConstraintsExtension(false),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature),
+        ...extensions,
+      ],
     });
     return { cert: cert.toString("pem"), key: await keyPem(own) };
   };
@@ -77,7 +86,9 @@ export async function createAuthority(): Promise<Authority> {
         ]),
       ]),
     user: (name, groups = []) =>
-      issue([`CN=${name}`, ...groups.map((g) => `O=${g}`)].join(", "), [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
+      issue([`CN=${name}`, ...groups.map((g) => `O=${g}`)].join(", "), [
+        new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth]),
+      ]),
   };
 }
 

@@ -4,7 +4,16 @@
  * process still is what the file says.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { systemClock, sleep } from "@moorage/shared/clock";
@@ -69,7 +78,10 @@ export function endStale(root: string): number {
     const owner = Number(readOrEmpty(join(dir, "owner")));
     if (owner > 0 && existsSync(`/proc/${owner}`)) continue;
     for (const file of readdirOrEmpty(dir).filter((f) => f.endsWith(".pid"))) {
-      const { pid, program } = JSON.parse(readOrEmpty(join(dir, file)) || "{}") as { pid?: number; program?: string };
+      const { pid, program } = JSON.parse(readOrEmpty(join(dir, file)) || "{}") as {
+        pid?: number;
+        program?: string;
+      };
       if (pid === undefined || program === undefined) continue;
       if (readOrEmpty(`/proc/${pid}/cmdline`).split("\0")[0] === program) {
         signalGroup(pid, "SIGKILL");
@@ -103,7 +115,11 @@ export function freePort(): Promise<number> {
     server.once("error", reject);
     server.listen(0, "127.0.0.1", () => {
       const address = server.address();
-      server.close(() => (address === null || typeof address === "string" ? reject(new Error("no port")) : resolve(address.port)));
+      server.close(() =>
+        address === null || typeof address === "string"
+          ? reject(new Error("no port"))
+          : resolve(address.port),
+      );
     });
   });
 }

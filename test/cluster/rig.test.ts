@@ -15,7 +15,15 @@ describe("the test cluster", () => {
     started.push(a, b);
     expect(a.apiUrl).not.toBe(b.apiUrl);
     await a.kubectl(["create", "namespace", "shop"]);
-    await a.kubectl(["create", "deployment", "web", "--image=example.invalid/web:1", "--replicas=3", "-n", "shop"]);
+    await a.kubectl([
+      "create",
+      "deployment",
+      "web",
+      "--image=example.invalid/web:1",
+      "--replicas=3",
+      "-n",
+      "shop",
+    ]);
     await a.kubectl(["wait", "deployment/web", "-n", "shop", "--for=condition=Available", "--timeout=60s"]);
     expect(await b.kubectl(["get", "namespaces", "-o", "name"])).not.toContain("namespace/shop");
     await a.kubectl(["create", "job", "once", "--image=example.invalid/once:1", "-n", "shop"]);
@@ -27,7 +35,11 @@ describe("the test cluster", () => {
     expect(pids).toHaveLength(10);
     await Promise.all([a.stop(), b.stop()]);
     started.length = 0;
-    await until("all processes have ended", async () => pids.every((pid) => !existsSync(`/proc/${pid}`)), 10_000);
+    await until(
+      "all processes have ended",
+      async () => pids.every((pid) => !existsSync(`/proc/${pid}`)),
+      10_000,
+    );
     expect(existsSync(a.dir)).toBe(false);
   });
 });

@@ -84,13 +84,18 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   endStale(clustersRoot);
   const dir = options.dir ?? join(clustersRoot, Buffer.from(systemRng.bytes(6)).toString("hex"));
   ownDir(dir);
-  const [etcdPort, peerPort, apiPort, kcmPort, schedulerPort, kwokPort] = await Promise.all(Array.from({ length: 6 }, () => freePort()));
+  const [etcdPort, peerPort, apiPort, kcmPort, schedulerPort, kwokPort] = await Promise.all(
+    Array.from({ length: 6 }, () => freePort()),
+  );
   const pki = await createAuthority();
   const file = (name: string, text: string): string => {
     writeFileSync(join(dir, name), text, { mode: 0o600 });
     return join(dir, name);
   };
-  const server = await pki.server({ dns: ["localhost", "kubernetes", "kubernetes.default.svc"], ips: ["127.0.0.1", "10.0.0.1"] });
+  const server = await pki.server({
+    dns: ["localhost", "kubernetes", "kubernetes.default.svc"],
+    ips: ["127.0.0.1", "10.0.0.1"],
+  });
   const sa = serviceAccountKey();
   const caFile = file("ca.pem", pki.caPem);
   const apiUrl = `https://127.0.0.1:${apiPort}`;
@@ -101,18 +106,32 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
         apiVersion: "v1",
         kind: "Config",
         "current-context": "moorage",
-        clusters: [{ name: "moorage", cluster: { server: apiUrl, "certificate-authority-data": b64(pki.caPem) } }],
+        clusters: [
+          { name: "moorage", cluster: { server: apiUrl, "certificate-authority-data": b64(pki.caPem) } },
+        ],
         contexts: [{ name: "moorage", context: { cluster: "moorage", user: "moorage" } }],
         users: [{ name: "moorage", user }],
       }),
     );
-  const certUser = (pair: PemPair) => ({ "client-certificate-data": b64(pair.cert), "client-key-data": b64(pair.key) });
+  const certUser = (pair: PemPair) => ({
+    "client-certificate-data": b64(pair.cert),
+    "client-key-data": b64(pair.key),
+  });
   const admin = await pki.user("admin", ["system:masters"]);
   const kubeconfig = kubeconfigFile("admin", certUser(admin));
-  const auditPolicy = file("audit-policy.yaml", JSON.stringify({ apiVersion: "audit.k8s.io/v1", kind: "Policy", omitStages: ["RequestReceived"], rules: [{ level: "Metadata" }] }));
+  const auditPolicy = file(
+    "audit-policy.yaml",
+    JSON.stringify({
+      apiVersion: "audit.k8s.io/v1",
+      kind: "Policy",
+      omitStages: ["RequestReceived"],
+      rules: [{ level: "Metadata" }],
+    }),
+  );
   const auditLogPath = join(dir, "audit.log");
   const running = new Map<string, Running>();
-  const run = (name: string, args: string[]) => running.set(name, start(dir, { name, program: tool(name), args }));
+  const run = (name: string, args: string[]) =>
+    running.set(name, start(dir, { name, program: tool(name), args }));
 
   const startApi = async (): Promise<void> => {
     run("kube-apiserver", [
@@ -131,14 +150,17 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       `--service-account-signing-key-file=${file("sa.key", sa.private)}`,
       "--authorization-mode=RBAC",
       "--allow-privileged=true",
-      ...(options.audit === true ? [`--audit-policy-file=${auditPolicy}`, `--audit-log-path=${auditLogPath}`] : []),
+      ...(options.audit === true
+        ? [`--audit-policy-file=${auditPolicy}`, `--audit-log-path=${auditLogPath}`]
+        : []),
     ]);
     await waitFor("kube-apiserver", () => httpsOk(`${apiUrl}/readyz`, { ca: pki.caPem, ...admin }));
   };
   const waitFor = async (name: string, check: () => Promise<boolean>): Promise<void> => {
     const process = running.get(name);
     await until(`${name} is not ready; its log is ${process?.logPath}`, async () => {
-      if (process?.alive() === false) throw new Error(`Cannot start ${name}: it ended at once\n${tail(process.logPath)}`);
+      if (process?.alive() === false)
+        throw new Error(`Cannot start ${name}: it ended at once\n${tail(process.logPath)}`);
       return check();
     });
   };
@@ -154,7 +176,8 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     if (r !== undefined) await stop(r, kill);
     running.delete(name);
   };
-  const kubectl = (args: readonly string[], input?: string): Promise<string> => runKubectl(tool("kubectl"), { kubeconfig, args, input });
+  const kubectl = (args: readonly string[], input?: string): Promise<string> =>
+    runKubectl(tool("kubectl"), { kubeconfig, args, input });
 
   try {
     run("etcd", [
@@ -168,7 +191,10 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       ...(options.fsync === true ? [] : ["--unsafe-no-fsync"]),
     ]);
     await startApi();
-    const [kcm, scheduler] = await Promise.all([pki.user("system:kube-controller-manager"), pki.user("system:kube-scheduler")]);
+    const [kcm, scheduler] = await Promise.all([
+      pki.user("system:kube-controller-manager"),
+      pki.user("system:kube-scheduler"),
+    ]);
     run("kube-controller-manager", [
       `--kubeconfig=${kubeconfigFile("kcm", certUser(kcm))}`,
       "--leader-elect=false",
@@ -180,7 +206,12 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       "--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics",
       `--controllers=${controllers.join(",")}`,
     ]);
-    run("kube-scheduler", [`--kubeconfig=${kubeconfigFile("scheduler", certUser(scheduler))}`, "--leader-elect=false", "--bind-address=127.0.0.1", `--secure-port=${schedulerPort}`]);
+    run("kube-scheduler", [
+      `--kubeconfig=${kubeconfigFile("scheduler", certUser(scheduler))}`,
+      "--leader-elect=false",
+      "--bind-address=127.0.0.1",
+      `--secure-port=${schedulerPort}`,
+    ]);
     run("kwok", [
       `--kubeconfig=${kubeconfig}`,
       "--manage-all-nodes=true",
@@ -189,7 +220,11 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       `--server-address=127.0.0.1:${kwokPort}`,
     ]);
     for (const name of options.nodes ?? ["node-1"]) await addNode(kubectl, name);
-    await until("the default ServiceAccount", async () => (await kubectl(["get", "serviceaccount", "default", "--ignore-not-found", "-o", "name"])) !== "");
+    await until(
+      "the default ServiceAccount",
+      async () =>
+        (await kubectl(["get", "serviceaccount", "default", "--ignore-not-found", "-o", "name"])) !== "",
+    );
     await until("a node is ready", async () => (await kubectl(["get", "nodes"])).includes(" Ready "));
   } catch (error) {
     for (const name of [...running.keys()].reverse()) await stopOne(name, true);
@@ -221,23 +256,45 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
 /** Room for the pods of any test. */
 const capacity = { cpu: "64", memory: "256Gi", pods: "500" };
 
-async function addNode(kubectl: Cluster["kubectl"], name: string, over: { labels?: Record<string, string>; taints?: unknown[] } = {}): Promise<void> {
+async function addNode(
+  kubectl: Cluster["kubectl"],
+  name: string,
+  over: { labels?: Record<string, string>; taints?: unknown[] } = {},
+): Promise<void> {
   const node = {
     apiVersion: "v1",
     kind: "Node",
-    metadata: { name, labels: { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", ...over.labels } },
+    metadata: {
+      name,
+      labels: { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", ...over.labels },
+    },
     ...(over.taints === undefined ? {} : { spec: { taints: over.taints } }),
     status: { allocatable: capacity, capacity },
   };
   await kubectl(["apply", "-f", "-"], JSON.stringify(node));
-  await kubectl(["patch", "node", name, "--subresource=status", "--type=merge", "-p", JSON.stringify({ status: node.status })]);
+  await kubectl([
+    "patch",
+    "node",
+    name,
+    "--subresource=status",
+    "--type=merge",
+    "-p",
+    JSON.stringify({ status: node.status }),
+  ]);
 }
 
 const execFileAsync = promisify(execFile);
 
 /** Runs kubectl under a kubeconfig; rejects with its standard error. */
-export async function runKubectl(program: string, what: { kubeconfig: string; args: readonly string[]; input?: string | undefined }): Promise<string> {
-  const promise = execFileAsync(program, ["--kubeconfig", what.kubeconfig, ...what.args], { encoding: "utf8", maxBuffer: 64 * 1024 * 1024, timeout: 60_000 });
+export async function runKubectl(
+  program: string,
+  what: { kubeconfig: string; args: readonly string[]; input?: string | undefined },
+): Promise<string> {
+  const promise = execFileAsync(program, ["--kubeconfig", what.kubeconfig, ...what.args], {
+    encoding: "utf8",
+    maxBuffer: 64 * 1024 * 1024,
+    timeout: 60_000,
+  });
   promise.child.stdin?.on("error", () => {});
   promise.child.stdin?.end(what.input ?? "");
   try {

@@ -5,7 +5,16 @@
 // that says what is missing. The cache is keyed by everything that goes into a build.
 import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,7 +26,11 @@ const stamp = "k8s.io/component-base/version";
 // Without the stamp /version says v0.0.0-master, and everything that compares versions misbehaves.
 const kubernetesFlags = `-s -w -X ${stamp}.gitVersion=${kubernetesVersion} -X ${stamp}.gitMajor=1 -X ${stamp}.gitMinor=37`;
 
-const kubernetes = (name) => ({ module: "kubernetes", pkg: `k8s.io/kubernetes/cmd/${name}`, ldflags: kubernetesFlags });
+const kubernetes = (name) => ({
+  module: "kubernetes",
+  pkg: `k8s.io/kubernetes/cmd/${name}`,
+  ldflags: kubernetesFlags,
+});
 
 /** Every program: its module folder, its package and its flags. */
 export const parts = {
@@ -27,15 +40,35 @@ export const parts = {
   "kube-scheduler": kubernetes("kube-scheduler"),
   kubectl: kubernetes("kubectl"),
   kwok: { module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", ldflags: "-s -w" },
-  prometheus: { module: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", ldflags: "-s -w", tags: "remove_all_sd" },
-  promtool: { module: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/promtool", ldflags: "-s -w", tags: "remove_all_sd" },
+  prometheus: {
+    module: "prometheus",
+    pkg: "github.com/prometheus/prometheus/cmd/prometheus",
+    ldflags: "-s -w",
+    tags: "remove_all_sd",
+  },
+  promtool: {
+    module: "prometheus",
+    pkg: "github.com/prometheus/prometheus/cmd/promtool",
+    ldflags: "-s -w",
+    tags: "remove_all_sd",
+  },
 };
 
 /** What a cluster needs. */
-export const clusterParts = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"];
+export const clusterParts = [
+  "etcd",
+  "kube-apiserver",
+  "kube-controller-manager",
+  "kube-scheduler",
+  "kubectl",
+  "kwok",
+];
 
 function cacheDir(env) {
-  return join(env.MOORAGE_CACHE_DIR ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "moorage"), "tools");
+  return join(
+    env.MOORAGE_CACHE_DIR ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "moorage"),
+    "tools",
+  );
 }
 
 function executable(path) {
@@ -49,7 +82,11 @@ function executable(path) {
 
 function goVersion(env) {
   try {
-    const text = execFileSync("go", ["version"], { env, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+    const text = execFileSync("go", ["version"], {
+      env,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    });
     const m = /go(\d+)\.(\d+)/.exec(text);
     return m === null ? undefined : { text: text.trim(), major: Number(m[1]), minor: Number(m[2]) };
   } catch {
@@ -68,7 +105,7 @@ function key(part, go) {
 /** Takes the build lock, waiting for another build; a lock whose process is gone is taken over. */
 async function locked(dir, log, fn) {
   const lock = join(dir, "lock");
-  for (let told = false; ; ) {
+  for (let told = false; ;) {
     try {
       mkdirSync(lock);
       writeFileSync(join(lock, "pid"), String(process.pid));
@@ -100,15 +137,31 @@ async function locked(dir, log, fn) {
 function build(part, { to, env, goCache }) {
   const spec = parts[part];
   const aside = `${to}.${process.pid}`;
-  const args = ["build", "-p", "2", "-trimpath", "-ldflags", spec.ldflags, ...(spec.tags ? ["-tags", spec.tags] : []), "-o", aside, spec.pkg];
+  const args = [
+    "build",
+    "-p",
+    "2",
+    "-trimpath",
+    "-ldflags",
+    spec.ldflags,
+    ...(spec.tags ? ["-tags", spec.tags] : []),
+    "-o",
+    aside,
+    spec.pkg,
+  ];
   const buildEnv = { ...env, CGO_ENABLED: "0", GOCACHE: goCache, GOFLAGS: "-mod=mod" };
   return new Promise((resolve, reject) => {
-    const child = spawn("go", args, { cwd: join(here, spec.module), env: buildEnv, stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn("go", args, {
+      cwd: join(here, spec.module),
+      env: buildEnv,
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     let errors = "";
     child.stderr.on("data", (d) => (errors = (errors + d).slice(-4_000)));
     child.on("error", reject);
     child.on("exit", (code) => {
-      if (code !== 0) return reject(new Error(`Cannot build "${part}": go build ended with ${code}\n${errors}`));
+      if (code !== 0)
+        return reject(new Error(`Cannot build "${part}": go build ended with ${code}\n${errors}`));
       renameSync(aside, to);
       resolve(to);
     });
@@ -123,7 +176,8 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
   let go;
   const missing = [];
   for (const part of wanted) {
-    if (parts[part] === undefined) throw new Error(`Cannot find "${part}": unknown; known are ${Object.keys(parts).join(", ")}`);
+    if (parts[part] === undefined)
+      throw new Error(`Cannot find "${part}": unknown; known are ${Object.keys(parts).join(", ")}`);
     const given = env.KUBEBUILDER_ASSETS === undefined ? "" : join(env.KUBEBUILDER_ASSETS, part);
     if (given !== "" && executable(given)) {
       found[part] = given;
@@ -151,7 +205,9 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
         found[part] = path;
         continue;
       }
-      log(`Building ${part} (${i + 1} of ${missing.length}, ${minutes()} so far; once per machine, 8 to 13 min in all)`);
+      log(
+        `Building ${part} (${i + 1} of ${missing.length}, ${minutes()} so far; once per machine, 8 to 13 min in all)`,
+      );
       mkdirSync(dirname(path), { recursive: true });
       found[part] = await build(part, { to: path, env, goCache });
     }
@@ -168,7 +224,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const wanted = process.argv.length > 2 ? process.argv.slice(2) : clusterParts;
   try {
     const found = await resolveTools(wanted, { log: (line) => console.log(line) });
-    if (process.env.MOORAGE_VERBOSE !== undefined) for (const [part, path] of Object.entries(found)) console.log(`${part}: ${path}`);
+    if (process.env.MOORAGE_VERBOSE !== undefined)
+      for (const [part, path] of Object.entries(found)) console.log(`${part}: ${path}`);
   } catch (error) {
     console.error(error.message);
     process.exit(1);

@@ -18,7 +18,9 @@ export async function up(): Promise<void> {
   const cluster = await startCluster({ dir, fsync: true, log: (line) => console.log(line) });
   // Nobody owns it any more: only cluster-down ends it.
   writeFileSync(join(dir, "owner"), "0");
-  console.log(`A Kubernetes API is up at ${cluster.apiUrl}; a stand-in plays the kubelet, no container runs.`);
+  console.log(
+    `A Kubernetes API is up at ${cluster.apiUrl}; a stand-in plays the kubelet, no container runs.`,
+  );
   console.log(`export KUBECONFIG=${cluster.kubeconfig}`);
   process.exit(0);
 }

@@ -22,7 +22,10 @@ export function shown(command: string, output: string): void {
 }
 
 /** Runs a step under its name and says how long it took. */
-export async function step<T>(name: string, run: (progress: (text: string) => void) => Promise<T>): Promise<T> {
+export async function step<T>(
+  name: string,
+  run: (progress: (text: string) => void) => Promise<T>,
+): Promise<T> {
   const started = systemClock.monotonicMs();
   const seconds = () => `${((systemClock.monotonicMs() - started) / 1_000).toFixed(1)} s`;
   let last = "";

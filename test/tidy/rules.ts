@@ -42,10 +42,17 @@ const oneImporter: Record<string, string> = {
 };
 
 /** Folders and files that hold no I/O and no clock. */
-const pure = [/^hub\/core\//, /(^|\/)plan\.ts$/, /^shared\/money\//, /^shared\/conditions\//, /^agent\/health\//];
+const pure = [
+  /^hub\/core\//,
+  /(^|\/)plan\.ts$/,
+  /^shared\/money\//,
+  /^shared\/conditions\//,
+  /^agent\/health\//,
+];
 
 /** Built-ins that are I/O, time or chance; the rest (node:crypto's hashes, node:buffer) compute. */
-const ioBuiltins = /^node:(fs|net|tls|http|https|http2|dns|dgram|child_process|worker_threads|cluster|timers|os|process|readline|stream)(\/|$)/;
+const ioBuiltins =
+  /^node:(fs|net|tls|http|https|http2|dns|dgram|child_process|worker_threads|cluster|timers|os|process|readline|stream)(\/|$)/;
 
 /** Calls that only shared/clock.ts and shared/rng.ts may make, with what to use instead. */
 const bannedCalls: readonly { pattern: RegExp; use: string; allowed: RegExp }[] = [
@@ -101,7 +108,8 @@ function npmName(specifier: string): string {
   return specifier.startsWith("@") ? parts.slice(0, 2).join("/") : (parts[0] as string);
 }
 
-const nodeBuiltins = /^(fs|path|crypto|net|tls|http|https|http2|os|url|util|events|stream|zlib|worker_threads|child_process|assert|buffer|dns|timers|process|readline|v8|vm)(\/|$)/;
+const nodeBuiltins =
+  /^(fs|path|crypto|net|tls|http|https|http2|os|url|util|events|stream|zlib|worker_threads|child_process|assert|buffer|dns|timers|process|readline|v8|vm)(\/|$)/;
 
 /** All offences of one file. */
 export function offences(file: SourceFile): Offence[] {
@@ -121,7 +129,8 @@ export function offences(file: SourceFile): Offence[] {
       if (s.startsWith(".") && packageOf(to) !== own) {
         add("import-across", `"${s}": use @moorage/${to.replace(/\.ts$/, "")}`);
       }
-      if (s.startsWith(".") && !/\.(ts|mjs|json)$/.test(s)) add("import-extension", `"${s}": name the file with .ts`);
+      if (s.startsWith(".") && !/\.(ts|mjs|json)$/.test(s))
+        add("import-extension", `"${s}": name the file with .ts`);
       continue;
     }
     if (nodeBuiltins.test(s)) add("node-prefix", `"${s}": write "node:${s}"`);
@@ -129,13 +138,15 @@ export function offences(file: SourceFile): Offence[] {
     if (only !== undefined && !file.path.startsWith(only) && !isTest) {
       add("one-importer", `"${s}": only ${only} may import it`);
     }
-    if (isPure && (ioBuiltins.test(s) || only !== undefined)) add("pure-folder", `"${s}" is I/O; this file is pure`);
+    if (isPure && (ioBuiltins.test(s) || only !== undefined))
+      add("pure-folder", `"${s}" is I/O; this file is pure`);
   }
 
   const code = stripComments(file.text);
   if (!isTest || own !== "test") {
     for (const b of bannedCalls) {
-      if (!b.allowed.test(file.path) && b.pattern.test(code)) add("injected-time-and-chance", `${b.pattern.source}: use ${b.use}`);
+      if (!b.allowed.test(file.path) && b.pattern.test(code))
+        add("injected-time-and-chance", `${b.pattern.source}: use ${b.use}`);
     }
     if (!envAllowed.test(file.path) && /\bprocess\.env\b(?!")/.test(code)) {
       add("environment", "process.env: read it in main.ts and pass it to the option table");
@@ -148,7 +159,8 @@ export function offences(file: SourceFile): Offence[] {
     add("erasable", "enum or namespace: use a const object and a type of the same name");
   }
   const lines = file.text.split("\n").length;
-  if (lines > maxFileLines) add("file-length", `${lines} lines, at most ${maxFileLines}: split state, I/O and policy`);
+  if (lines > maxFileLines)
+    add("file-length", `${lines} lines, at most ${maxFileLines}: split state, I/O and policy`);
   if (/(^|\/)index\.ts$/.test(file.path)) add("no-barrels", "no index.ts: import the file itself");
   return out;
 }

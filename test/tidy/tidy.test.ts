@@ -13,7 +13,15 @@ function sources(): string[] {
     cwd: root,
     encoding: "utf8",
   });
-  return out.split("\n").filter((p) => p !== "" && !p.startsWith("proto/gen/") && p !== "test/tidy/tidy.test.ts" && p !== "test/tidy/rules.ts");
+  return out
+    .split("\n")
+    .filter(
+      (p) =>
+        p !== "" &&
+        !p.startsWith("proto/gen/") &&
+        p !== "test/tidy/tidy.test.ts" &&
+        p !== "test/tidy/rules.ts",
+    );
 }
 
 describe("the source tree", () => {
@@ -81,7 +89,8 @@ describe("each rule finds its planted offender", () => {
   });
 
   it("and nothing in a clean file", () => {
-    const text = 'import { sleep } from "@moorage/shared/clock";\nimport { x } from "./b.ts"; // Date.now() in a comment\n';
+    const text =
+      'import { sleep } from "@moorage/shared/clock";\nimport { x } from "./b.ts"; // Date.now() in a comment\n';
     expect(offences({ path: "hub/api/a.ts", text })).toEqual([]);
   });
 });

@@ -15,7 +15,11 @@ function page(name, title, intro, body) {
 
 const cell = (text) => String(text).replaceAll("|", "\\|").replaceAll("\n", " ");
 const table = (head, rows) =>
-  [`| ${head.join(" | ")} |`, `| ${head.map(() => "---").join(" | ")} |`, ...rows.map((r) => `| ${r.map(cell).join(" | ")} |`)].join("\n");
+  [
+    `| ${head.join(" | ")} |`,
+    `| ${head.map(() => "---").join(" | ")} |`,
+    ...rows.map((r) => `| ${r.map(cell).join(" | ")} |`),
+  ].join("\n");
 
 const { catalogue, commonReasons } = await import(at("shared/conditions/catalogue.ts"));
 page(
@@ -28,7 +32,12 @@ page(
         `## ${entity}\n\n` +
         table(
           ["Type", "Owner", "True means", "Reasons"],
-          kinds.map((k) => [`\`${k.type}\`${k.transient ? " (present only while true)" : ""}`, k.owner, k.meaning, k.reasons.map((r) => `\`${r}\``).join(", ")]),
+          kinds.map((k) => [
+            `\`${k.type}\`${k.transient ? " (present only while true)" : ""}`,
+            k.owner,
+            k.meaning,
+            k.reasons.map((r) => `\`${r}\``).join(", "),
+          ]),
         ),
     )
     .join("\n\n"),
@@ -44,6 +53,46 @@ page(
   "Every named limit, from [shared/limits.ts](../../shared/limits.ts). Names ending in `Bytes` are bytes, in `Ms` milliseconds, all others counts.",
   table(
     ["Limit", "Value", "What it bounds"],
-    Object.entries(limits).map(([name, value]) => [`\`${name}\``, value.toLocaleString("en"), notes.get(name) ?? ""]),
+    Object.entries(limits).map(([name, value]) => [
+      `\`${name}\``,
+      value.toLocaleString("en"),
+      notes.get(name) ?? "",
+    ]),
+  ),
+);
+
+const { cliMarkdown } = await import(at("cli/reference.ts"));
+page(
+  "cli",
+  "The command moorage",
+  "Every command, from [cli/program.ts](../../cli/program.ts).",
+  cliMarkdown(),
+);
+
+const { configMarkdown } = await import(at("shared/config.ts"));
+const { hubOptions } = await import(at("hub/config.ts"));
+const { agentOptions } = await import(at("agent/config.ts"));
+page(
+  "config",
+  "Configuration",
+  "Options of hub and agent, from [hub/config.ts](../../hub/config.ts) and [agent/config.ts](../../agent/config.ts). A flag goes before the variable, the variable before the file that `--config` names, the file before the default.",
+  `## Hub\n\n${configMarkdown(hubOptions)}\n\n## Agent\n\n${configMarkdown(agentOptions)}`,
+);
+
+const { agentPermissions } = await import(at("shared/install/permissions.ts"));
+page(
+  "permissions",
+  "Everything the agent may do",
+  "Every right of the agent in a customer's cluster, from [shared/install/permissions.ts](../../shared/install/permissions.ts), which the install file's roles derive from. An admission policy in the same file bounds them further: tenants' objects only in namespaces that carry the label `moorage.dev/tenant-uid`.",
+  table(
+    ["Where", "Group", "Resources", "Verbs", "Only these names", "Why"],
+    agentPermissions.map((p) => [
+      p.scope === "agent" ? "its own namespace" : "the cluster",
+      p.group === "" ? "core" : p.group,
+      p.resources.join(", "),
+      p.verbs.join(", "),
+      p.resourceNames?.join(", ") ?? "",
+      p.why,
+    ]),
   ),
 );

@@ -20,11 +20,25 @@ export interface Child {
 }
 
 /** Starts a Node program of the repository; its output goes to `<dir>/<name>.log`. */
-export function startNode(what: { dir: string; name: string; script: string; args: readonly string[]; env?: Record<string, string> }): Child {
+export function startNode(what: {
+  dir: string;
+  name: string;
+  script: string;
+  args: readonly string[];
+  env?: Record<string, string>;
+}): Child {
   const logPath = join(what.dir, `${what.name}.log`);
   const out = openSync(logPath, "a");
-  const env: Record<string, string> = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", ...what.env };
-  const child: ChildProcess = spawn(process.execPath, [join(root, what.script), ...what.args], { stdio: ["ignore", out, out], env, cwd: what.dir });
+  const env: Record<string, string> = {
+    PATH: process.env["PATH"] ?? "",
+    HOME: process.env["HOME"] ?? "",
+    ...what.env,
+  };
+  const child: ChildProcess = spawn(process.execPath, [join(root, what.script), ...what.args], {
+    stdio: ["ignore", out, out],
+    env,
+    cwd: what.dir,
+  });
   closeSync(out);
   const { pid } = child;
   if (pid === undefined) throw new Error(`Cannot start "${what.script}"`);

@@ -59,7 +59,9 @@ export interface HubProcess {
 /** Starts a hub in `dir`; ready when this resolves. */
 export async function startHubProcess(dir: string, args: readonly string[] = []): Promise<HubProcess> {
   mkdirSync(dir, { recursive: true });
-  const [api = 0, agent = 0, enrolment = 0, ops = 0] = await Promise.all(Array.from({ length: 4 }, () => freePort()));
+  const [api = 0, agent = 0, enrolment = 0, ops = 0] = await Promise.all(
+    Array.from({ length: 4 }, () => freePort()),
+  );
   const ports = { api, agent, enrolment, ops };
   const dataDir = join(dir, "hub");
   const start = async (): Promise<Child> => {
@@ -127,9 +129,16 @@ export interface AgentProcess {
  * Creates a data plane, applies its install file as the customer would, and starts the bundled agent
  * outside the cluster with a token of its ServiceAccount: no container runs here.
  */
-export async function installAgent(on: { hub: HubProcess; cluster: WorldCluster; dir: string; dataPlane: string; create?: boolean }): Promise<AgentProcess> {
+export async function installAgent(on: {
+  hub: HubProcess;
+  cluster: WorldCluster;
+  dir: string;
+  dataPlane: string;
+  create?: boolean;
+}): Promise<AgentProcess> {
   const { hub, cluster, dir, dataPlane } = on;
-  if (on.create !== false) await hub.api.dataPlanes.createDataPlane({ dataPlaneId: dataPlane, dataPlane: { spec: {} } });
+  if (on.create !== false)
+    await hub.api.dataPlanes.createDataPlane({ dataPlaneId: dataPlane, dataPlane: { spec: {} } });
   const join_ = await hub.api.joinTokens.createJoinToken({ parent: `dataPlanes/${dataPlane}` });
   const manifest = installManifest({
     namespace: agentNamespace,
@@ -158,7 +167,9 @@ export async function installAgent(on: { hub: HubProcess; cluster: WorldCluster;
       ),
     30_000,
   );
-  const token = (await cluster.kubectl(["create", "token", "moorage-agent", "-n", agentNamespace, "--duration=24h"])).trim();
+  const token = (
+    await cluster.kubectl(["create", "token", "moorage-agent", "-n", agentNamespace, "--duration=24h"])
+  ).trim();
   const kubeconfig = cluster.kubeconfigWithToken(`agent-${dataPlane}`, token);
   const caFile = join(dir, `${dataPlane}-ca.pem`);
   writeFileSync(caFile, Buffer.from(join_.trustBundlePem));
@@ -204,10 +215,19 @@ export async function pushBundle(api: ApiClients, folder: string): Promise<strin
 }
 
 /** Publishes a packed bundle. */
-export async function pushPacked(api: ApiClients, packed: { bytes: Uint8Array; digest: string }): Promise<string> {
+export async function pushPacked(
+  api: ApiClients,
+  packed: { bytes: Uint8Array; digest: string },
+): Promise<string> {
   async function* parts() {
-    yield { part: { case: "metadata" as const, value: { digest: packed.digest, sizeBytes: BigInt(packed.bytes.length) } } };
-    for (let i = 0; i < packed.bytes.length; i += 512 * 1024) yield { part: { case: "content" as const, value: packed.bytes.subarray(i, i + 512 * 1024) } };
+    yield {
+      part: {
+        case: "metadata" as const,
+        value: { digest: packed.digest, sizeBytes: BigInt(packed.bytes.length) },
+      },
+    };
+    for (let i = 0; i < packed.bytes.length; i += 512 * 1024)
+      yield { part: { case: "content" as const, value: packed.bytes.subarray(i, i + 512 * 1024) } };
   }
   return (await api.bundles.createBundleVersion(parts())).digest;
 }

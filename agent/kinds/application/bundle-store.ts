@@ -68,7 +68,10 @@ export class BundleStore {
   /** Deletes chunks that none of `inUse` names. Only chunks, never more: they can be fetched again. */
   async collect(inUse: readonly BlobRef[]): Promise<number> {
     const keep = new Set(inUse.flatMap((ref) => ref.chunks.map((c) => chunkName(c.digest))));
-    const page = await this.#session.list({ apiVersion, kind }, { namespace: this.#namespace, metadataOnly: true });
+    const page = await this.#session.list(
+      { apiVersion, kind },
+      { namespace: this.#namespace, metadataOnly: true },
+    );
     let gone = 0;
     for (const item of page.items) {
       if (keep.has(item.metadata.name)) continue;
@@ -83,9 +86,13 @@ export class BundleStore {
 
   async #load(ref: BlobRef, signal: AbortSignal): Promise<Bundle> {
     if (ref.sizeBytes > BigInt(limits.bundlePackedBytes)) {
-      throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot fetch bundle: ${ref.sizeBytes} bytes are above the limit of ${limits.bundlePackedBytes}`, {
-        reason: "TOO_LARGE",
-      });
+      throw new MoorageError(
+        Code.INVALID_ARGUMENT,
+        `Cannot fetch bundle: ${ref.sizeBytes} bytes are above the limit of ${limits.bundlePackedBytes}`,
+        {
+          reason: "TOO_LARGE",
+        },
+      );
     }
     const chunks = (await this.#fromCluster(ref)) ?? (await this.#fromHub(ref, signal));
     const bundle = await this.#unpack(chunks, `sha256:${hex(ref.digest)}`);
@@ -101,7 +108,12 @@ export class BundleStore {
     for (const chunk of ref.chunks) {
       let data: unknown;
       try {
-        const object = await this.#session.get({ apiVersion, kind, namespace: this.#namespace, name: chunkName(chunk.digest) });
+        const object = await this.#session.get({
+          apiVersion,
+          kind,
+          namespace: this.#namespace,
+          name: chunkName(chunk.digest),
+        });
         data = dig(object, "spec", "data");
       } catch (error) {
         if (isNotFound(error)) return undefined;
@@ -119,9 +131,13 @@ export class BundleStore {
     for (const [i, bytes] of chunks.entries()) {
       const digest = ref.chunks[i]?.digest;
       if (digest === undefined || !sha256(bytes).equals(digest)) {
-        throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot fetch bundle: chunk ${i} has another digest than announced`, {
-          reason: "DIGEST_MISMATCH",
-        });
+        throw new MoorageError(
+          Code.INVALID_ARGUMENT,
+          `Cannot fetch bundle: chunk ${i} has another digest than announced`,
+          {
+            reason: "DIGEST_MISMATCH",
+          },
+        );
       }
     }
     // Kept before use: the next start renders without the hub.

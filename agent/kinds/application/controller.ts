@@ -7,7 +7,11 @@
 import { create } from "@bufbuild/protobuf";
 import type { ApplicationBody } from "@moorage/proto/moorage/agent/v1/body_pb";
 import type { ApplicationSpec } from "@moorage/proto/moorage/hub/v1/application_pb";
-import { AdoptionPolicy, ApplicationSpecSchema, DriftPolicy } from "@moorage/proto/moorage/hub/v1/application_pb";
+import {
+  AdoptionPolicy,
+  ApplicationSpecSchema,
+  DriftPolicy,
+} from "@moorage/proto/moorage/hub/v1/application_pb";
 import type { Bundle } from "@moorage/shared/bundle/bundle";
 import { renderBundle } from "@moorage/shared/bundle/render";
 import { Code, MoorageError } from "@moorage/shared/errors";
@@ -51,31 +55,52 @@ interface Place {
 export function applicationController(context: KindContext, bundles: BundleStore): KindController {
   async function reconcile(uid: string, signal: AbortSignal): Promise<Outcome> {
     const record = context.mirror.get(uid);
-    if (record === undefined || record.body.kind !== "Application" || !context.leaseHeld()) return { kind: "done" };
+    if (record === undefined || record.body.kind !== "Application" || !context.leaseHeld())
+      return { kind: "done" };
     const body = record.body.value;
     if (record.removal !== undefined) return remove(record, body);
     const spec = body.spec ?? create(ApplicationSpecSchema);
     const facts: Fact[] = [];
     const paused = blockedByPolicy();
-    if (paused !== undefined) return conclude(record, facts, { kind: "waiting", reason: "Paused", message: paused });
+    if (paused !== undefined)
+      return conclude(record, facts, { kind: "waiting", reason: "Paused", message: paused });
 
     const prepared = await prepare(record, body, { spec, facts, signal });
     if ("verdict" in prepared) return conclude(record, facts, prepared.verdict);
     const gate = gates({
       spec,
       tenant: tenantOf(body),
-      dependencies: spec.dependsOn.map((name) => ({ name, record: context.mirror.byName(name).find((r) => r.removal === undefined) })),
+      dependencies: spec.dependsOn.map((name) => ({
+        name,
+        record: context.mirror.byName(name).find((r) => r.removal === undefined),
+      })),
       appliedGeneration: record.status?.applied?.generation,
       generation: record.generation,
     });
     facts.push(...gate.facts);
-    if (gate.closed !== undefined) return conclude(record, facts, { kind: "waiting", reason: gate.closed.reason, message: gate.closed.message });
+    if (gate.closed !== undefined)
+      return conclude(record, facts, {
+        kind: "waiting",
+        reason: gate.closed.reason,
+        message: gate.closed.message,
+      });
 
-    const result = await run(record, body, { desired: prepared.objects, policy: policyOf(spec, placeOf(record, body)) });
-    const seen = observe(result, spec.driftPolicy !== DriftPolicy.WARN && spec.driftPolicy !== DriftPolicy.OFF);
+    const result = await run(record, body, {
+      desired: prepared.objects,
+      policy: policyOf(spec, placeOf(record, body)),
+    });
+    const seen = observe(
+      result,
+      spec.driftPolicy !== DriftPolicy.WARN && spec.driftPolicy !== DriftPolicy.OFF,
+    );
     const judged = judge(seen);
     facts.push(...judged.facts);
-    return conclude(record, facts, judged.verdict, result.applied ? { version: spec.version, digest: digestOf(body) } : undefined);
+    return conclude(
+      record,
+      facts,
+      judged.verdict,
+      result.applied ? { version: spec.version, digest: digestOf(body) } : undefined,
+    );
   }
 
   /** Fetches, verifies and renders; a failure states its stage's fact and ends the walk. */
@@ -89,7 +114,8 @@ export function applicationController(context: KindContext, bundles: BundleStore
       facts.push({ type, status: "False", reason, message });
       return { verdict: { kind: "stalled", reason, message } };
     };
-    if (body.bundle === undefined) return stop("BundleFetched", "NotFound", "The order names no bundle content");
+    if (body.bundle === undefined)
+      return stop("BundleFetched", "NotFound", "The order names no bundle content");
     let bundle: Bundle;
     try {
       bundle = await bundles.get(body.bundle, walk.signal);
@@ -107,7 +133,11 @@ export function applicationController(context: KindContext, bundles: BundleStore
     }
     facts.push({ type: "BundleFetched", status: "True", reason: "Fetched", message: "" });
     if (bundle.manifest.format !== "Plain") {
-      return stop("BundleVerified", "FormatUnsupported", `This agent cannot render format ${bundle.manifest.format}`);
+      return stop(
+        "BundleVerified",
+        "FormatUnsupported",
+        `This agent cannot render format ${bundle.manifest.format}`,
+      );
     }
     if (bundle.manifest.signature.required) {
       return stop("BundleVerified", "SignatureMissing", "The bundle requires a signature and carries none");
@@ -128,10 +158,15 @@ export function applicationController(context: KindContext, bundles: BundleStore
     }
   }
 
-  function render(record: MirrorRecord, body: ApplicationBody, from: { bundle: Bundle; spec: ApplicationSpec }): KubeObject[] {
+  function render(
+    record: MirrorRecord,
+    body: ApplicationBody,
+    from: { bundle: Bundle; spec: ApplicationSpec },
+  ): KubeObject[] {
     const place = placeOf(record, body);
     const secrets: JsonObject = {};
-    for (const [name, ref] of Object.entries(from.spec.secretReferences)) secrets[name] = { name: ref.name, key: ref.key };
+    for (const [name, ref] of Object.entries(from.spec.secretReferences))
+      secrets[name] = { name: ref.name, key: ref.key };
     return renderBundle(from.bundle, (from.spec.parameters ?? {}) as JsonObject, {
       application: record.name.split("/").at(-1) ?? "",
       tenant: place.tenant ?? "",
@@ -149,7 +184,8 @@ export function applicationController(context: KindContext, bundles: BundleStore
     const place = placeOf(record, body);
     const inventory = context.inventory.entries(record.uid);
     const kinds = new Map<string, KindRef>();
-    for (const o of use.desired) kinds.set(`${o.apiVersion}/${o.kind}`, { apiVersion: o.apiVersion, kind: o.kind });
+    for (const o of use.desired)
+      kinds.set(`${o.apiVersion}/${o.kind}`, { apiVersion: o.apiVersion, kind: o.kind });
     for (const e of inventory) {
       const apiVersion = apiVersionOf(e.group, e.version);
       kinds.set(`${apiVersion}/${e.kind}`, { apiVersion, kind: e.kind });
@@ -162,7 +198,12 @@ export function applicationController(context: KindContext, bundles: BundleStore
       live: await context.live.viewAs(session, inventory),
       reduce: context.live.reduce,
       identity: {
-        parent: { name: record.objectName, namespace: context.agentNamespace, kind: "Application", group: "moorage.dev" },
+        parent: {
+          name: record.objectName,
+          namespace: context.agentNamespace,
+          kind: "Application",
+          group: "moorage.dev",
+        },
         fieldManager: `moorage.${record.uid}`,
         application: record.uid,
         ...(place.tenant === undefined ? {} : { tenant: place.tenant }),
@@ -205,14 +246,28 @@ export function applicationController(context: KindContext, bundles: BundleStore
     if (paused !== undefined) return deleting(record, { reason: "Held", message: paused });
     const dependents = context.mirror
       .list("Application")
-      .filter((r) => r.uid !== record.uid && r.body.kind === "Application" && r.body.value.spec?.dependsOn.includes(record.name) === true);
+      .filter(
+        (r) =>
+          r.uid !== record.uid &&
+          r.body.kind === "Application" &&
+          r.body.value.spec?.dependsOn.includes(record.name) === true,
+      );
     if (dependents.length > 0) {
-      const message = `Goes after what depends on it: ${dependents.slice(0, 3).map((r) => r.name).join(", ")}`;
+      const message = `Goes after what depends on it: ${dependents
+        .slice(0, 3)
+        .map((r) => r.name)
+        .join(", ")}`;
       return deleting(record, { reason: "DependentsRemain", message });
     }
     const place = placeOf(record, body);
-    const policy: ApplyPolicy = { removal: true, ...(place.tenant === undefined ? {} : { namespaces: [place.namespace] }) };
-    const result = await run(record, body, { desired: [], policy: record.removal?.orphan === true ? { ...policy, abandon: true } : policy });
+    const policy: ApplyPolicy = {
+      removal: true,
+      ...(place.tenant === undefined ? {} : { namespaces: [place.namespace] }),
+    };
+    const result = await run(record, body, {
+      desired: [],
+      policy: record.removal?.orphan === true ? { ...policy, abandon: true } : policy,
+    });
     const left = result.inventory.filter((e) => e.state !== "Kept");
     if (left.length > 0) {
       const failed = result.pruned.find((p) => p.action === "Failed");
@@ -246,7 +301,11 @@ export function applicationController(context: KindContext, bundles: BundleStore
     applied?: { version: string; digest: string },
   ): Promise<Outcome> {
     const all = readiness(verdict);
-    await state(record, { facts: [...facts, ...all], settled: verdict.kind === "settled" || verdict.kind === "stalled", ...(applied === undefined ? {} : { applied }) });
+    await state(record, {
+      facts: [...facts, ...all],
+      settled: verdict.kind === "settled" || verdict.kind === "stalled",
+      ...(applied === undefined ? {} : { applied }),
+    });
     switch (verdict.kind) {
       case "settled":
         return { kind: "done" };
@@ -268,7 +327,10 @@ export function applicationController(context: KindContext, bundles: BundleStore
     record: MirrorRecord,
     what: { facts: readonly Fact[]; settled: boolean; applied?: { version: string; digest: string } },
   ): Promise<void> {
-    const applied = what.applied === undefined ? record.status?.applied : { generation: record.generation, ...what.applied };
+    const applied =
+      what.applied === undefined
+        ? record.status?.applied
+        : { generation: record.generation, ...what.applied };
     await context.mirror.setStatus(
       record.uid,
       {
@@ -285,8 +347,14 @@ export function applicationController(context: KindContext, bundles: BundleStore
 
 function policyOf(spec: ApplicationSpec, place: Place): ApplyPolicy {
   return {
-    adoption: spec.adoptionPolicy === AdoptionPolicy.ADOPT_IF_NO_INVENTORY ? "AdoptIfNoInventory" : "MustMatch",
-    drift: spec.driftPolicy === DriftPolicy.WARN ? "Warn" : spec.driftPolicy === DriftPolicy.OFF ? "Off" : "Correct",
+    adoption:
+      spec.adoptionPolicy === AdoptionPolicy.ADOPT_IF_NO_INVENTORY ? "AdoptIfNoInventory" : "MustMatch",
+    drift:
+      spec.driftPolicy === DriftPolicy.WARN
+        ? "Warn"
+        : spec.driftPolicy === DriftPolicy.OFF
+          ? "Off"
+          : "Correct",
     ...(place.tenant === undefined ? {} : { namespaces: [place.namespace] }),
   };
 }

@@ -34,27 +34,48 @@ export function gates(input: GateInput): { facts: Fact[]; closed: Closed | undef
     { type: "RolledBack", status: "False", reason: "NotRolledBack", message: "" },
     { type: "Deleting", status: "False", reason: "NotRequested", message: "" },
     input.spec.suspended
-      ? { type: "Suspended", status: "True", reason: "Suspended", message: "spec.suspended is true: nothing is changed" }
+      ? {
+          type: "Suspended",
+          status: "True",
+          reason: "Suspended",
+          message: "spec.suspended is true: nothing is changed",
+        }
       : { type: "Suspended", status: "False", reason: "NotSuspended", message: "" },
   ];
   const close = (reason: string, message: string) => ({ facts, closed: { facts, reason, message } });
   if (input.spec.suspended) return close("Suspended", "spec.suspended is true: nothing is changed");
-  if (input.tenant === "missing") return close("AwaitingDependencies", "The tenant is not in this data plane yet");
+  if (input.tenant === "missing")
+    return close("AwaitingDependencies", "The tenant is not in this data plane yet");
   if (input.tenant !== undefined) {
     const { tenant } = input;
-    if (tenant.removal !== undefined) return close("AwaitingDependencies", `Tenant "${tenant.name}" is being removed`);
-    if (!isTrue(tenant.status?.conditions ?? [], "NamespaceReady") || !isTrue(tenant.status?.conditions ?? [], "IsolationEnforced")) {
-      return close("AwaitingDependencies", `Tenant "${tenant.name}" has no namespace with its fence in place yet`);
+    if (tenant.removal !== undefined)
+      return close("AwaitingDependencies", `Tenant "${tenant.name}" is being removed`);
+    if (
+      !isTrue(tenant.status?.conditions ?? [], "NamespaceReady") ||
+      !isTrue(tenant.status?.conditions ?? [], "IsolationEnforced")
+    ) {
+      return close(
+        "AwaitingDependencies",
+        `Tenant "${tenant.name}" has no namespace with its fence in place yet`,
+      );
     }
     if (isTrue(tenant.status?.conditions ?? [], "Frozen") && input.appliedGeneration !== input.generation) {
-      return close("AwaitingWindow", `Tenant "${tenant.name}" is frozen: generation ${input.generation} waits`);
+      return close(
+        "AwaitingWindow",
+        `Tenant "${tenant.name}" is frozen: generation ${input.generation} waits`,
+      );
     }
   }
   const waiting = input.dependencies.filter((d) => !ready(d.record)).map((d) => d.name);
   if (waiting.length > 0) {
     const message = `Waits until ready: ${waiting.slice(0, 3).join(", ")}${waiting.length > 3 ? ` and ${waiting.length - 3} more` : ""}`;
     const missing = input.dependencies.some((d) => d.record === undefined);
-    facts.push({ type: "DependenciesReady", status: "False", reason: missing ? "NotFound" : "AwaitingDependencies", message });
+    facts.push({
+      type: "DependenciesReady",
+      status: "False",
+      reason: missing ? "NotFound" : "AwaitingDependencies",
+      message,
+    });
     return close("AwaitingDependencies", message);
   }
   facts.push(
@@ -67,5 +88,9 @@ export function gates(input: GateInput): { facts: Fact[]; closed: Closed | undef
 
 /** Ready for its own current generation: an older generation's Ready says nothing of the newer. */
 function ready(record: MirrorRecord | undefined): boolean {
-  return record !== undefined && record.removal === undefined && isTrue(record.status?.conditions ?? [], "Ready", record.generation);
+  return (
+    record !== undefined &&
+    record.removal === undefined &&
+    isTrue(record.status?.conditions ?? [], "Ready", record.generation)
+  );
 }

@@ -27,13 +27,21 @@ export interface ApplyResult {
 /** Reduces the engine's result; `correct` tells that drift was repaired and not only reported. */
 export function observe(result: EngineResult, correct: boolean): ApplyResult {
   return {
-    objects: result.objects.map((o) => ({ name: describeId(o.id), action: o.action, reason: o.reason, message: o.message })),
+    objects: result.objects.map((o) => ({
+      name: describeId(o.id),
+      action: o.action,
+      reason: o.reason,
+      message: o.message,
+    })),
     applied: result.applied,
     waitingFor: result.waitingFor.map((w) => `${describeId(w.id)}: ${w.message}`),
     health: { status: result.health.status, message: result.health.message },
     drifted: result.drifted.map(describeId),
     driftRepaired: correct,
-    pruneHeld: result.pruneHeld === undefined ? undefined : { reason: result.pruneHeld.reason, message: result.pruneHeld.message },
+    pruneHeld:
+      result.pruneHeld === undefined
+        ? undefined
+        : { reason: result.pruneHeld.reason, message: result.pruneHeld.message },
     invalid: result.invalid,
     retryAfterMs: result.retryAfterMs,
   };

@@ -15,7 +15,12 @@ const result = (over: Partial<ApplyResult> = {}): ApplyResult => ({
   ...over,
 });
 const fact = (r: ApplyResult, type: string) => judge(r).facts.find((f) => f.type === type);
-const object = (action: "Stalled" | "Conflict" | "Retry", reason: string, message = "because") => ({ name: "Deployment.apps a/web", action, reason, message });
+const object = (action: "Stalled" | "Conflict" | "Retry", reason: string, message = "because") => ({
+  name: "Deployment.apps a/web",
+  action,
+  reason,
+  message,
+});
 
 describe("what a run says of an application", () => {
   it("applied and healthy is settled, and Ready", () => {
@@ -24,7 +29,9 @@ describe("what a run says of an application", () => {
   });
 
   it("an unhealthy workload is applied, not Ready, and waits for an event", () => {
-    const r = result({ health: { status: "Failed", message: "Deployment.apps a/web: ProgressDeadlineExceeded" } });
+    const r = result({
+      health: { status: "Failed", message: "Deployment.apps a/web: ProgressDeadlineExceeded" },
+    });
     expect(fact(r, "Applied")?.status).toBe("True");
     expect(fact(r, "Healthy")?.status).toBe("False");
     expect(judge(r).verdict).toMatchObject({ kind: "waiting", reason: "Unhealthy" });
@@ -35,8 +42,15 @@ describe("what a run says of an application", () => {
   });
 
   it("a permanent failure outranks a passing one and names the object, the reason and how many more", () => {
-    const r = result({ applied: false, objects: [object("Retry", "Throttled"), object("Stalled", "Forbidden"), object("Stalled", "Invalid")] });
-    expect(judge(r).verdict).toEqual({ kind: "stalled", reason: "Forbidden", message: "Deployment.apps a/web: because (and 2 more)" });
+    const r = result({
+      applied: false,
+      objects: [object("Retry", "Throttled"), object("Stalled", "Forbidden"), object("Stalled", "Invalid")],
+    });
+    expect(judge(r).verdict).toEqual({
+      kind: "stalled",
+      reason: "Forbidden",
+      message: "Deployment.apps a/web: because (and 2 more)",
+    });
     expect(fact(r, "Healthy")).toBeUndefined();
   });
 
@@ -52,9 +66,14 @@ describe("what a run says of an application", () => {
   });
 
   it("drift that is repaired lowers nothing; drift that is left shows", () => {
-    expect(fact(result({ drifted: ["ConfigMap a/b"] }), "Drifted")).toMatchObject({ status: "False", reason: "NoDrift" });
+    expect(fact(result({ drifted: ["ConfigMap a/b"] }), "Drifted")).toMatchObject({
+      status: "False",
+      reason: "NoDrift",
+    });
     expect(judge(result({ drifted: ["ConfigMap a/b"] })).verdict.kind).toBe("settled");
-    expect(fact(result({ drifted: ["ConfigMap a/b"], driftRepaired: false }), "Drifted")?.status).toBe("True");
+    expect(fact(result({ drifted: ["ConfigMap a/b"], driftRepaired: false }), "Drifted")?.status).toBe(
+      "True",
+    );
   });
 
   it("a held prune shows and does not lower Ready", () => {

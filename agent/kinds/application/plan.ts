@@ -53,7 +53,12 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
     conflictFact(result),
     result.pruneHeld === undefined
       ? { type: "PruneHeld", status: "False", reason: "NotHeld", message: "" }
-      : { type: "PruneHeld", status: "True", reason: "Held", message: `${result.pruneHeld.reason}: ${result.pruneHeld.message}` },
+      : {
+          type: "PruneHeld",
+          status: "True",
+          reason: "Held",
+          message: `${result.pruneHeld.reason}: ${result.pruneHeld.message}`,
+        },
   ];
   if (result.invalid !== undefined) {
     const { message } = result.invalid;
@@ -86,7 +91,12 @@ export function judge(result: ApplyResult): { facts: Fact[]; verdict: Verdict } 
     facts.push({ type: "Applied", status: "False", reason: "Progressing", message });
     return { facts, verdict: { kind: "waiting", reason: "Progressing", message } };
   }
-  facts.push({ type: "Applied", status: "True", reason: "Applied", message: `${result.objects.length} objects are applied` });
+  facts.push({
+    type: "Applied",
+    status: "True",
+    reason: "Applied",
+    message: `${result.objects.length} objects are applied`,
+  });
   return { facts: [...facts, healthFact(result)], verdict: healthVerdict(result) };
 }
 
@@ -96,12 +106,22 @@ export function readiness(verdict: Verdict): Fact[] {
     case "settled":
       return [{ type: "Ready", status: "True", reason: "Ready", message: "Applied and healthy" }];
     case "waiting": {
-      const ready: Fact = { type: "Ready", status: "False", reason: verdict.reason, message: verdict.message };
+      const ready: Fact = {
+        type: "Ready",
+        status: "False",
+        reason: verdict.reason,
+        message: verdict.message,
+      };
       // A pause or a suspension is wanted: nothing is under way.
       if (verdict.reason === "Paused" || verdict.reason === "Suspended") return [ready];
       return [
         ready,
-        { type: "Reconciling", status: "True", reason: verdict.reason === "Unhealthy" ? "Progressing" : verdict.reason, message: verdict.message },
+        {
+          type: "Reconciling",
+          status: "True",
+          reason: verdict.reason === "Unhealthy" ? "Progressing" : verdict.reason,
+          message: verdict.message,
+        },
       ];
     }
     case "retrying":
@@ -132,7 +152,8 @@ function failureReason(o: ObjectOutcomeSummary): string {
 }
 
 function driftFact(result: ApplyResult): Fact {
-  if (result.drifted.length === 0) return { type: "Drifted", status: "False", reason: "NoDrift", message: "" };
+  if (result.drifted.length === 0)
+    return { type: "Drifted", status: "False", reason: "NoDrift", message: "" };
   return {
     type: "Drifted",
     status: result.driftRepaired ? "False" : "True",
@@ -169,7 +190,11 @@ function healthVerdict(result: ApplyResult): Verdict {
       : { kind: "waiting", reason: "Progressing", message: result.waitingFor.slice(0, NAMED).join("; ") };
   }
   // A failed workload may recover by itself: the watch tells, no retry does.
-  return { kind: "waiting", reason: status === "Failed" ? "Unhealthy" : "Progressing", message: message || `The workload is ${status}` };
+  return {
+    kind: "waiting",
+    reason: status === "Failed" ? "Unhealthy" : "Progressing",
+    message: message || `The workload is ${status}`,
+  };
 }
 
 function others(objects: readonly ObjectOutcomeSummary[], first: ObjectOutcomeSummary): string {
@@ -178,5 +203,7 @@ function others(objects: readonly ObjectOutcomeSummary[], first: ObjectOutcomeSu
 }
 
 function some(items: readonly string[]): string {
-  return items.length > NAMED ? `${items.slice(0, NAMED).join(", ")} and ${items.length - NAMED} more` : items.join(", ");
+  return items.length > NAMED
+    ? `${items.slice(0, NAMED).join(", ")} and ${items.length - NAMED} more`
+    : items.join(", ");
 }

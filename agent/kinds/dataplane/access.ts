@@ -21,21 +21,49 @@ const manage = ["get", "list", "watch", "create", "patch", "delete"];
 /** Everything that the agent does under its own name. */
 export const rights: readonly Right[] = [
   ...["dataplanes", "tenants", "applications", "inventories", "bundlechunks", "syncstates"].map(
-    (resource): Right => ({ feature: "own records", group: "moorage.dev", resource, verbs: ["list", "create", "update", "delete"], home: true }),
+    (resource): Right => ({
+      feature: "own records",
+      group: "moorage.dev",
+      resource,
+      verbs: ["list", "create", "update", "delete"],
+      home: true,
+    }),
   ),
-  { feature: "policy", group: "moorage.dev", resource: "agentpolicies", verbs: ["list", "watch"], home: true },
-  { feature: "lease", group: "coordination.k8s.io", resource: "leases", verbs: ["get", "create", "update"], home: true },
+  {
+    feature: "policy",
+    group: "moorage.dev",
+    resource: "agentpolicies",
+    verbs: ["list", "watch"],
+    home: true,
+  },
+  {
+    feature: "lease",
+    group: "coordination.k8s.io",
+    resource: "leases",
+    verbs: ["get", "create", "update"],
+    home: true,
+  },
   { feature: "tenants", group: "", resource: "namespaces", verbs: manage },
   { feature: "isolation", group: "networking.k8s.io", resource: "networkpolicies", verbs: manage },
   { feature: "quota", group: "", resource: "resourcequotas", verbs: manage },
   { feature: "quota", group: "", resource: "limitranges", verbs: manage },
   { feature: "appliers", group: "", resource: "serviceaccounts", verbs: manage },
-  { feature: "appliers", group: "", resource: "serviceaccounts", verbs: ["impersonate"], name: "moorage-applier" },
+  {
+    feature: "appliers",
+    group: "",
+    resource: "serviceaccounts",
+    verbs: ["impersonate"],
+    name: "moorage-applier",
+  },
   { feature: "appliers", group: "rbac.authorization.k8s.io", resource: "rolebindings", verbs: manage },
 ];
 
 /** The PermissionsSufficient fact. A server that answers no reviews leaves it Unknown. */
-export async function reviewAccess(session: AgentSession, namespace: string, signal: AbortSignal): Promise<Fact> {
+export async function reviewAccess(
+  session: AgentSession,
+  namespace: string,
+  signal: AbortSignal,
+): Promise<Fact> {
   const missing: string[] = [];
   let answered = 0;
   for (const right of rights) {
@@ -43,23 +71,44 @@ export async function reviewAccess(session: AgentSession, namespace: string, sig
       const allowed = await review(session, { right, verb, namespace }, signal);
       if (allowed === undefined) continue;
       answered++;
-      if (!allowed) missing.push(`${right.feature}: ${verb} ${right.group === "" ? right.resource : `${right.resource}.${right.group}`}`);
+      if (!allowed)
+        missing.push(
+          `${right.feature}: ${verb} ${right.group === "" ? right.resource : `${right.resource}.${right.group}`}`,
+        );
     }
   }
   const type = "PermissionsSufficient";
-  if (answered === 0) return { type, status: "Unknown", reason: "Pending", message: "The API server answers no access reviews" };
+  if (answered === 0)
+    return {
+      type,
+      status: "Unknown",
+      reason: "Pending",
+      message: "The API server answers no access reviews",
+    };
   if (missing.length === 0) return { type, status: "True", reason: "Sufficient", message: "" };
   return { type, status: "False", reason: "Forbidden", message: `Missing rights: ${missing.join("; ")}` };
 }
 
-async function review(session: AgentSession, of: { right: Right; verb: string; namespace: string }, signal: AbortSignal): Promise<boolean | undefined> {
+async function review(
+  session: AgentSession,
+  of: { right: Right; verb: string; namespace: string },
+  signal: AbortSignal,
+): Promise<boolean | undefined> {
   const { right, verb, namespace } = of;
   const object = {
     apiVersion: "authorization.k8s.io/v1",
     kind: "SelfSubjectAccessReview",
     // The server refuses a review whose metadata holds anything.
     metadata: {},
-    spec: { resourceAttributes: { group: right.group, resource: right.resource, verb, ...(right.name === undefined ? {} : { name: right.name }), ...(right.home === true ? { namespace } : {}) } },
+    spec: {
+      resourceAttributes: {
+        group: right.group,
+        resource: right.resource,
+        verb,
+        ...(right.name === undefined ? {} : { name: right.name }),
+        ...(right.home === true ? { namespace } : {}),
+      },
+    },
   } as unknown as KubeObject;
   try {
     const allowed = dig((await session.create(object, { signal })).object, "status", "allowed");

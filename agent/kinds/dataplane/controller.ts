@@ -83,14 +83,24 @@ export function createDataPlaneController(deps: DataPlaneDeps): DataPlaneControl
         mirrorSynced: deps.mirror.synced,
         notReady: deps.mirror
           .list("Application")
-          .filter((a) => a.name.startsWith("dataPlanes/") && a.removal === undefined && statusOf(a.status?.conditions ?? [], "Ready") !== "True")
+          .filter(
+            (a) =>
+              a.name.startsWith("dataPlanes/") &&
+              a.removal === undefined &&
+              statusOf(a.status?.conditions ?? [], "Ready") !== "True",
+          )
           .map((a) => a.name),
         removing: record.removal === undefined ? undefined : { left },
         nowMs: deps.clock.now(),
       });
       const conditions = conditionsWith(record, facts, { all: dataPlaneTypes, now: deps.clock.now() });
-      await deps.mirror.setStatus(record.uid, { observedGeneration: record.generation, conditions }, { settled: true });
-      if (record.removal !== undefined && left === 0 && deps.removals.mayRemove(record.uid).allowed) await deps.mirror.finishRemoval(record.uid);
+      await deps.mirror.setStatus(
+        record.uid,
+        { observedGeneration: record.generation, conditions },
+        { settled: true },
+      );
+      if (record.removal !== undefined && left === 0 && deps.removals.mayRemove(record.uid).allowed)
+        await deps.mirror.finishRemoval(record.uid);
     }
   }
 

@@ -7,7 +7,12 @@ import type { DataPlaneFacts } from "./plan.ts";
 import { dataPlaneConditions, dataPlaneTypes, pauses } from "./plan.ts";
 import { nextPolicyState } from "./policy.ts";
 
-const policy = (spec: unknown, generation = 1): KubeObject => ({ apiVersion: "moorage.dev/v1alpha1", kind: "AgentPolicy", metadata: { name: "policy", generation }, spec });
+const policy = (spec: unknown, generation = 1): KubeObject => ({
+  apiVersion: "moorage.dev/v1alpha1",
+  kind: "AgentPolicy",
+  metadata: { name: "policy", generation },
+  spec,
+});
 const auto = nextPolicyState([policy({ mode: "Auto" })], undefined);
 const facts = (over: Partial<DataPlaneFacts> = {}): DataPlaneFacts => ({
   policy: auto,
@@ -42,19 +47,31 @@ describe("the agent's policy", () => {
 
 describe("the data plane's conditions", () => {
   it("states every type, each once", () => {
-    expect(dataPlaneConditions(facts()).map((c) => c.type).sort()).toEqual([...dataPlaneTypes].sort());
+    expect(
+      dataPlaneConditions(facts())
+        .map((c) => c.type)
+        .sort(),
+    ).toEqual([...dataPlaneTypes].sort());
   });
 
   it("is ready when mirror, policy, rights and applications are", () => {
     expect(readyOf(facts())).toBe("Ready");
     expect(readyOf(facts({ mirrorSynced: false }))).toBe("MirrorStale");
     expect(readyOf(facts({ policy: nextPolicyState([], undefined) }))).toBe("PolicyRejected");
-    expect(readyOf(facts({ permissions: { type: "PermissionsSufficient", status: "False", reason: "Forbidden", message: "x" } }))).toBe("PermissionsMissing");
+    expect(
+      readyOf(
+        facts({
+          permissions: { type: "PermissionsSufficient", status: "False", reason: "Forbidden", message: "x" },
+        }),
+      ),
+    ).toBe("PermissionsMissing");
     expect(readyOf(facts({ notReady: ["dataPlanes/a/applications/b"] }))).toBe("ApplicationsNotReady");
   });
 
   it("says who paused, and ends a pause at its time", () => {
-    const spec = create(DataPlaneSpecSchema, { pause: { paused: true, until: timestampFromMs(2_000_000), reason: "maintenance" } });
+    const spec = create(DataPlaneSpecSchema, {
+      pause: { paused: true, until: timestampFromMs(2_000_000), reason: "maintenance" },
+    });
     const both = nextPolicyState([policy({ mode: "Auto", pause: { reason: "audit" } })], undefined);
     expect(pauses(spec, both, 1_000_000).by).toEqual(["Hub", "Customer"]);
     expect(pauses(spec, auto, 2_000_000).by).toEqual([]);

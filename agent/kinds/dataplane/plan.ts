@@ -35,7 +35,11 @@ export interface DataPlaneFacts {
 }
 
 /** Who pauses all writes now, and why; `by` is empty when nobody does. */
-export function pauses(spec: DataPlaneSpec | undefined, policy: PolicyState, nowMs: number): { by: ("Hub" | "Customer")[]; message: string } {
+export function pauses(
+  spec: DataPlaneSpec | undefined,
+  policy: PolicyState,
+  nowMs: number,
+): { by: ("Hub" | "Customer")[]; message: string } {
   const by: ("Hub" | "Customer")[] = [];
   const why: string[] = [];
   const hub = spec?.pause;
@@ -54,14 +58,24 @@ export function pauses(spec: DataPlaneSpec | undefined, policy: PolicyState, now
 /** All conditions of the data plane. */
 export function dataPlaneConditions(f: DataPlaneFacts): Fact[] {
   const paused = pauses(f.spec, f.policy, f.nowMs);
-  const pausedReason = paused.by.length === 2 ? "PausedByBoth" : paused.by.length === 1 ? `PausedBy${String(paused.by[0])}` : "NotPaused";
+  const pausedReason =
+    paused.by.length === 2
+      ? "PausedByBoth"
+      : paused.by.length === 1
+        ? `PausedBy${String(paused.by[0])}`
+        : "NotPaused";
   const left = f.removing?.left ?? 0;
   return [
     ready(f),
     { type: "AgentUpToDate", status: "True", reason: "UpToDate", message: `Version ${f.version}` },
     f.policy.fact,
     f.permissions ?? { type: "PermissionsSufficient", status: "Unknown", reason: "Pending", message: "" },
-    { type: "Paused", status: paused.by.length > 0 ? "True" : "False", reason: pausedReason, message: paused.message },
+    {
+      type: "Paused",
+      status: paused.by.length > 0 ? "True" : "False",
+      reason: pausedReason,
+      message: paused.message,
+    },
     {
       type: "DeletionGuarded",
       status: f.guard.guarded ? "True" : "False",
@@ -71,25 +85,46 @@ export function dataPlaneConditions(f: DataPlaneFacts): Fact[] {
     clock(f.clockOffsetMs),
     f.removing === undefined
       ? { type: "Draining", status: "False", reason: "NotDraining", message: "" }
-      : { type: "Draining", status: "True", reason: left > 0 ? "TenantsRemain" : "Drained", message: left > 0 ? `${left} tenants and applications are left` : "" },
+      : {
+          type: "Draining",
+          status: "True",
+          reason: left > 0 ? "TenantsRemain" : "Drained",
+          message: left > 0 ? `${left} tenants and applications are left` : "",
+        },
   ];
 }
 
 function ready(f: DataPlaneFacts): Fact {
-  const not = (reason: string, message: string): Fact => ({ type: "Ready", status: "False", reason, message });
+  const not = (reason: string, message: string): Fact => ({
+    type: "Ready",
+    status: "False",
+    reason,
+    message,
+  });
   if (!f.mirrorSynced) return not("MirrorStale", "The cluster's records are still being read");
   if (f.policy.fact.status !== "True") return not("PolicyRejected", f.policy.fact.message);
   if (f.permissions === undefined) return not("Progressing", "Rights are being reviewed");
   if (f.permissions.status === "False") return not("PermissionsMissing", f.permissions.message);
-  if (f.notReady.length > 0) return not("ApplicationsNotReady", `Not ready: ${f.notReady.slice(0, 5).join(", ")}${f.notReady.length > 5 ? " …" : ""}`);
+  if (f.notReady.length > 0)
+    return not(
+      "ApplicationsNotReady",
+      `Not ready: ${f.notReady.slice(0, 5).join(", ")}${f.notReady.length > 5 ? " …" : ""}`,
+    );
   return { type: "Ready", status: "True", reason: "Ready", message: "" };
 }
 
 function clock(offsetMs: number | undefined): Fact {
   const type = "ClockSynchronized";
-  if (offsetMs === undefined) return { type, status: "Unknown", reason: "Pending", message: "No hub was heard yet" };
-  if (Math.abs(offsetMs) <= limits.clockSkewMs) return { type, status: "True", reason: "Synchronized", message: "" };
+  if (offsetMs === undefined)
+    return { type, status: "Unknown", reason: "Pending", message: "No hub was heard yet" };
+  if (Math.abs(offsetMs) <= limits.clockSkewMs)
+    return { type, status: "True", reason: "Synchronized", message: "" };
   // Whole minutes, so that a clock that wanders writes no status.
   const minutes = Math.round(offsetMs / 60_000);
-  return { type, status: "False", reason: "Skewed", message: `The clock is about ${minutes === 0 ? "half a" : minutes} min off the hub's` };
+  return {
+    type,
+    status: "False",
+    reason: "Skewed",
+    message: `The clock is about ${minutes === 0 ? "half a" : minutes} min off the hub's`,
+  };
 }

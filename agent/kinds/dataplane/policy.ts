@@ -40,30 +40,62 @@ export function parsePolicy(spec: unknown): Policy | { invalid: string } {
   const map = asMap(spec);
   if (map === undefined) return { invalid: "spec is missing" };
   const mode = map["mode"];
-  if (typeof mode !== "string" || !modes.includes(mode)) return { invalid: `spec.mode "${String(mode)}" is none of ${modes.join(", ")}` };
-  if (map["pause"] === undefined || map["pause"] === null) return { mode: mode as PolicyMode, pause: undefined };
+  if (typeof mode !== "string" || !modes.includes(mode))
+    return { invalid: `spec.mode "${String(mode)}" is none of ${modes.join(", ")}` };
+  if (map["pause"] === undefined || map["pause"] === null)
+    return { mode: mode as PolicyMode, pause: undefined };
   const pause = asMap(map["pause"]);
   if (pause === undefined) return { invalid: "spec.pause is no object" };
   const until = pause["until"];
-  const untilMs = until === undefined ? undefined : typeof until === "string" ? Date.parse(until) : Number.NaN;
+  const untilMs =
+    until === undefined ? undefined : typeof until === "string" ? Date.parse(until) : Number.NaN;
   if (untilMs !== undefined && Number.isNaN(untilMs)) return { invalid: "spec.pause.until is no time" };
-  return { mode: mode as PolicyMode, pause: { untilMs, reason: typeof pause["reason"] === "string" ? pause["reason"] : "" } };
+  return {
+    mode: mode as PolicyMode,
+    pause: { untilMs, reason: typeof pause["reason"] === "string" ? pause["reason"] : "" },
+  };
 }
 
 /** The state after `objects` (all AgentPolicies of the namespace) were seen. Pure. */
-export function nextPolicyState(objects: readonly KubeObject[], before: PolicyState | undefined): PolicyState {
-  const fact = (status: Fact["status"], reason: string, message: string): Fact => ({ type: "PolicyAccepted", status, reason, message });
+export function nextPolicyState(
+  objects: readonly KubeObject[],
+  before: PolicyState | undefined,
+): PolicyState {
+  const fact = (status: Fact["status"], reason: string, message: string): Fact => ({
+    type: "PolicyAccepted",
+    status,
+    reason,
+    message,
+  });
   const sorted = [...objects].sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
   const [object] = sorted;
   if (object === undefined) {
-    return { policy: observe, generation: 0, fact: fact("False", "PolicyMissing", "No AgentPolicy exists: the agent only observes") };
+    return {
+      policy: observe,
+      generation: 0,
+      fact: fact("False", "PolicyMissing", "No AgentPolicy exists: the agent only observes"),
+    };
   }
-  const parsed = sorted.length > 1 ? { invalid: `there are ${sorted.length} AgentPolicies, one is allowed` } : parsePolicy(object["spec"]);
+  const parsed =
+    sorted.length > 1
+      ? { invalid: `there are ${sorted.length} AgentPolicies, one is allowed` }
+      : parsePolicy(object["spec"]);
   if ("invalid" in parsed) {
-    const kept = before !== undefined && before.generation > 0 ? `the one of generation ${before.generation} stays in force` : "the agent only observes";
-    return { policy: before?.policy ?? observe, generation: before?.generation ?? 0, fact: fact("False", "Rejected", `Invalid AgentPolicy: ${parsed.invalid}; ${kept}`) };
+    const kept =
+      before !== undefined && before.generation > 0
+        ? `the one of generation ${before.generation} stays in force`
+        : "the agent only observes";
+    return {
+      policy: before?.policy ?? observe,
+      generation: before?.generation ?? 0,
+      fact: fact("False", "Rejected", `Invalid AgentPolicy: ${parsed.invalid}; ${kept}`),
+    };
   }
-  return { policy: parsed, generation: object.metadata.generation ?? 1, fact: fact("True", "Accepted", `Mode ${parsed.mode}`) };
+  return {
+    policy: parsed,
+    generation: object.metadata.generation ?? 1,
+    fact: fact("True", "Accepted", `Mode ${parsed.mode}`),
+  };
 }
 
 /** Follows the policy as a Service. */
@@ -75,7 +107,13 @@ export interface PolicyWatch extends Service {
 }
 
 /** A watch on the AgentPolicies of `namespace`. */
-export function createPolicyWatch(deps: { kube: KubeClient; namespace: string; clock: Clock; rng: Rng; log: Logger }): PolicyWatch {
+export function createPolicyWatch(deps: {
+  kube: KubeClient;
+  namespace: string;
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+}): PolicyWatch {
   let state = nextPolicyState([], undefined);
   const listeners = new Set<() => void>();
   const objects = new Map<string, KubeObject>();

@@ -61,7 +61,8 @@ export function tenantController(context: KindContext): KindController {
 
   async function reconcile(uid: string): Promise<Outcome> {
     const record = context.mirror.get(uid);
-    if (record === undefined || record.body.kind !== "Tenant" || !context.leaseHeld()) return { kind: "done" };
+    if (record === undefined || record.body.kind !== "Tenant" || !context.leaseHeld())
+      return { kind: "done" };
     await context.live.ensure(baselineKinds);
     if (record.removal !== undefined) return remove(record);
     const spec = record.body.value.spec ?? create(TenantSpecSchema);
@@ -79,7 +80,12 @@ export function tenantController(context: KindContext): KindController {
     const existing = await readNamespace(namespace);
     const found = verifyNamespace(existing, { name: namespace, uidLabel: tenantUidLabel, uid: record.uid });
     if (existing !== undefined && found.status === "False") {
-      return conclude(record, { plan, spec, facts: [{ type: "NamespaceReady", ...found }], blocked: undefined });
+      return conclude(record, {
+        plan,
+        spec,
+        facts: [{ type: "NamespaceReady", ...found }],
+        blocked: undefined,
+      });
     }
     const result = await applyBaseline(record, plan);
     return conclude(record, { plan, spec, facts: [], blocked: undefined, result });
@@ -95,7 +101,12 @@ export function tenantController(context: KindContext): KindController {
       live: await context.live.viewAs(session, inventory),
       reduce: context.live.reduce,
       identity: {
-        parent: { name: record.objectName, namespace: context.agentNamespace, kind: "Tenant", group: "moorage.dev" },
+        parent: {
+          name: record.objectName,
+          namespace: context.agentNamespace,
+          kind: "Tenant",
+          group: "moorage.dev",
+        },
         fieldManager: `moorage.${record.uid}`,
         application: record.uid,
         tenant: id,
@@ -119,7 +130,8 @@ export function tenantController(context: KindContext): KindController {
 
   function writeBlocked(): Fact | undefined {
     const gate = context.gate();
-    if (gate.paused !== undefined) return { type: "Ready", status: "False", reason: "Paused", message: gate.paused };
+    if (gate.paused !== undefined)
+      return { type: "Ready", status: "False", reason: "Paused", message: gate.paused };
     if (gate.mode !== "Auto") {
       const message = `AgentPolicy mode is ${gate.mode}: the agent writes nothing; the customer changes it in AgentPolicy "default"`;
       return { type: "Ready", status: "False", reason: "Paused", message };
@@ -141,7 +153,13 @@ export function tenantController(context: KindContext): KindController {
 
   async function conclude(
     record: MirrorRecord,
-    seen: { plan: TenantPlan; spec: TenantSpec; facts: readonly Fact[]; blocked: Fact | undefined; result?: ApplyResult },
+    seen: {
+      plan: TenantPlan;
+      spec: TenantSpec;
+      facts: readonly Fact[];
+      blocked: Fact | undefined;
+      result?: ApplyResult;
+    },
   ): Promise<Outcome> {
     const { plan, spec } = seen;
     const live = {
@@ -149,9 +167,14 @@ export function tenantController(context: KindContext): KindController {
       networkPolicies: context.live.objects(policyKind, plan.namespace),
       quota: context.live.object(quotaKind, { namespace: plan.namespace, name: names.quota }),
     };
-    const namespace = verifyNamespace(live.namespace, { name: plan.namespace, uidLabel: tenantUidLabel, uid: record.uid });
+    const namespace = verifyNamespace(live.namespace, {
+      name: plan.namespace,
+      uidLabel: tenantUidLabel,
+      uid: record.uid,
+    });
     const isolation = verifyIsolation(plan.objects, live, spec);
-    const ungranted = plan.ungranted.length === 0 ? "" : `; not granted: ${plan.ungranted.slice(0, 3).join("; ")}`;
+    const ungranted =
+      plan.ungranted.length === 0 ? "" : `; not granted: ${plan.ungranted.slice(0, 3).join("; ")}`;
     const facts: Fact[] = [
       { type: "NamespaceReady", ...namespace },
       { type: "IsolationEnforced", ...isolation, message: isolation.message + ungranted },
@@ -167,7 +190,10 @@ export function tenantController(context: KindContext): KindController {
       record.uid,
       {
         observedGeneration: record.generation,
-        conditions: conditionsWith(record, [...facts, ...ready], { all: tenantConditions, now: context.clock.now() }),
+        conditions: conditionsWith(record, [...facts, ...ready], {
+          all: tenantConditions,
+          now: context.clock.now(),
+        }),
         namespaces: [plan.namespace],
       },
       { settled: outcome.kind === "done" && ready[0]?.status === "True" },
@@ -182,7 +208,10 @@ export function tenantController(context: KindContext): KindController {
       .list("Application")
       .filter((r) => r.body.kind === "Application" && r.body.value.tenantUid === record.uid);
     if (left.length > 0) {
-      const message = `${left.length} applications are removed first: ${left.slice(0, 3).map((r) => r.name).join(", ")}`;
+      const message = `${left.length} applications are removed first: ${left
+        .slice(0, 3)
+        .map((r) => r.name)
+        .join(", ")}`;
       return deleting(record, { reason: "DependentsRemain", message });
     }
     const blocked = writeBlocked();
@@ -214,12 +243,21 @@ export function tenantController(context: KindContext): KindController {
   /** Orphan: the namespace and everything in it stay, and are nobody's of ours any more. */
   async function releaseNamespace(name: string): Promise<void> {
     const labels = Object.fromEntries(
-      ["app.kubernetes.io/managed-by", "applyset.kubernetes.io/part-of", "moorage.dev/application", "moorage.dev/tenant", "moorage.dev/data-plane"].map(
-        (l) => [l, null],
-      ),
+      [
+        "app.kubernetes.io/managed-by",
+        "applyset.kubernetes.io/part-of",
+        "moorage.dev/application",
+        "moorage.dev/tenant",
+        "moorage.dev/data-plane",
+      ].map((l) => [l, null]),
     );
     // The tenant-uid label goes last and with the others: without it admission refuses any further write of ours.
-    await context.kube.asAgent().mergePatch({ ...namespaceKind, name }, { metadata: { labels: { ...labels, [tenantUidLabel]: null } } });
+    await context.kube
+      .asAgent()
+      .mergePatch(
+        { ...namespaceKind, name },
+        { metadata: { labels: { ...labels, [tenantUidLabel]: null } } },
+      );
   }
 
   async function deleting(record: MirrorRecord, why: { reason: string; message: string }): Promise<Outcome> {
@@ -231,7 +269,11 @@ export function tenantController(context: KindContext): KindController {
         : { type: "Reconciling", status: "True", reason: "Deleting", message: why.message },
     ];
     const conditions = conditionsWith(record, facts, { all: tenantConditions, now: context.clock.now() });
-    await context.mirror.setStatus(record.uid, { observedGeneration: record.generation, conditions }, { settled: false });
+    await context.mirror.setStatus(
+      record.uid,
+      { observedGeneration: record.generation, conditions },
+      { settled: false },
+    );
     // The namespace's end arrives by watch; a held order is looked at again when the guard's window has moved.
     return { kind: "done", recheckAfterMs: why.reason === "Held" ? 60_000 : 30_000 };
   }
@@ -253,7 +295,12 @@ function suspensionFacts(spec: TenantSpec, policies: readonly KubeObject[]): Fac
       : { type: "TrafficBlocked", status: "False", reason: "NotRequested", message: "" },
     { type: "ComputeSuspended", status: "False", reason: "NotRequested", message: "" },
     spec.suspension?.changesFrozen === true
-      ? { type: "Frozen", status: "True", reason: "Frozen", message: "New generations are stored and not applied" }
+      ? {
+          type: "Frozen",
+          status: "True",
+          reason: "Frozen",
+          message: "New generations are stored and not applied",
+        }
       : { type: "Frozen", status: "False", reason: "NotRequested", message: "" },
   ];
 }
@@ -263,11 +310,13 @@ function readiness(
   facts: readonly Fact[],
   seen: { blocked: Fact | undefined; result?: ApplyResult },
 ): { ready: Fact[]; outcome: Outcome } {
-  if (seen.blocked !== undefined) return { ready: [seen.blocked], outcome: { kind: "done", recheckAfterMs: RECHECK_MS } };
+  if (seen.blocked !== undefined)
+    return { ready: [seen.blocked], outcome: { kind: "done", recheckAfterMs: RECHECK_MS } };
   const failed = seen.result?.objects.find((o) => o.action === "Stalled" || o.action === "Conflict");
   const retry = seen.result?.objects.find((o) => o.action === "Retry");
   if (failed !== undefined) {
-    const reason = failed.reason === "Forbidden" || failed.reason === "QuotaExceeded" ? failed.reason : "Invalid";
+    const reason =
+      failed.reason === "Forbidden" || failed.reason === "QuotaExceeded" ? failed.reason : "Invalid";
     const message = `${describeId(failed.id)}: ${failed.message}`;
     return {
       ready: [
@@ -307,17 +356,26 @@ function readiness(
   }
   const blocked = facts.find((f) => f.type === "TrafficBlocked" && f.status === "True");
   if (blocked !== undefined) {
-    return { ready: [{ type: "Ready", status: "False", reason: "Suspended", message: blocked.message }], outcome: { kind: "done" } };
+    return {
+      ready: [{ type: "Ready", status: "False", reason: "Suspended", message: blocked.message }],
+      outcome: { kind: "done" },
+    };
   }
   return {
-    ready: [{ type: "Ready", status: "True", reason: "Ready", message: "The fence and the quota are in place" }],
+    ready: [
+      { type: "Ready", status: "True", reason: "Ready", message: "The fence and the quota are in place" },
+    ],
     outcome: { kind: "done" },
   };
 }
 
 /** What keeps a namespace from going, from its own conditions. */
 function remaining(namespace: KubeObject): string {
-  const conditions = (dig(namespace, "status", "conditions") ?? []) as { type: string; status: string; message?: string }[];
+  const conditions = (dig(namespace, "status", "conditions") ?? []) as {
+    type: string;
+    status: string;
+    message?: string;
+  }[];
   return conditions
     .filter((c) => c.status === "True" && /Remaining|Failure/.test(c.type))
     .map((c) => `${c.type}: ${c.message ?? ""}`)

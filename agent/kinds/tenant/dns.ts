@@ -7,7 +7,11 @@ import type { DnsTarget } from "./plan.ts";
 
 /** The Service that every distribution names its DNS by, and what holds where it cannot be read. */
 const service = { namespace: "kube-system", name: "kube-dns" };
-const fallback: DnsTarget = { namespace: service.namespace, podLabels: { "k8s-app": "kube-dns" }, ports: [53] };
+const fallback: DnsTarget = {
+  namespace: service.namespace,
+  podLabels: { "k8s-app": "kube-dns" },
+  ports: [53],
+};
 /** DNS moves with an upgrade of the cluster, if ever. */
 const KEEP_MS = 10 * 60_000;
 

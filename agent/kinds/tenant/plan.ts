@@ -89,7 +89,12 @@ export function planTenant(spec: TenantSpec, context: TenantContext): TenantPlan
       metadata: meta(names.quota),
       spec: { hard: { "services.loadbalancers": "0", "services.nodeports": "0", ...spec.quota } },
     },
-    { apiVersion: "v1", kind: "LimitRange", metadata: meta(names.limits), spec: { limits: [containerLimits(spec)] } },
+    {
+      apiVersion: "v1",
+      kind: "LimitRange",
+      metadata: meta(names.limits),
+      spec: { limits: [containerLimits(spec)] },
+    },
     policy(names.deny, {}),
     policy(names.within, { ingress: [{ from: [own(namespace)] }], egress: [{ to: [own(namespace)] }] }),
   ];
@@ -101,8 +106,18 @@ export function planTenant(spec: TenantSpec, context: TenantContext): TenantPlan
   if (from.length > 0) objects.push(policy(names.from, { ingress: from }));
   if (to.length > 0) objects.push(policy(names.to, { egress: to }));
   objects.push(
-    { apiVersion: "v1", kind: "ServiceAccount", metadata: meta("default"), automountServiceAccountToken: false },
-    { apiVersion: "v1", kind: "ServiceAccount", metadata: meta(names.applier), automountServiceAccountToken: false },
+    {
+      apiVersion: "v1",
+      kind: "ServiceAccount",
+      metadata: meta("default"),
+      automountServiceAccountToken: false,
+    },
+    {
+      apiVersion: "v1",
+      kind: "ServiceAccount",
+      metadata: meta(names.applier),
+      automountServiceAccountToken: false,
+    },
     {
       apiVersion: "rbac.authorization.k8s.io/v1",
       kind: "RoleBinding",
@@ -115,7 +130,9 @@ export function planTenant(spec: TenantSpec, context: TenantContext): TenantPlan
 }
 
 /** Labels of every object of the baseline. */
-export function baselineLabels(context: Pick<TenantContext, "tenant" | "uid" | "dataPlane">): Record<string, string> {
+export function baselineLabels(
+  context: Pick<TenantContext, "tenant" | "uid" | "dataPlane">,
+): Record<string, string> {
   return {
     ...managedBy,
     "moorage.dev/data-plane": context.dataPlane,
@@ -144,7 +161,11 @@ function namespaceObject(name: string, spec: TenantSpec, context: TenantContext)
     security[`pod-security.kubernetes.io/${mode}`] = level;
     security[`pod-security.kubernetes.io/${mode}-version`] = context.podSecurityVersion;
   }
-  return { apiVersion: "v1", kind: "Namespace", metadata: { name, labels: { ...baselineLabels(context), ...security } } };
+  return {
+    apiVersion: "v1",
+    kind: "Namespace",
+    metadata: { name, labels: { ...baselineLabels(context), ...security } },
+  };
 }
 
 /** Defaults without which a pod that asks for nothing would be refused by the quota. */
@@ -169,7 +190,9 @@ const own = (namespace: string) => ({
 });
 
 function dnsRule(dns: DnsTarget): Record<string, unknown> {
-  const to: Record<string, unknown>[] = [{ ...own(dns.namespace), podSelector: { matchLabels: { ...dns.podLabels } } }];
+  const to: Record<string, unknown>[] = [
+    { ...own(dns.namespace), podSelector: { matchLabels: { ...dns.podLabels } } },
+  ];
   if (dns.nodeLocalAddress !== undefined) to.push({ ipBlock: { cidr: `${dns.nodeLocalAddress}/32` } });
   const ports = dns.ports.flatMap((port) => [
     { protocol: "UDP", port },

@@ -28,11 +28,7 @@ export interface LiveFence {
 const NAMED = 5;
 
 /** `IsolationEnforced`: our policies are there as planned, and no foreign one widens them. */
-export function verifyIsolation(
-  planned: readonly KubeObject[],
-  live: LiveFence,
-  spec: TenantSpec,
-): Finding {
+export function verifyIsolation(planned: readonly KubeObject[], live: LiveFence, spec: TenantSpec): Finding {
   const wanted = planned.filter((o) => o.kind === "NetworkPolicy");
   const byName = new Map(live.networkPolicies.map((p) => [p.metadata.name, p]));
   const missing = wanted.filter((w) => !byName.has(w.metadata.name)).map((w) => w.metadata.name);
@@ -43,18 +39,27 @@ export function verifyIsolation(
     .filter((w) => !equalSpec(dig(w, "spec"), dig(byName.get(w.metadata.name), "spec")))
     .map((w) => w.metadata.name);
   if (changed.length > 0) {
-    return no("FenceChanged", `NetworkPolicy ${list(changed)} differs from the tenant's fence; it is repaired at once`);
+    return no(
+      "FenceChanged",
+      `NetworkPolicy ${list(changed)} differs from the tenant's fence; it is repaired at once`,
+    );
   }
   const ours = new Set(wanted.map((w) => w.metadata.name));
   const foreign = live.networkPolicies.filter((p) => !ours.has(p.metadata.name) && allowsAnything(p));
   if (foreign.length > 0) {
     const who = list(foreign.map((p) => p.metadata.name));
-    return no("ForeignAllow", `NetworkPolicy ${who} is not ours and widens the fence; remove it, or grant the peer in the tenant's spec`);
+    return no(
+      "ForeignAllow",
+      `NetworkPolicy ${who} is not ours and widens the fence; remove it, or grant the peer in the tenant's spec`,
+    );
   }
   const level = dig(live.namespace, "metadata", "labels", "pod-security.kubernetes.io/enforce");
   const wantedLevel = dig(planned[0], "metadata", "labels", "pod-security.kubernetes.io/enforce");
   if (level !== wantedLevel) {
-    return no("FenceChanged", `Pod security level is "${String(level)}" instead of "${String(wantedLevel)}"; it is repaired at once`);
+    return no(
+      "FenceChanged",
+      `Pod security level is "${String(level)}" instead of "${String(wantedLevel)}"; it is repaired at once`,
+    );
   }
   const privileged = spec.isolation?.podSecurity === PodSecurity.PRIVILEGED;
   return {
@@ -68,15 +73,27 @@ export function verifyIsolation(
 
 /** `QuotaEnforced`: the live quota holds every wanted bound and the quota controller has counted it. */
 export function verifyQuota(planned: readonly KubeObject[], live: LiveFence): Finding {
-  const wanted = asMap(dig(planned.find((o) => o.metadata.name === names.quota), "spec", "hard")) ?? {};
-  if (live.quota === undefined) return no("Missing", `ResourceQuota ${names.quota} is missing; it is written again at once`);
+  const wanted =
+    asMap(
+      dig(
+        planned.find((o) => o.metadata.name === names.quota),
+        "spec",
+        "hard",
+      ),
+    ) ?? {};
+  if (live.quota === undefined)
+    return no("Missing", `ResourceQuota ${names.quota} is missing; it is written again at once`);
   const hard = asMap(dig(live.quota, "spec", "hard")) ?? {};
   const wrong = Object.keys(wanted).filter((k) => hard[k] === undefined);
-  if (wrong.length > 0) return no("Changed", `ResourceQuota ${names.quota} lacks ${list(wrong)}; it is repaired at once`);
+  if (wrong.length > 0)
+    return no("Changed", `ResourceQuota ${names.quota} lacks ${list(wrong)}; it is repaired at once`);
   const counted = asMap(dig(live.quota, "status", "hard"));
-  if (counted === undefined) return no("Pending", "The cluster's quota controller has not counted the quota yet");
+  if (counted === undefined)
+    return no("Pending", "The cluster's quota controller has not counted the quota yet");
   const used = asMap(dig(live.quota, "status", "used")) ?? {};
-  const full = Object.keys(wanted).filter((k) => wanted[k] !== "0" && used[k] !== undefined && used[k] === counted[k]);
+  const full = Object.keys(wanted).filter(
+    (k) => wanted[k] !== "0" && used[k] !== undefined && used[k] === counted[k],
+  );
   return {
     status: "True",
     reason: "Enforced",
@@ -85,10 +102,16 @@ export function verifyQuota(planned: readonly KubeObject[], live: LiveFence): Fi
 }
 
 /** `NamespaceReady`: the namespace is ours and active. */
-export function verifyNamespace(live: KubeObject | undefined, wanted: { name: string; uidLabel: string; uid: string }): Finding {
+export function verifyNamespace(
+  live: KubeObject | undefined,
+  wanted: { name: string; uidLabel: string; uid: string },
+): Finding {
   if (live === undefined) return no("Missing", `Namespace "${wanted.name}" does not exist yet`);
   if (live.metadata.deletionTimestamp !== undefined) {
-    return no("Terminating", `Namespace "${wanted.name}" is being deleted; the tenant waits until it is gone`);
+    return no(
+      "Terminating",
+      `Namespace "${wanted.name}" is being deleted; the tenant waits until it is gone`,
+    );
   }
   if (live.metadata.labels?.[wanted.uidLabel] !== wanted.uid) {
     return no(
@@ -126,6 +149,9 @@ function canonical(value: unknown): unknown {
 const no = (reason: string, message: string): Finding => ({ status: "False", reason, message });
 
 function list(items: readonly string[]): string {
-  const shown = items.slice(0, NAMED).map((i) => `"${i}"`).join(", ");
+  const shown = items
+    .slice(0, NAMED)
+    .map((i) => `"${i}"`)
+    .join(", ");
   return items.length > NAMED ? `${shown} and ${items.length - NAMED} more` : shown;
 }
