@@ -11,10 +11,11 @@ import { requireParent } from "../core/names.ts";
 import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
-import { view } from "../core/views.ts";
+import { view, viewInto } from "../core/views.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { Rev, Store } from "../store/store.ts";
 import type { Reader } from "./reader.ts";
+import { Snapshot } from "./snapshot.ts";
 
 /** A list request of any kind. */
 export interface ListQuery {
@@ -29,7 +30,10 @@ export interface ListQuery {
 }
 
 /** Records read from the store at a time while a filter is looking for matches. */
-const READ = 500;
+const READ = 1_001;
+
+/** From this number of records on, all statuses are read at once instead of each by its key. */
+const MANY = 64;
 
 /** The prefix of names that a parent selects; `parent` is checked. */
 export function below(kind: Kind, parent: string): string {
@@ -51,17 +55,21 @@ export async function listPage(
   if (position.revision > head.rev)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
   const range = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
-  const places = new Places(deps.reader, position.revision);
+  const snapshot = new Snapshot(deps.reader, position.revision);
   const resources: Resource[] = [];
   let start = position.after === "" ? range.start : keyAfter(key(resourceKey(q.kind, position.after)));
   for (;;) {
-    const page = await deps.store.range({ start, end: range.end, rev: position.revision, limit: READ });
+    const page = await deps.store.range({
+      start,
+      end: range.end,
+      rev: position.revision,
+      limit: q.filter === "" ? Math.min(READ, size + 1) : READ,
+    });
+    if (page.kvs.length >= MANY) await snapshot.readStatuses();
     for (const kv of page.kvs) {
       const record = decode(q.kind, kv.value);
-      const stored = await deps.reader.stored({ value: record, modRev: kv.modRev }, position.revision, {
-        dataPlaneUid: await places.uidOf(record),
-      });
-      const full = view(stored, q.filter === "" ? q.view : View.FULL);
+      const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
+      const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
       if (!matches(full)) continue;
       if (resources.length === size) {
         const after = resources.at(-1)?.name ?? "";
@@ -83,27 +91,3 @@ export async function listPage(
 /** A cursor. */
 export const cursorAt = (epoch: Uint8Array, rev: Rev): Cursor =>
   create(CursorSchema, { epoch, revision: BigInt(rev) });
-
-/** Data planes of many resources, each looked up once a list. */
-export class Places {
-  readonly #reader: Reader;
-  readonly #rev: Rev;
-  readonly #uids = new Map<string, string | undefined>();
-
-  constructor(reader: Reader, rev: Rev) {
-    this.#reader = reader;
-    this.#rev = rev;
-  }
-
-  /** uid of the data plane that `record` lives in. */
-  async uidOf(record: Resource): Promise<string | undefined> {
-    if (record.$typeName === "moorage.hub.v1.DataPlane") return record.uid;
-    const by =
-      record.$typeName === "moorage.hub.v1.Tenant"
-        ? (record.spec?.dataPlane ?? "")
-        : record.name.split("/").slice(0, 2).join("/");
-    if (!this.#uids.has(by))
-      this.#uids.set(by, (await this.#reader.placeOf(record, this.#rev)).dataPlane?.value.uid);
-    return this.#uids.get(by);
-  }
-}

@@ -6,6 +6,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
+import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
 import {
   StoredCredentialsSchema,
   StoredLinkSchema,
@@ -27,9 +28,18 @@ export interface Found<T> {
   modRev: Rev;
 }
 
+/** Parts of a view that were read already. */
+export interface Known {
+  dataPlaneUid?: string | undefined;
+  status?: KV | undefined;
+  link?: Found<StoredLink> | undefined;
+}
+
 /** Reads as of `rev` (the head when undefined). */
 export class Reader {
   readonly #store: Store;
+  #statuses: { rev: Rev; byUid: WeakRef<ReadonlyMap<string, KV>> } | undefined;
+
   constructor(store: Store) {
     this.#store = store;
   }
@@ -74,21 +84,22 @@ export class Reader {
     return { dataPlane, tenant };
   }
 
-  /** All that the view of a record depends on, as of `rev`. `place` avoids reading it again. */
-  async stored(
-    found: Found<Resource>,
-    rev: Rev | undefined,
-    place?: { dataPlaneUid: string | undefined },
-  ): Promise<Stored> {
+  /** All that the view of a record depends on, as of `rev`. What `known` holds is not read again. */
+  async stored(found: Found<Resource>, rev: Rev | undefined, known: Known = {}): Promise<Stored> {
     const record = found.value;
     const dataPlaneUid =
-      place === undefined ? (await this.placeOf(record, rev)).dataPlane?.value.uid : place.dataPlaneUid;
-    const statusKv = await this.kv(statusKey(record.uid), rev);
-    const linkKv = dataPlaneUid === undefined ? undefined : await this.kv(linkKey(dataPlaneUid), rev);
+      "dataPlaneUid" in known ? known.dataPlaneUid : (await this.placeOf(record, rev)).dataPlane?.value.uid;
+    const statusKv = "status" in known ? known.status : await this.kv(statusKey(record.uid), rev);
+    const link =
+      "link" in known
+        ? known.link
+        : dataPlaneUid === undefined
+          ? undefined
+          : await this.link(dataPlaneUid, rev);
     const stored: Stored = {
       record,
       status: statusKv === undefined ? undefined : fromBinary(StoredStatusSchema, statusKv.value),
-      link: linkKv === undefined ? undefined : fromBinary(StoredLinkSchema, linkKv.value),
+      link: link?.value,
       revision: Math.max(found.modRev, statusKv?.modRev ?? 0),
     };
     if (record.$typeName !== "moorage.hub.v1.DataPlane") return stored;
@@ -99,8 +110,29 @@ export class Reader {
         ? {}
         : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
       tenants: (await this.tenantsOf(record.name, rev)).length,
-      revision: Math.max(stored.revision, linkKv?.modRev ?? 0, credentialsKv?.modRev ?? 0),
+      revision: Math.max(stored.revision, link?.modRev ?? 0, credentialsKv?.modRev ?? 0),
     };
+  }
+
+  /** A data plane's link. */
+  async link(dataPlaneUid: string, rev?: Rev): Promise<Found<StoredLink> | undefined> {
+    const kv = await this.kv(linkKey(dataPlaneUid), rev);
+    return kv === undefined
+      ? undefined
+      : { value: fromBinary(StoredLinkSchema, kv.value), modRev: kv.modRev };
+  }
+
+  /**
+   * The statuses of all resources, by uid. The pages of one list ask for the same revision again and
+   * again; the newest answer is kept for them as long as memory is not needed.
+   */
+  async statuses(rev: Rev): Promise<ReadonlyMap<string, KV>> {
+    const kept = this.#statuses?.rev === rev ? this.#statuses.byUid.deref() : undefined;
+    if (kept !== undefined) return kept;
+    const { kvs } = await this.#store.range({ ...prefix(prefixes.status), rev });
+    const byUid = new Map(kvs.map((kv) => [keyText(kv.key).slice(prefixes.status.length), kv]));
+    this.#statuses = { rev, byUid: new WeakRef(byUid) };
+    return byUid;
   }
 
   /** The names of the tenants placed in a data plane, in order. */

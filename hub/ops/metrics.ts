@@ -6,8 +6,8 @@ import type { Metrics } from "@moorage/shared/metrics";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { statusOf } from "./status-of.ts";
 import type { Kind } from "../core/keys.ts";
-import { view } from "../core/views.ts";
-import { Places } from "../api/lists.ts";
+import { viewInto } from "../core/views.ts";
+import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
 import type { Store } from "../store/store.ts";
 import type { Sync } from "../sync/sync.ts";
@@ -43,14 +43,12 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; r
     async collect(g) {
       g.reset();
       const { rev } = await from.store.status();
-      const places = new Places(from.reader, rev);
+      const snapshot = new Snapshot(from.reader, rev);
+      await snapshot.readStatuses();
       const counts = new Map<string, number>();
       for (const kind of kinds) {
         for (const found of await from.reader.all(kind, rev)) {
-          const resource = view(
-            await from.reader.stored(found, rev, { dataPlaneUid: await places.uidOf(found.value) }),
-            View.FULL,
-          );
+          const resource = viewInto(found.value, await snapshot.stored(found), View.FULL);
           for (const condition of statusOf(kind)) {
             const status = resource.status?.conditions.find((c) => c.type === condition)?.status ?? "Unknown";
             const key = `${kind}/${condition}/${status}`;
