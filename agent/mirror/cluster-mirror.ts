@@ -6,43 +6,25 @@
  * are taken in at once, so nothing waits for the watch to tell what is known already.
  */
 import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import type { Clock } from "@moorage/shared/clock";
-import { mergeConditions } from "@moorage/shared/conditions/conditions";
 import { API_VERSION, REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
-import type { Logger } from "@moorage/shared/log";
-import type { Rng } from "@moorage/shared/rng";
 import type { Service } from "@moorage/shared/service";
 import { isAbort } from "@moorage/shared/service";
-import type { AgentSession, KubeClient } from "../kube/client.ts";
-import { isNotFound } from "../kube/errors.ts";
+import type { AgentSession } from "../kube/client.ts";
 import { equalJson } from "../kube/json.ts";
 import type { KubeObject } from "../kube/object.ts";
 import { compareResourceVersions } from "../kube/object.ts";
 import type { Reflector } from "../kube/reflector.ts";
 import { createReflector } from "../kube/reflector.ts";
+import { homeGoes, refusedConditions } from "./local-origin.ts";
+import type { MirrorDeps } from "./deps.ts";
 import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
 import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
 import { equalCursor, goneStatus, neverAccepted, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
-import type { SyncPosition, SyncState } from "./sync-state.ts";
+import type { SyncPosition } from "./sync-state.ts";
 import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
-
-/** What the mirror is made of. */
-export interface MirrorDeps {
-  kube: KubeClient;
-  namespace: string;
-  clock: Clock;
-  rng: Rng;
-  log: Logger;
-  /** Loaded already. */
-  state: SyncState;
-  /** False while another agent may hold the Lease. */
-  mayWrite(): boolean;
-  /** Whether a hub is to be told of completed removals; without one they end at once. */
-  hasHub: boolean;
-}
 
 /** See the module's text. Runs its watches until the signal aborts. */
 export class ClusterMirror implements Mirror, SyncStore, Service {
@@ -400,7 +382,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       if (!has) await this.#setFinalizer(entry, true);
       return;
     }
-    if (!has || !(await this.#homeGoes(entry.record.kind))) return;
+    if (!has || !(await homeGoes(this.#session, this.#deps.namespace, entry.record.kind))) return;
     this.#deps.log.warn("agent is being uninstalled, the workload stays", { name: entry.record.name });
     await this.#setFinalizer(entry, false);
     this.#drop(entry);
@@ -408,36 +390,9 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   /** Tells people, on the resource that they wrote, why nothing is done about it. */
   async #refuseLocal(entry: Entry, message: string): Promise<void> {
-    const old = entry.record.status?.conditions ?? [];
-    const stated = {
-      type: "Ready",
-      status: "False" as const,
-      reason: "Malformed",
-      message,
-      observedGeneration: entry.record.generation,
-    };
-    const conditions = mergeConditions(old, [stated], this.#deps.clock.now());
-    if (conditions !== old)
+    const conditions = refusedConditions(entry, message, this.#deps.clock.now());
+    if (conditions !== undefined)
       await this.#patchStatus(entry, { observedGeneration: entry.record.generation, conditions }, false);
-  }
-
-  /** Whether our namespace or the definition of `kind` is being deleted: then no deletion in it is an order. */
-  async #homeGoes(kind: MirrorKind): Promise<boolean> {
-    const plural = `${kind.toLowerCase()}s.moorage.dev`;
-    const refs = [
-      { apiVersion: "v1", kind: "Namespace", name: this.#deps.namespace },
-      { apiVersion: "apiextensions.k8s.io/v1", kind: "CustomResourceDefinition", name: plural },
-    ];
-    for (const ref of refs) {
-      try {
-        const object = await this.#session.get(ref, { metadataOnly: true });
-        if (object.metadata.deletionTimestamp !== undefined) return true;
-      } catch (thrown) {
-        if (isNotFound(thrown)) continue;
-        throw thrown;
-      }
-    }
-    return false;
   }
 
   async #setFinalizer(entry: Entry, on: boolean): Promise<void> {
