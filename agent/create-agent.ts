@@ -209,7 +209,9 @@ export function createAgent(options: AgentOptions): Agent {
       clock,
       rng,
       log,
-      ...(metrics === undefined ? {} : { metrics: (kind: string) => metrics.loop(kind.toLowerCase()) }),
+      ...(metrics === undefined
+        ? {}
+        : { metrics: (kind: string) => metrics.loop(kind.toLowerCase()), applied: metrics.applied }),
     });
     const parts: LeadingParts = { kube, namespace, mirror, inventory, link, term, leaseHeld };
     leading = parts;

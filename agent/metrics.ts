@@ -1,4 +1,6 @@
 /** The agent's metrics (docs: metering-and-billing, section 6.2 of the design); collected on scrape. */
+import type { ApplyResult } from "./apply/apply-set.ts";
+import type { ObjectAction } from "./apply/types.ts";
 import type { LoopMetrics } from "./control/loop.ts";
 import { OUTCOME_KINDS } from "./control/outcome.ts";
 import type { Metrics } from "@moorage/shared/metrics";
@@ -16,6 +18,52 @@ export interface MetricSources {
 export interface AgentMetrics {
   streamEnded(reason: string): void;
   loop(controller: string): LoopMetrics;
+  /** One run of the apply engine ended. */
+  applied(result: ApplyResult): void;
+}
+
+/** Kinds that get a label of their own; names of all others come from bundles and count as `other`. */
+const labelledKinds = [
+  "ConfigMap",
+  "CronJob",
+  "DaemonSet",
+  "Deployment",
+  "HorizontalPodAutoscaler",
+  "Ingress",
+  "Job",
+  "LimitRange",
+  "Namespace",
+  "NetworkPolicy",
+  "PersistentVolumeClaim",
+  "ResourceQuota",
+  "RoleBinding",
+  "Secret",
+  "Service",
+  "ServiceAccount",
+  "StatefulSet",
+];
+
+const applyResults = ["created", "configured", "unchanged", "conflict", "failed"] as const;
+
+/** An action in the words of apply_total; undefined for one that made no decision about the object. */
+function applyResult(action: ObjectAction): (typeof applyResults)[number] | undefined {
+  switch (action) {
+    case "Created":
+      return "created";
+    case "Configured":
+      return "configured";
+    case "Confirmed":
+    case "Unchanged":
+      return "unchanged";
+    case "Conflict":
+      return "conflict";
+    case "Stalled":
+    case "Retry":
+      return "failed";
+    case "Skipped":
+    case "Waiting":
+      return undefined;
+  }
 }
 
 /** Declares all of them in `metrics`. */
@@ -95,9 +143,34 @@ export function declareAgentMetrics(metrics: Metrics, sources: MetricSources): A
     help: "Keys under way",
     labels: { name: controllers },
   });
+  const applies = metrics.counter({
+    name: "moorage_agent_apply_total",
+    help: "Objects by what their turn in a run came to",
+    labels: { kind: labelledKinds, result: applyResults },
+  });
+  const drifts = metrics.counter({
+    name: "moorage_agent_drift_corrected_total",
+    help: "Objects that others changed and that were repaired",
+    labels: { kind: labelledKinds },
+  });
+  const pruneResults = ["deleted", "deleting", "kept", "abandoned", "recreated", "failed"];
+  const prunes = metrics.counter({
+    name: "moorage_agent_prune_total",
+    help: "Objects that left the desired set, by what became of them",
+    labels: { result: pruneResults },
+  });
+  for (const result of pruneResults) prunes.inc({ result }, 0);
   for (const controller of controllers)
     for (const result of results) reconciles.inc({ controller, result }, 0);
   return {
+    applied(result) {
+      for (const o of result.objects) {
+        const outcome = applyResult(o.action);
+        if (outcome !== undefined) applies.inc({ kind: o.id.kind, result: outcome });
+        if (o.drift && outcome === "configured") drifts.inc({ kind: o.id.kind });
+      }
+      for (const p of result.pruned) prunes.inc({ result: p.action.toLowerCase() });
+    },
     streamEnded: (reason) => reconnects.inc({ reason }),
     loop: (controller) => ({
       reconciled(outcome, tookMs, waitedMs) {

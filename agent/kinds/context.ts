@@ -4,6 +4,7 @@
  */
 import type { Clock } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
+import type { ApplyResult } from "../apply/apply-set.ts";
 import type { FightLog } from "../apply/fights.ts";
 import type { KubeClient } from "../kube/client.ts";
 import type { Outcome } from "../control/outcome.ts";
@@ -26,6 +27,8 @@ export interface KindContext {
   mirror: Mirror;
   live: LiveObjects;
   inventory: InventoryStore;
+  /** Told of every run of the apply engine, for metrics. */
+  applied(result: ApplyResult): void;
   /** Who keeps undoing our repairs, over all records. */
   fights: FightLog;
   clock: Clock;

@@ -15,6 +15,7 @@ import type { Clock } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { Service } from "@moorage/shared/service";
+import type { ApplyResult } from "../apply/apply-set.ts";
 import { createFightLog } from "../apply/fights.ts";
 import { APPLICATION_LABEL } from "../apply/labels.ts";
 import { createLoop } from "../control/loop.ts";
@@ -41,7 +42,9 @@ const workers = { Tenant: 4, Application: 8 } as const;
 /** What the wiring needs beside the kinds' own context. */
 export interface ControllersDeps {
   /** The context without what is made here. */
-  context: Omit<KindContext, "mirror" | "fights">;
+  context: Omit<KindContext, "mirror" | "fights" | "applied">;
+  /** Told of every run of the apply engine. */
+  applied?: (result: ApplyResult) => void;
   mirror: Mirror;
   bundles: BundleStore;
   clock: Clock;
@@ -63,6 +66,7 @@ export function createControllers(
     ...deps.context,
     mirror,
     fights: createFightLog(() => deps.clock.monotonicMs()),
+    applied: (result) => deps.applied?.(result),
   };
 
   const add = (record: MirrorRecord, priority: Priority): void => {

@@ -17,7 +17,7 @@ export function syncCounts(metrics: Metrics | undefined): SyncCounts {
     return { opened: nothing, closed: nothing, resumed: nothing, sent: nothing, statusWritten: nothing };
   }
   let open = 0;
-  const streams = metrics.gauge({ name: "moorage_hub_agent_streams", help: "Agent streams that are up" });
+  const streams = metrics.gauge({ name: "moorage_hub_streams_connected", help: "Agent streams that are up" });
   const resumes = metrics.counter({
     name: "moorage_hub_sync_resumes_total",
     help: "Agent streams opened, by the mode of their first part",

@@ -198,7 +198,7 @@ describe("a data plane with a hub", () => {
     await until(
       "the agent is connected again",
       async () =>
-        (await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_agent_streams")) === 1,
+        (await metric(`http://127.0.0.1:${hub.ports.ops}/metrics`, "moorage_hub_streams_connected")) === 1,
     );
     await ready(name);
     expect(

@@ -232,7 +232,7 @@ async function demo(env: Env, cleanup: (() => Promise<unknown>)[]): Promise<void
   await step("The agent is connected", () =>
     until(
       "the agent did not come back",
-      async () => / 1$/m.test(metricLine(await hubMetrics(hub), "moorage_hub_agent_streams")),
+      async () => / 1$/m.test(metricLine(await hubMetrics(hub), "moorage_hub_streams_connected")),
       60_000,
     ),
   );

@@ -192,7 +192,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     }
     await context.live.ensure(kinds.values());
     const session = context.kube.asServiceAccount(place.account);
-    return applySet({
+    const result = await applySet({
       applier: { scope: place.tenant === undefined ? "DataPlane" : "Tenant", session },
       discovery: context.kube.discovery,
       live: await context.live.viewAs(session, inventory),
@@ -216,6 +216,8 @@ export function applicationController(context: KindContext, bundles: BundleStore
       policy: use.policy,
       fights: context.fights,
     });
+    context.applied(result);
+    return result;
   }
 
   function placeOf(record: MirrorRecord, body: ApplicationBody): Place {

@@ -95,7 +95,7 @@ export function tenantController(context: KindContext): KindController {
     const id = tenantId(record.name);
     const session = context.kube.asAgent();
     const inventory = context.inventory.entries(record.uid);
-    return applySet({
+    const result = await applySet({
       applier: { scope: "DataPlane", session },
       discovery: context.kube.discovery,
       live: await context.live.viewAs(session, inventory),
@@ -120,6 +120,8 @@ export function tenantController(context: KindContext): KindController {
       policy: { adoption: "AdoptAll", drift: "Correct", baseline: true },
       fights: context.fights,
     });
+    context.applied(result);
+    return result;
   }
 
   /** Namespace of another tenant in this data plane, if it is here and stays. */
