@@ -93,11 +93,14 @@ async function* follow(
     signal: at.signal,
   })) {
     if (batch.kind === "compacted") throw compacted(`revisions up to ${batch.compactRev} were compacted`);
+    const bookmark = () => {
+      if (deps.clock.monotonicMs() - marked < bookmarkMs) return undefined;
+      marked = deps.clock.monotonicMs();
+      return { kind: "bookmark" as const, cursor: cursorAt(at.epoch, batch.rev) };
+    };
     if (batch.kind === "progress") {
-      if (deps.clock.monotonicMs() - marked >= bookmarkMs) {
-        marked = deps.clock.monotonicMs();
-        yield { kind: "bookmark", cursor: cursorAt(at.epoch, batch.rev) };
-      }
+      const mark = bookmark();
+      if (mark !== undefined) yield mark;
       continue;
     }
     const changes: { type: ChangeType; resource: Resource }[] = [];
@@ -112,6 +115,12 @@ async function* follow(
       });
       if (change !== undefined) changes.push(change);
     }
+    if (changes.length === 0) {
+      // The log goes on without this watch's resources: its reader's position should, too.
+      const mark = bookmark();
+      if (mark !== undefined) yield mark;
+      continue;
+    }
     for (const [i, change] of changes.entries()) {
       yield {
         kind: "change",
@@ -119,6 +128,7 @@ async function* follow(
         cursor: i === changes.length - 1 ? cursorAt(at.epoch, batch.rev) : undefined,
       };
     }
+    marked = deps.clock.monotonicMs();
   }
 }
 
