@@ -5,8 +5,8 @@ import * as x509 from "@peculiar/x509";
 import { systemClock } from "@moorage/shared/clock";
 
 const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
-/** Longer than any test run, shorter than anybody should trust a test CA. */
-const lifetimeMs = 24 * 3_600_000;
+/** `make cluster-up` leaves a cluster to play with: a month is longer than anybody does. */
+const lifetimeMs = 30 * 24 * 3_600_000;
 const backdateMs = 600_000;
 
 /** A certificate with its key, PEM. */

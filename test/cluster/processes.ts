@@ -11,6 +11,7 @@ import {
   openSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -72,25 +73,30 @@ function signalGroup(pid: number, signal: NodeJS.Signals): void {
 /** Ends what the pid files below `root` name, when the process still runs that very program. */
 export function endStale(root: string): number {
   let ended = 0;
-  if (!existsSync(root)) return ended;
-  for (const cluster of readdirSync(root)) {
+  for (const cluster of readdirOrEmpty(root)) {
     const dir = join(root, cluster);
     const owner = Number(readOrEmpty(join(dir, "owner")));
-    if (owner > 0 && existsSync(`/proc/${owner}`)) continue;
+    if (cluster.endsWith(".new") || (owner > 0 && existsSync(`/proc/${owner}`))) continue;
     for (const file of readdirOrEmpty(dir).filter((f) => f.endsWith(".pid"))) {
-      const { pid, program } = JSON.parse(readOrEmpty(join(dir, file)) || "{}") as {
-        pid?: number;
-        program?: string;
-      };
-      if (pid === undefined || program === undefined) continue;
-      if (readOrEmpty(`/proc/${pid}/cmdline`).split("\0")[0] === program) {
-        signalGroup(pid, "SIGKILL");
-        ended++;
-      }
+      const named = readPid(join(dir, file));
+      if (named === undefined) continue;
+      if (readOrEmpty(`/proc/${named.pid}/cmdline`).split("\0")[0] !== named.program) continue;
+      signalGroup(named.pid, "SIGKILL");
+      ended++;
     }
     rmSync(dir, { recursive: true, force: true });
   }
   return ended;
+}
+
+/** What a pid file names; undefined when it was torn by a crash or names no process of ours. */
+export function readPid(file: string): { pid: number; program: string } | undefined {
+  try {
+    const { pid, program } = JSON.parse(readOrEmpty(file)) as { pid?: unknown; program?: unknown };
+    return typeof pid === "number" && pid > 1 && typeof program === "string" ? { pid, program } : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 const readOrEmpty = (path: string): string => {
@@ -136,6 +142,9 @@ export async function until(what: string, check: () => Promise<boolean>, timeout
 
 /** Makes `dir` and marks it as this process's. */
 export function ownDir(dir: string, owner = process.pid): void {
-  mkdirSync(dir, { recursive: true });
-  writeFileSync(join(dir, "owner"), String(owner));
+  // Made aside: a folder without an owner would be taken for a dead one's.
+  const aside = `${dir}.${process.pid}.new`;
+  mkdirSync(aside, { recursive: true, mode: 0o700 });
+  writeFileSync(join(aside, "owner"), String(owner));
+  renameSync(aside, dir);
 }

@@ -6,7 +6,7 @@
 import { execFile } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
-import { tmpdir } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -75,12 +75,14 @@ const controllers = [
   "ttl-after-finished",
 ].map((c) => `${c}-controller`);
 
-const clustersRoot = join(tmpdir(), "moorage-clusters");
+/** One folder for each user, closed to others: its pid files are believed. */
+const clustersRoot = join(tmpdir(), `moorage-clusters-${userInfo().uid}`);
 
 /** Starts a cluster; ready when the API server, the controllers and the default ServiceAccount are. */
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
   const tools = await resolveTools(clusterParts, options.log === undefined ? {} : { log: options.log });
   const tool = (name: string): string => tools[name] as string;
+  mkdirSync(clustersRoot, { recursive: true, mode: 0o700 });
   endStale(clustersRoot);
   const dir = options.dir ?? join(clustersRoot, Buffer.from(systemRng.bytes(6)).toString("hex"));
   ownDir(dir);
@@ -326,9 +328,4 @@ export function tail(path: string, lines = 15): string {
   } catch {
     return "";
   }
-}
-
-/** Makes a folder below the temporary one for a cluster that outlives this process. */
-export function makeDir(dir: string): void {
-  mkdirSync(dir, { recursive: true });
 }

@@ -13,6 +13,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { homedir } from "node:os";
@@ -65,8 +66,9 @@ export const clusterParts = [
 ];
 
 function cacheDir(env) {
+  // As in the shell's ${A:-B}: an empty variable counts as none.
   return join(
-    env.MOORAGE_CACHE_DIR ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "moorage"),
+    env.MOORAGE_CACHE_DIR || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "moorage"),
     "tools",
   );
 }
@@ -102,6 +104,9 @@ function key(part, go) {
   return hash.digest("hex").slice(0, 16);
 }
 
+/** A lock without an owner's pid is being made; after this time its maker is dead. */
+const LOCK_MAKING_MS = 10_000;
+
 /** Takes the build lock, waiting for another build; a lock whose process is gone is taken over. */
 async function locked(dir, log, fn) {
   const lock = join(dir, "lock");
@@ -112,17 +117,18 @@ async function locked(dir, log, fn) {
       break;
     } catch (error) {
       if (error.code !== "EEXIST") throw error;
-      let owner = 0;
-      try {
-        owner = Number(readFileSync(join(lock, "pid"), "utf8"));
-      } catch {
-        // The owner is between making the folder and writing its pid.
-      }
-      if (owner > 0 && !existsSync(`/proc/${owner}`) && process.platform === "linux") {
-        rmSync(lock, { recursive: true, force: true });
+      if (stale(lock)) {
+        // Renamed first: of two that see the same dead lock only one can take it away.
+        const aside = `${lock}.${process.pid}`;
+        try {
+          renameSync(lock, aside);
+          rmSync(aside, { recursive: true, force: true });
+        } catch (raced) {
+          if (raced.code !== "ENOENT") throw raced;
+        }
         continue;
       }
-      if (!told) log(`Another build is running (process ${owner}); waiting for it`);
+      if (!told) log("Another build is running; waiting for it");
       told = true;
       await new Promise((resolve) => setTimeout(resolve, 1_000));
     }
@@ -131,6 +137,29 @@ async function locked(dir, log, fn) {
     return await fn();
   } finally {
     rmSync(lock, { recursive: true, force: true });
+  }
+}
+
+function stale(lock) {
+  try {
+    const owner = Number(readFileSync(join(lock, "pid"), "utf8"));
+    if (owner > 0) return !alive(owner);
+  } catch {
+    // Between making the folder and writing the pid, or gone.
+  }
+  try {
+    return Date.now() - statSync(lock).mtimeMs > LOCK_MAKING_MS;
+  } catch {
+    return false;
+  }
+}
+
+function alive(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === "EPERM";
   }
 }
 
@@ -178,9 +207,11 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
   for (const part of wanted) {
     if (parts[part] === undefined)
       throw new Error(`Cannot find "${part}": unknown; known are ${Object.keys(parts).join(", ")}`);
-    const given = env.KUBEBUILDER_ASSETS === undefined ? "" : join(env.KUBEBUILDER_ASSETS, part);
-    if (given !== "" && executable(given)) {
-      found[part] = given;
+  }
+  const given = fromAssets(wanted, env, log);
+  for (const part of wanted) {
+    if (given[part] !== undefined) {
+      found[part] = given[part];
       continue;
     }
     go ??= goVersion(env) ?? null;
@@ -188,7 +219,11 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
     if (executable(path)) found[part] = path;
     else missing.push({ part, path });
   }
-  if (missing.length === 0) return found;
+  const goCache = join(dir, "go-build");
+  if (missing.length === 0) {
+    dropGoCache(env, { dir, goCache, found });
+    return found;
+  }
   if (go === null || go === undefined || go.major < 1 || (go.major === 1 && go.minor < 26)) {
     const names = missing.map((m) => m.part).join(", ");
     throw new Error(
@@ -197,7 +232,6 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
   }
   mkdirSync(dir, { recursive: true });
   await locked(dir, log, async () => {
-    const goCache = join(dir, "go-build");
     const started = Date.now();
     const minutes = () => `${((Date.now() - started) / 60_000).toFixed(1)} min`;
     for (const [i, { part, path }] of missing.entries()) {
@@ -212,12 +246,37 @@ export async function resolveTools(wanted, { env = process.env, log = () => {} }
       found[part] = await build(part, { to: path, env, goCache });
     }
     log(`Built ${missing.map((m) => m.part).join(", ")} in ${minutes()}`);
-    // The build cache is some 4 GB; the binaries are all that is needed from here on.
-    if (env.MOORAGE_KEEP_GOCACHE === undefined && clusterParts.every((p) => found[p] !== undefined)) {
-      rmSync(goCache, { recursive: true, force: true });
-    }
   });
+  dropGoCache(env, { dir, goCache, found });
   return found;
+}
+
+/** The build cache is some 4 GB; once a whole set is built, the binaries are all that is needed. */
+function dropGoCache(env, { dir, goCache, found }) {
+  if (env.MOORAGE_KEEP_GOCACHE || existsSync(join(dir, "lock"))) return;
+  if (clusterParts.every((p) => found[p] !== undefined)) rmSync(goCache, { recursive: true, force: true });
+}
+
+/** Programs that must not be newer than the API server: one set or the other, never a mixture. */
+const versioned = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/** What $KUBEBUILDER_ASSETS holds of the wanted programs; of the versioned ones all or none. */
+function fromAssets(wanted, env, log) {
+  if (!env.KUBEBUILDER_ASSETS) return {};
+  const given = {};
+  for (const part of wanted) {
+    const path = join(env.KUBEBUILDER_ASSETS, part);
+    if (executable(path)) given[part] = path;
+  }
+  const asked = versioned.filter((p) => wanted.includes(p));
+  const lacking = asked.filter((p) => given[p] === undefined);
+  if (lacking.length > 0 && lacking.length < asked.length) {
+    log(
+      `KUBEBUILDER_ASSETS lacks ${lacking.join(" and ")}: our own ${asked.join(", ")} (${kubernetesVersion}) are used together`,
+    );
+    for (const p of asked) delete given[p];
+  }
+  return given;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
