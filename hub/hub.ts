@@ -102,9 +102,9 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       dataDir: config.dataDir,
       trustDomain: config.trustDomain,
     });
-    const bootstrapSecret = await identity.apiKeys.bootstrap();
-    if (bootstrapSecret !== undefined)
-      await writeFile(join(config.dataDir, "admin.key"), `${bootstrapSecret}\n`, { mode: 0o600 });
+    const bootstrapSecret = await identity.apiKeys.bootstrap((secret) =>
+      writeFile(join(config.dataDir, "admin.key"), `${secret}\n`, { mode: 0o600 }),
+    );
     await writeFile(join(config.dataDir, "ca.pem"), identity.trustBundlePem);
     const sync = createSync({
       store,

@@ -58,10 +58,12 @@ export class StoredApiKeys implements ApiKeys {
   async create(
     request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
     by: Actor,
+    keep?: (secret: string) => Promise<void>,
   ): Promise<{ apiKey: ApiKey; secret: string }> {
     const { store, clock, rng } = this.#ctx;
     check(request, clock.now());
     const secret = newSecret("mk", rng);
+    await keep?.(secret);
     const hash = secretHash(secret);
     const apiKey = create(ApiKeySchema, {
       name: prefixes.apiKeys + request.id,
@@ -146,10 +148,10 @@ export class StoredApiKeys implements ApiKeys {
     return () => this.#listeners.delete(fn);
   }
 
-  async bootstrap(): Promise<string | undefined> {
+  async bootstrap(keep?: (secret: string) => Promise<void>): Promise<string | undefined> {
     if ((await this.list({ limit: 1 })).apiKeys.length > 0) return undefined;
     const request = { id: BOOTSTRAP, displayName: "First administrator", role: Role.ADMIN, scopes: [] };
-    return (await this.create(request, { actor: "hub" })).secret;
+    return (await this.create(request, { actor: "hub" }, keep)).secret;
   }
 
   /** Forgets what is in memory of keys that change, until `signal` aborts. */

@@ -70,8 +70,12 @@ export interface ApiKeys {
   authenticate(authorization: string | undefined): Promise<ApiPrincipal>;
   /** Calls `fn` with the actor of each key that was deleted or changed. */
   onChange(fn: (actor: string) => void): () => void;
-  /** Makes `apiKeys/bootstrap`, role ADMIN, when there is no key at all; answers its secret then. */
-  bootstrap(): Promise<string | undefined>;
+  /**
+   * Makes `apiKeys/bootstrap`, role ADMIN, when there is no key at all; answers its secret then. `keep`
+   * gets the secret before the key is committed: a crash between the two makes another one next time,
+   * and locks nobody out.
+   */
+  bootstrap(keep?: (secret: string) => Promise<void>): Promise<string | undefined>;
 }
 
 /** Keeps the authority's key. */
