@@ -98,6 +98,7 @@ export class Reader {
           : await this.link(dataPlaneUid, rev);
     const stored: Stored = {
       record,
+      recordRevision: found.modRev,
       status: statusKv === undefined ? undefined : fromBinary(StoredStatusSchema, statusKv.value),
       link: link?.value,
       revision: Math.max(found.modRev, statusKv?.modRev ?? 0),

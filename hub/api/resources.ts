@@ -214,7 +214,7 @@ export class Resources {
         answer: async (rev) =>
           view(
             {
-              ...(await this.#reader.stored({ value: record, modRev: rev }, committed(rev), {
+              ...(await this.#reader.stored(written(record, rev), committed(rev), {
                 dataPlaneUid,
               })),
               record,
@@ -420,7 +420,7 @@ export class Resources {
       resource: at.answered.value.name,
       answer: async (rev) => {
         if (at.atOnce) return answer;
-        const stored = await this.#reader.stored({ value: answer, modRev: rev }, committed(rev), {
+        const stored = await this.#reader.stored(written(answer, rev), committed(rev), {
           dataPlaneUid: at.dataPlaneUid,
         });
         return view({ ...stored, record: answer, revision: rev }, View.FULL);
@@ -453,6 +453,12 @@ const counts = (input: Resource): boolean =>
 
 /** The revision that an answer shows; one that is made before the commit, or without it, shows the head. */
 const committed = (rev: number): number | undefined => (rev === 0 ? undefined : rev);
+
+/** A record as it will be found; not yet committed it is newer than anything that an agent has judged. */
+const written = (value: Resource, rev: number): Found<Resource> => ({
+  value,
+  modRev: rev === 0 ? Number.MAX_SAFE_INTEGER : rev,
+});
 
 /** True when accepting the resource rests on what the others of its parent depend on. */
 const depends = (input: Resource): boolean =>

@@ -18,12 +18,15 @@ import type {
   StoredStatus,
 } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { truncateMessage } from "@moorage/shared/conditions/conditions";
 import type { Resource } from "./resources.ts";
 import { clone } from "./resources.ts";
 
 /** What is stored beside a record, as of one revision; `revision` is the newest change of any of them. */
 export interface Stored {
   record: Resource;
+  /** Revision of the record's own last write: the one that agents judge. */
+  recordRevision: number;
   status: StoredStatus | undefined;
   /** Of the data plane that the resource lives in. */
   link: StoredLink | undefined;
@@ -129,13 +132,16 @@ function isReconciling(record: Resource, conditions: readonly Condition[]): bool
 function agentConditions(stored: Stored, silent: boolean): Condition[] {
   const status = stored.status?.status;
   const { record } = stored;
-  let list = [...(status?.conditions ?? [])];
+  // What the hub knows better than the agent, an agent does not say.
+  const own = record.$typeName === "moorage.hub.v1.DataPlane" ? hubOwned : none;
+  let list = (status?.conditions ?? []).filter((c) => !own.has(c.type));
   const verdict = status?.verdict;
-  if (verdict?.state === Verdict_State.REJECTED) {
+  // A verdict on an older revision says nothing of this one, which may be the repair.
+  if (verdict?.state === Verdict_State.REJECTED && Number(verdict.revision) >= stored.recordRevision) {
     list = list.filter((c) => c.type !== "Ready" && c.type !== "Stalled" && c.type !== "Reconciling");
     const why = {
       status: "False",
-      reason: verdict.reason || "Rejected",
+      reason: camelCase.test(verdict.reason) ? verdict.reason : "Invalid",
       message: verdict.message,
       observedGeneration: record.generation,
     };
@@ -183,17 +189,21 @@ function agentConditions(stored: Stored, silent: boolean): Condition[] {
     );
 }
 
+const hubOwned: ReadonlySet<string> = new Set(["Connected", "CredentialsValid"]);
+const none: ReadonlySet<string> = new Set();
+const camelCase = /^[A-Z][A-Za-z0-9]*$/;
+
 /** Connected and CredentialsValid, from the stored link and the registered keys. */
 function hubConditions(stored: Stored): Condition[] {
   const { link, credentials, record } = stored;
   const observedGeneration = record.generation;
-  const none =
+  const unexpected =
     record.$typeName === "moorage.hub.v1.DataPlane" && record.spec?.connectivity === Connectivity.NONE;
   const at = link?.transitionTime ?? record.createTime;
   const connected = (status: string, reason: string, message: string) =>
     condition({ type: "Connected", status, reason, message, observedGeneration }, at);
   const out: Condition[] = [];
-  if (none) out.push(connected("Unknown", "NotExpected", "spec.connectivity is NONE"));
+  if (unexpected) out.push(connected("Unknown", "NotExpected", "spec.connectivity is NONE"));
   else if (link === undefined || link.state === LinkState.UNSPECIFIED) {
     out.push(
       connected(
@@ -239,7 +249,7 @@ function condition(
 ): Condition {
   return create(ConditionSchema, {
     ...c,
-    message: c.message.slice(0, 1_000),
+    message: truncateMessage(c.message.replace(/\s*[\r\n]+\s*/g, " ")),
     ...(lastTransitionTime === undefined ? {} : { lastTransitionTime }),
   });
 }
