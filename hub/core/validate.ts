@@ -227,10 +227,11 @@ function checkApplication(name: string, spec: ApplicationSpec, report: Report): 
   });
 }
 
-function depth(value: JsonValue, at = 0): number {
-  if (value === null || typeof value !== "object" || at > limits.jsonDepth) return at;
-  let deepest = at;
-  for (const v of Object.values(value)) deepest = Math.max(deepest, depth(v as JsonValue, at + 1));
+/** Levels of objects and arrays, as shared/yaml.ts counts them; stops counting beyond the limit. */
+function depth(value: JsonValue, above = 0): number {
+  if (value === null || typeof value !== "object" || above > limits.jsonDepth) return above;
+  let deepest = above + 1;
+  for (const v of Object.values(value)) deepest = Math.max(deepest, depth(v as JsonValue, above + 1));
   return deepest;
 }
 

@@ -109,7 +109,10 @@ function checkFiles(files: BundleFiles): void {
  */
 export function openBundle(files: BundleFiles): Bundle {
   checkFiles(files);
-  const manifest: unknown = parseYaml(textOf(files, bundleFile), { name: bundleFile });
+  const manifest: unknown = parseYaml(textOf(files, bundleFile), {
+    name: bundleFile,
+    maxBytes: limits.bundleFileBytes,
+  });
   if (!validate(manifest)) throw violations(validate.errors, bundleFile);
   if (manifest.format !== "Plain") {
     throw refuseBundle(
