@@ -31,6 +31,10 @@ export async function main(argv: readonly string[]): Promise<number> {
     return 2;
   }
   const log = createLogger({ level: config.logLevel, format: config.logFormat });
+  // Before anything says that the hub is ready: whoever reads that may stop it at once. A second signal kills.
+  const signalled = new Promise<"signal">((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve("signal"));
+  });
   let hub;
   try {
     hub = await startHub(config, { clock: systemClock, rng: systemRng, log });
@@ -51,10 +55,11 @@ export async function main(argv: readonly string[]): Promise<number> {
     dataDir: config.dataDir,
     firstKey: hub.bootstrapSecret === undefined ? undefined : `${config.dataDir}/admin.key`,
   });
-  const signalled = new Promise<"signal">((resolve) => {
-    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve("signal"));
+  const failed = hub.failed.catch((error: unknown) => {
+    log.error("hub failed", { error });
+    return "failure" as const;
   });
-  const ended = await Promise.race([signalled, hub.failed.catch(() => "failed" as const)]);
+  const ended = await Promise.race([signalled, failed]);
   log.info("hub stops", { because: ended });
   await hub.stop();
   return ended === "signal" ? 0 : 1;
