@@ -4,6 +4,7 @@
  * second run, also after a kill -9, ends what the first one left and starts anew.
  */
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -27,6 +28,8 @@ type Env = Readonly<Record<string, string | undefined>>;
 interface Place extends WorldCluster {
   kubeconfig: string;
   context: string | undefined;
+  /** Where the hub of this cluster keeps its data: a cluster that outlives a run needs the same hub again. */
+  hubDir: string;
   stop(): Promise<void>;
 }
 
@@ -95,7 +98,7 @@ async function place(env: Env): Promise<Place> {
     const cluster = await step("Kubernetes API on this machine (a stand-in plays the kubelet)", () =>
       startCluster({ dir: join(state, "cluster", "main"), fsync: true }),
     );
-    return { ...cluster, context: undefined };
+    return { ...cluster, context: undefined, hubDir: state };
   }
   // A cluster that was named: by file, by context, or both.
   const tools = await resolveTools(["kubectl"]);
@@ -111,6 +114,14 @@ async function place(env: Env): Promise<Place> {
     apiUrl: cluster["server"] ?? "",
     kubeconfig: file,
     context,
+    hubDir: join(
+      root,
+      ".moorage",
+      `hub-${createHash("sha256")
+        .update(cluster["server"] ?? "")
+        .digest("hex")
+        .slice(0, 12)}`,
+    ),
     kubectl,
     kubeconfigWithToken(name, token) {
       const path = join(state, `${name}.kubeconfig`);
@@ -134,7 +145,7 @@ async function demo(env: Env, cleanup: (() => Promise<unknown>)[]): Promise<void
   const cluster = await place(env);
   cleanup.push(() => cluster.stop());
   const hub = await step("Hub on its embedded store", () =>
-    startHubProcess(state, [
+    startHubProcess(cluster.hubDir, [
       "--heartbeat-interval",
       "5s",
       "--reconnect-spread",

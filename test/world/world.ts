@@ -14,6 +14,7 @@ import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import { loadBundle } from "@moorage/shared/bundle/load";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import { systemClock } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
 import { apiLimits } from "@moorage/shared/grpc/options";
 import type { Client, Link } from "@moorage/shared/grpc/types";
@@ -134,11 +135,14 @@ export async function installAgent(on: {
   cluster: WorldCluster;
   dir: string;
   dataPlane: string;
-  create?: boolean;
 }): Promise<AgentProcess> {
   const { hub, cluster, dir, dataPlane } = on;
-  if (on.create !== false)
-    await hub.api.dataPlanes.createDataPlane({ dataPlaneId: dataPlane, dataPlane: { spec: {} } });
+  await hub.api.dataPlanes
+    .createDataPlane({ dataPlaneId: dataPlane, dataPlane: { spec: {} } })
+    .catch((error: unknown) => {
+      // A second run against a cluster that is still there finds its data plane again.
+      if (!(error instanceof MoorageError) || error.code !== Code.ALREADY_EXISTS) throw error;
+    });
   const join_ = await hub.api.joinTokens.createJoinToken({ parent: `dataPlanes/${dataPlane}` });
   const manifest = installManifest({
     namespace: agentNamespace,
