@@ -133,7 +133,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       agentAddress: host(servers.all.agent.address),
       enrolmentAddress: host(servers.all.enrolment.address),
     };
-    hubMetrics(metrics, { store, sync, reader: api.reader });
+    hubMetrics(metrics, { store, reader: api.reader });
     const ops = await startOpsServer({
       address: config.opsAddress,
       option: "--ops-address",

@@ -1,26 +1,40 @@
 /** The hub's metrics, beside those that sync counts itself; names as in docs/reference/metrics.md. */
+import { readFileSync } from "node:fs";
+import { fromBinary } from "@bufbuild/protobuf";
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { codeName } from "@moorage/shared/errors";
 import type { CallReport } from "@moorage/shared/grpc/server";
 import type { Logger } from "@moorage/shared/log";
 import type { Metrics } from "@moorage/shared/metrics";
+import {
+  LinkState,
+  StoredCredentialsSchema,
+  StoredLinkSchema,
+} from "@moorage/proto/moorage/internal/v1/record_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { statusOf } from "./status-of.ts";
 import type { Kind } from "../core/keys.ts";
+import { prefixes } from "../core/keys.ts";
 import { viewInto } from "../core/views.ts";
 import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
-import type { Store } from "../store/store.ts";
-import type { Sync } from "../sync/sync.ts";
+import { prefix } from "../store/bytes.ts";
+import type { Rev, Store } from "../store/store.ts";
+
+const manifest = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+/** The hub's own version. */
+const { version } = JSON.parse(manifest) as { version: string };
 
 const kinds: readonly Kind[] = ["DataPlane", "Tenant", "Application"];
 
 /** Gauges that are read at each scrape. */
-export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; reader: Reader }): void {
+export function hubMetrics(metrics: Metrics, from: { store: Store; reader: Reader }): void {
+  let counted: Rev | undefined;
   metrics.gauge({
     name: "moorage_build_info",
     help: "1, with the versions that run",
     labels: { version: "open", node_version: "open" },
-    collect: (g) => g.set(1, { version: "0.1.0", node_version: process.versions.node }),
+    collect: (g) => g.set(1, { version, node_version: process.versions.node }),
   });
   metrics.gauge({
     name: "moorage_hub_store_revision",
@@ -40,46 +54,82 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; sync: Sync; r
       condition: ["Ready", "Connected", "IsolationEnforced", "Healthy"],
       status: ["True", "False", "Unknown"],
     },
-    async collect(g) {
-      g.reset();
+    collect: async (g) => {
       const { rev } = await from.store.status();
-      const snapshot = new Snapshot(from.reader, rev);
-      await snapshot.readStatuses();
-      const counts = new Map<string, number>();
-      for (const kind of kinds) {
-        for (const found of await from.reader.all(kind, rev)) {
-          const resource = viewInto(found.value, await snapshot.stored(found), View.FULL);
-          for (const condition of statusOf(kind)) {
-            const status = resource.status?.conditions.find((c) => c.type === condition)?.status ?? "Unknown";
-            const key = `${kind}/${condition}/${status}`;
-            counts.set(key, (counts.get(key) ?? 0) + 1);
-          }
-        }
-      }
+      // Counting reads everything; a store that did not change is not counted again.
+      if (rev === counted) return;
+      const counts = await countEntities(from.reader, rev);
+      counted = rev;
+      g.reset();
       for (const [key, n] of counts) {
         const [kind = "", condition = "", status = ""] = key.split("/");
         g.set(n, { kind, condition, status });
       }
     },
   });
+  metrics.gauge({
+    name: "moorage_hub_data_planes_stale",
+    help: "Data planes whose agent was connected once and is not now",
+    collect: async (g) => {
+      const links = (await from.store.range(prefix(prefixes.links))).kvs;
+      const stale: LinkState[] = [LinkState.DISCONNECTED, LinkState.SILENT];
+      g.set(links.filter((kv) => stale.includes(fromBinary(StoredLinkSchema, kv.value).state)).length);
+    },
+  });
+  metrics.gauge({
+    name: "moorage_hub_client_certificate_earliest_expiry_timestamp_seconds",
+    help: "When the first of the agents' newest certificates runs out; 0 without any",
+    collect: async (g) => {
+      const all = (await from.store.range(prefix(prefixes.credentials))).kvs;
+      const ends = all
+        .flatMap((kv) => fromBinary(StoredCredentialsSchema, kv.value).keys)
+        .flatMap((k) => (k.notAfter === undefined ? [] : [timestampMs(k.notAfter)]));
+      g.set(ends.length === 0 ? 0 : ends.reduce((a, b) => Math.min(a, b)) / 1_000);
+    },
+  });
 }
+
+/** Resources by `kind/condition/status`. */
+async function countEntities(reader: Reader, rev: Rev): Promise<Map<string, number>> {
+  const snapshot = new Snapshot(reader, rev);
+  await snapshot.readStatuses();
+  const counts = new Map<string, number>();
+  for (const kind of kinds) {
+    for (const found of await reader.all(kind, rev)) {
+      const resource = viewInto(found.value, await snapshot.stored(found), View.FULL);
+      for (const condition of statusOf(kind)) {
+        const status = resource.status?.conditions.find((c) => c.type === condition)?.status ?? "Unknown";
+        const key = `${kind}/${condition}/${status}`;
+        counts.set(key, (counts.get(key) ?? 0) + 1);
+      }
+    }
+  }
+  return counts;
+}
+
+/** As the ecosystem's dashboards spell them, which is as the descriptors do. */
+const grpcTypes = ["unary", "client_streaming", "server_streaming", "bidi_streaming"] as const;
 
 /** Counts each call and logs what went wrong inside; the caller's own mistakes are not logged. */
 export function callMetrics(metrics: Metrics, log: Logger): (report: CallReport) => void {
-  const labels = { grpc_service: "open", grpc_method: "open", grpc_code: "open" } as const;
+  const call = { grpc_type: grpcTypes, grpc_service: "open", grpc_method: "open" } as const;
   const handled = metrics.counter({
     name: "grpc_server_handled_total",
     help: "Calls that ended, by status",
-    labels,
+    labels: { ...call, grpc_code: "open" },
   });
   const seconds = metrics.histogram({
     name: "grpc_server_handling_seconds",
     help: "Time from the start of a call to its end",
-    labels: { grpc_service: "open", grpc_method: "open" },
+    labels: call,
     buckets: "operationSeconds",
   });
   return ({ method, ctx, durationMs, error }) => {
-    const at = { grpc_service: method.parent.typeName, grpc_method: method.name };
+    const at = {
+      grpc_type: method.methodKind,
+      grpc_service: method.parent.typeName,
+      grpc_method: method.name,
+    };
     handled.inc({ ...at, grpc_code: error === undefined ? "OK" : codeName(error.code) });
     if (method.methodKind === "unary") seconds.observe(durationMs / 1_000, at);
     if (error !== undefined && ["INTERNAL", "DATA_LOSS", "UNKNOWN"].includes(codeName(error.code))) {
