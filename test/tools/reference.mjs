@@ -96,3 +96,35 @@ page(
     ]),
   ),
 );
+
+const { createMetrics } = await import(at("shared/metrics.ts"));
+const { declareAgentMetrics } = await import(at("agent/metrics.ts"));
+const { callMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
+const { syncCounts } = await import(at("hub/sync/counts.ts"));
+const ofAgent = createMetrics();
+declareAgentMetrics(ofAgent, { link: () => undefined, mirror: () => undefined, leader: () => false });
+const ofHub = createMetrics();
+syncCounts(ofHub);
+// What a gauge reads is read at a scrape; nothing is scraped here.
+hubMetrics(ofHub, {});
+callMetrics(ofHub, {});
+const metricTable = (metrics) =>
+  table(
+    ["Metric", "Type", "Labels", "Meaning"],
+    metrics
+      .catalogue()
+      .map((m) => [
+        `\`${m.name}\``,
+        m.type,
+        Object.entries(m.labels ?? {})
+          .map(([k, v]) => `\`${k}\`${v === "open" ? "" : `: ${v.join(", ")}`}`)
+          .join("; "),
+        m.help,
+      ]),
+  );
+page(
+  "metrics",
+  "Metrics",
+  "What `/metrics` serves on the ops port of hub and agent, beside `process_*` and `nodejs_*`. A label value that is not listed counts as `other`; open labels are capped at 200 values.",
+  `## Hub\n\n${metricTable(ofHub)}\n\n## Agent\n\n${metricTable(ofAgent)}`,
+);

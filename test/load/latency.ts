@@ -1,0 +1,163 @@
+/**
+ * The run behind G1 and G2: single changes of one ConfigMap through the hub, each beside a raw
+ * server-side apply of an equal one at the same API server (A-B-A-B). One process makes both writes
+ * and holds both watches, so that one monotonic clock stamps everything.
+ */
+import { createHttpClient } from "@moorage/agent/kube/http-client";
+import { staticCredentials } from "@moorage/agent/kube/credentials";
+import type { Clock } from "@moorage/shared/clock";
+import { sleep } from "@moorage/shared/clock";
+import { configData, createBenchApplication, markerOf, startBenchWorld } from "./bench-world.ts";
+import type { BenchWorld } from "./bench-world.ts";
+import type { GoalReport, Lab } from "./goal.ts";
+import { cpuSeconds, rssMb } from "./procfs.ts";
+import { blocks, quantile, round } from "./stats.ts";
+import { watchConfigMaps, watchReady } from "./watchers.ts";
+
+/** Changes that count, and those before them that warm up code and connections. */
+const SAMPLES = 300;
+const WARM_UP = 30;
+/** Least time between the starts of two writes. */
+const SPACING_MS = 100;
+/** Repetitions for the spread of a ratio: the samples in as many runs, in order. */
+const REPETITIONS = 6;
+
+/** Durations in milliseconds, index by index of one change. */
+export interface LatencyRun {
+  /** A raw server-side apply, call to answer. */
+  raw: number[];
+  /** The hub's write call starts -> its answer. */
+  acknowledged: number[];
+  /** The hub's write call starts -> the object seen by watch at the API server. */
+  visible: number[];
+  /** The hub's write call starts -> Ready for that generation seen by watch at the hub. */
+  ready: number[];
+  detail: Record<string, number>;
+}
+
+/** Makes the run on a world of its own. */
+export async function runLatency(lab: Lab): Promise<LatencyRun> {
+  const world = await startBenchWorld(lab, { audit: false });
+  const { cluster, hub, agent } = world;
+  await cluster.kubectl(["create", "namespace", "bench-raw"]);
+  const kube = createHttpClient({
+    clock: lab.clock,
+    credentials: staticCredentials(cluster.apiUrl, {
+      tls: { ca: cluster.caPem, cert: cluster.admin.cert, key: cluster.admin.key },
+    }),
+  });
+  const stop = new AbortController();
+  lab.defer(async () => {
+    stop.abort();
+    await kube.close();
+  });
+  const name = await createBenchApplication(world, "probe");
+  await hub.api.wait.waitFor({ name, timeout: { seconds: 60n } });
+  const session = kube.asAgent();
+  const visible = watchConfigMaps(session, {
+    namespace: "tenant-bench",
+    clock: lab.clock,
+    signal: stop.signal,
+  });
+  const ready = watchReady(hub, { parent: world.tenant, clock: lab.clock, signal: stop.signal });
+  const rawApply = (n: number) =>
+    session.apply(
+      {
+        apiVersion: "v1",
+        kind: "ConfigMap",
+        metadata: { name: "probe", namespace: "bench-raw" },
+        data: configData(markerOf(n)),
+      },
+      { fieldManager: "bench", force: true },
+    );
+  const change = async (n: number) => {
+    const start = lab.clock.monotonicMs();
+    const updated = await updateMarker(world, { name, marker: markerOf(n) });
+    const acknowledged = lab.clock.monotonicMs();
+    const seen = await visible.at(`probe/${markerOf(n)}`);
+    const readyAt = await ready.at(`${name}@${updated.generation}`);
+    return { start, acknowledged: acknowledged - start, visible: seen - start, ready: readyAt - start };
+  };
+
+  const run: LatencyRun = { raw: [], acknowledged: [], visible: [], ready: [], detail: {} };
+  const cpu = () => ({ hub: cpuSeconds(hub.child.pid), agent: cpuSeconds(agent.child.pid) });
+  let before = cpu();
+  lab.progress(
+    `${SAMPLES} single changes, each beside a raw apply (about ${Math.ceil(((SAMPLES + WARM_UP) * 2 * SPACING_MS) / 1_000)} s)`,
+  );
+  for (let n = 1; n <= WARM_UP + SAMPLES; n++) {
+    const start = lab.clock.monotonicMs();
+    await rawApply(n);
+    const raw = lab.clock.monotonicMs() - start;
+    await pause(lab.clock, start);
+    const took = await change(n);
+    await pause(lab.clock, took.start);
+    if (n === WARM_UP) before = cpu();
+    if (n <= WARM_UP) continue;
+    run.raw.push(raw);
+    run.acknowledged.push(took.acknowledged);
+    run.visible.push(took.visible);
+    run.ready.push(took.ready);
+  }
+  const after = cpu();
+  run.detail = {
+    hub_cpu_seconds_per_1000: round(((after.hub - before.hub) / SAMPLES) * 1_000),
+    agent_cpu_seconds_per_1000: round(((after.agent - before.agent) / SAMPLES) * 1_000),
+    hub_rss_mb: round(rssMb(hub.child.pid), 1),
+    agent_rss_mb: round(rssMb(agent.child.pid), 1),
+    acknowledged_p50_ms: round(quantile(run.acknowledged, 0.5)),
+    acknowledged_p99_ms: round(quantile(run.acknowledged, 0.99)),
+  };
+  return run;
+}
+
+const updateMarker = (world: BenchWorld, change: { name: string; marker: string }) =>
+  world.hub.api.applications.updateApplication({
+    application: { name: change.name, spec: { parameters: { name: "probe", marker: change.marker } } },
+    updateMask: { paths: ["spec.parameters.marker"] },
+  });
+
+const pause = (clock: Clock, since: number): Promise<void> =>
+  sleep(clock, Math.max(0, SPACING_MS - (clock.monotonicMs() - since)));
+
+/** The report of a goal whose p50 and p99 are bounded by multiples of the raw ones. */
+export function latencyReport(
+  run: LatencyRun,
+  goal: { id: string; samples: readonly number[]; p50: number; p99: number },
+): GoalReport {
+  const [p50, p99] = [quantile(goal.samples, 0.5), quantile(goal.samples, 0.99)];
+  const [raw50, raw99] = [quantile(run.raw, 0.5), quantile(run.raw, 0.99)];
+  const ratio = p50 / raw50;
+  const ratio99 = p99 / raw99;
+  const rawBlocks = blocks(run.raw, REPETITIONS);
+  const spread = blocks(goal.samples, REPETITIONS).map(
+    (b, i) => quantile(b, 0.5) / quantile(rawBlocks[i] ?? [], 0.5),
+  );
+  const met = ratio <= goal.p50 && ratio99 <= goal.p99;
+  const n = goal.samples.length;
+  const range = `${Math.min(...spread).toFixed(1)} to ${Math.max(...spread).toFixed(1)}`;
+  return {
+    text:
+      `p50 ${ratio.toFixed(1)}x raw (goal ${goal.p50}x) p99 ${ratio99.toFixed(1)}x (goal ${goal.p99}x)  ${met ? "met" : "missed"}` +
+      `  [p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms; raw p50 ${raw50.toFixed(1)} ms, p99 ${raw99.toFixed(1)} ms; p50 ${range}x in ${spread.length} runs; n=${n}]`,
+    record: {
+      id: goal.id,
+      value: round(p50, 3),
+      unit: "ms",
+      baseline: round(raw50, 3),
+      ratio: round(ratio, 3),
+      goal: goal.p50,
+      met,
+      detail: {
+        samples: n,
+        p99_ms: round(p99, 3),
+        raw_p99_ms: round(raw99, 3),
+        p99_ratio: round(ratio99, 3),
+        p99_goal_ratio: goal.p99,
+        p50_ratio_range: range,
+        ...run.detail,
+      },
+    },
+    notes: [],
+  };
+}
