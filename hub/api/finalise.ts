@@ -11,7 +11,7 @@ import {
 import type { Kind } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode, kindOf } from "../core/resources.ts";
-import { key, keyText } from "../store/bytes.ts";
+import { key, keyText, prefix } from "../store/bytes.ts";
 import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
 
 /** Everything that the store holds of a resource; of a data plane also its link and its agent's keys. */
@@ -58,7 +58,26 @@ export function finaliser(
       : text.startsWith(prefixes.tenants)
         ? "Tenant"
         : "Application";
+    // With the data plane go its rows, so that nobody could confirm its applications' removal any more.
+    if (kind === "DataPlane") await endApplications(store, row.name, dataPlaneUid);
     const ops = finaliseOps(decode(kind, record.value), dataPlaneUid);
     return { if: [{ key: uid.value, target: "modRev", op: "=", to: record.modRev }], ...ops };
   };
+}
+
+/** Applications ended in one transaction: three deletes and a row each. */
+const PART = 25;
+
+async function endApplications(store: Store, dataPlane: string, dataPlaneUid: string): Promise<void> {
+  for (;;) {
+    const range = prefix(resourceKey("Application", `${dataPlane}/applications/`));
+    const { kvs } = await store.range({ ...range, limit: PART });
+    if (kvs.length === 0) return;
+    const ops = kvs.map((kv) => finaliseOps(decode("Application", kv.value), dataPlaneUid));
+    await store.txn({
+      if: kvs.map((kv) => ({ key: kv.key, target: "modRev", op: "=", to: kv.modRev })),
+      then: ops.flatMap((o) => o.then),
+      rows: ops.flatMap((o) => o.rows),
+    });
+  }
 }

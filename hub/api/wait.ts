@@ -67,7 +67,7 @@ export async function waitFor(
     };
     for await (const event of watch(deps, q, AbortSignal.any([signal, timeout.signal]))) {
       if (event.kind !== "change") continue;
-      const at = Number(event.resource.revision);
+      const at = Number(event.cursor?.revision ?? event.resource.revision);
       if (event.type === ChangeType.REMOVED) {
         if (request.deleted) return answer(undefined, at);
         throw notFound(request.name);

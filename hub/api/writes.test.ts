@@ -269,6 +269,26 @@ test("force forgets a tenant that its agent will never confirm", async () => {
   expect(await api.store.resByUid(dataPlane.uid, tenant.uid)).toBeUndefined();
 });
 
+test("with a data plane whose removal is confirmed end its applications, however many", async () => {
+  const { api, applications, dataPlanes, dataPlane } = await start();
+  await publish(api);
+  for (let i = 0; i < 40; i++)
+    await applications.createApplication({
+      parent: dataPlane.name,
+      applicationId: `a${i}`,
+      application: app,
+    });
+  await api.link(dataPlane.uid, LinkState.CONNECTED);
+  await dataPlanes.deleteDataPlane({ name: dataPlane.name });
+  expect((await applications.listApplications({ parent: "-" })).applications).toHaveLength(40);
+  expect(await api.confirmRemoval(dataPlane.uid, dataPlane.uid)).toBe(true);
+  expect((await applications.listApplications({ parent: "-" })).applications).toEqual([]);
+  await expect(dataPlanes.getDataPlane({ name: dataPlane.name })).rejects.toMatchObject({
+    code: Code.NOT_FOUND,
+  });
+  await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
+});
+
 test("a stale etag stops a deletion", async () => {
   const { tenants } = await start();
   await tenants.createTenant({ tenantId: "acme", tenant: { spec } });
