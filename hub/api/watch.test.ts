@@ -3,7 +3,7 @@ import { ApplicationSchema } from "@moorage/proto/moorage/hub/v1/application_pb"
 import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import { TenantSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
 import fc from "fast-check";
 import { expect, test } from "vitest";
