@@ -349,6 +349,25 @@ describe("a data plane with a hub", () => {
     ).toBeGreaterThan(0);
   });
 
+  it("says Connected=False of a silent agent, then Unknown of all that depends on it, and what was last known", async () => {
+    const t = await tenant("silent");
+    const name = await application(t, "web");
+    await ready(name);
+    await agent.stop("SIGKILL");
+    await hub.api.wait.waitFor({
+      name: dataPlane,
+      condition: "Connected",
+      status: "False",
+      timeout: { seconds: 40n },
+    });
+    await hub.api.wait.waitFor({ name, status: "Unknown", timeout: { seconds: 40n } });
+    const condition = await conditionOf(name, "Ready");
+    expect(condition).toMatchObject({ status: "Unknown", reason: "AgentSilent" });
+    expect(condition?.message).toContain("True (Ready)");
+    await agent.start();
+    await ready(name);
+  });
+
   it("makes no write call while nothing changes", async () => {
     const t = await tenant("quiet");
     await ready(await application(t, "web"));
