@@ -20,8 +20,10 @@ import { Gate } from "./gate.ts";
 import { key, prefix } from "../store/bytes.ts";
 import type { Compare, Op, RowOp, Store } from "../store/store.ts";
 
-/** Tries before a write that keeps losing its compares is given up. */
-const TRIES = 16;
+/** Tries together with other writes; a write that loses them all goes alone. */
+const TRIES = 4;
+/** Tries alone: only sync and identity, which seldom write what the API does, can come between. */
+const TRIES_ALONE = 16;
 /** How long a request id is kept with its answer. */
 export const requestIdMs = 24 * 3_600_000;
 
@@ -66,11 +68,19 @@ export class Writer {
   }
 
   /** Carries a write out. ABORTED when others keep coming between. */
-  write<A extends Message>(w: Write<A>): Promise<A> {
-    return this.#gate.through(w.alone === true, () => this.#write(w));
+  async write<A extends Message>(w: Write<A>): Promise<A> {
+    const shared =
+      w.alone === true ? undefined : await this.#gate.through(false, () => this.#write(w, TRIES));
+    const done = shared ?? (await this.#gate.through(true, () => this.#write(w, TRIES_ALONE)));
+    if (done !== undefined) return done.answer;
+    throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", {
+      reason: "CONTENTION",
+      retryAfterMs: 100,
+    });
   }
 
-  async #write<A extends Message>(w: Write<A>): Promise<A> {
+  /** Undefined when all tries were lost. */
+  async #write<A extends Message>(w: Write<A>, tries: number): Promise<{ answer: A } | undefined> {
     const requestKey = this.#requestKey(w.principal, w.requestId);
     // Not over the bytes: clients write maps in any order, a repeated request need not be the same bytes.
     const requestHash = createHash("sha256")
@@ -78,13 +88,13 @@ export class Writer {
       .update("\0")
       .update(canonicalJson(toJson(w.request.schema, w.request.message)))
       .digest();
-    for (let i = 0; i < TRIES; i++) {
+    for (let i = 0; i < tries; i++) {
       const known = await this.#known<A>(w, { requestKey, requestHash });
-      if (known.answer !== undefined) return known.answer;
+      if (known.answer !== undefined) return { answer: known.answer };
       const planned = await w.plan();
-      if ("unchanged" in planned) return planned.unchanged;
+      if ("unchanged" in planned) return { answer: planned.unchanged };
       const { change } = planned;
-      if (w.validateOnly) return change.answer(0);
+      if (w.validateOnly) return { answer: await change.answer(0) };
       const then = [
         ...change.then,
         auditOp(
@@ -112,12 +122,9 @@ export class Writer {
         compares.push({ key: key(requestKey), target: "modRev", op: "=", to: known.modRev });
       }
       const { ok, rev } = await this.#store.txn({ if: compares, then, rows: change.rows });
-      if (ok) return change.answer(rev);
+      if (ok) return { answer: await change.answer(rev) };
     }
-    throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", {
-      reason: "CONTENTION",
-      retryAfterMs: 100,
-    });
+    return undefined;
   }
 
   #requestKey(principal: ApiPrincipal, requestId: string): string | undefined {
