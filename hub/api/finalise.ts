@@ -58,8 +58,8 @@ export function finaliser(
       : text.startsWith(prefixes.tenants)
         ? "Tenant"
         : "Application";
-    // With the data plane go its rows, so that nobody could confirm its applications' removal any more.
-    if (kind === "DataPlane") await endApplications(store, row.name, dataPlaneUid);
+    // What lived in it is gone with it, and could not be placed any more without it.
+    if (kind !== "Application") await endApplications(store, row.name, dataPlaneUid);
     const ops = finaliseOps(decode(kind, record.value), dataPlaneUid);
     return { if: [{ key: uid.value, target: "modRev", op: "=", to: record.modRev }], ...ops };
   };
@@ -68,9 +68,9 @@ export function finaliser(
 /** Applications ended in one transaction: three deletes and a row each. */
 const PART = 25;
 
-async function endApplications(store: Store, dataPlane: string, dataPlaneUid: string): Promise<void> {
+async function endApplications(store: Store, parent: string, dataPlaneUid: string): Promise<void> {
   for (;;) {
-    const range = prefix(resourceKey("Application", `${dataPlane}/applications/`));
+    const range = prefix(resourceKey("Application", `${parent}/applications/`));
     const { kvs } = await store.range({ ...range, limit: PART });
     if (kvs.length === 0) return;
     const ops = kvs.map((kv) => finaliseOps(decode("Application", kv.value), dataPlaneUid));

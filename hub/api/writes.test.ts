@@ -289,6 +289,24 @@ test("with a data plane whose removal is confirmed end its applications, however
   await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
 });
 
+test("with a tenant whose removal is confirmed end the applications in it that were not yet confirmed", async () => {
+  const { api, applications, tenants, dataPlane } = await start();
+  await publish(api);
+  const tenant = await tenants.createTenant({ tenantId: "acme", tenant: { spec } });
+  const web = await applications.createApplication({
+    parent: "tenants/acme",
+    applicationId: "web",
+    application: app,
+  });
+  await api.link(dataPlane.uid, LinkState.CONNECTED);
+  await tenants.deleteTenant({ name: "tenants/acme" });
+  expect(await api.confirmRemoval(dataPlane.uid, tenant.uid)).toBe(true);
+  await expect(applications.getApplication({ name: web.name })).rejects.toMatchObject({
+    code: Code.NOT_FOUND,
+  });
+  expect(await api.confirmRemoval(dataPlane.uid, web.uid)).toBe(false);
+});
+
 test("a stale etag stops a deletion", async () => {
   const { tenants } = await start();
   await tenants.createTenant({ tenantId: "acme", tenant: { spec } });
