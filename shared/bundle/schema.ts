@@ -76,10 +76,24 @@ function checkSchema(schema: Json, path: string): void {
   }
 }
 
-/** A compiled validator; errors of the schema itself become MALFORMED. */
+/** Validators kept by the text of their schema, least recently used first: compiling costs 10 ms and more. */
+const compiled = new Map<string, ValidateFunction>();
+/** A hub sees the schemas of the bundle versions in use, an agent those of its own applications. */
+const KEPT_VALIDATORS = 128;
+
+/** A compiled validator, kept for the next call; errors of the schema itself become MALFORMED. */
 export function compileSchema(schema: JsonObject): ValidateFunction {
+  const text = JSON.stringify(schema);
+  const kept = compiled.get(text);
+  const validator = kept ?? compile(schema, Buffer.byteLength(text));
+  if (kept !== undefined) compiled.delete(text);
+  else if (compiled.size >= KEPT_VALIDATORS) compiled.delete(compiled.keys().next().value as string);
+  compiled.set(text, validator);
+  return validator;
+}
+
+function compile(schema: JsonObject, size: number): ValidateFunction {
   checkJson(schema, "parameter schema");
-  const size = Buffer.byteLength(JSON.stringify(schema));
   if (size > limits.parametersBytes) {
     throw refuseBundle(
       "TOO_LARGE",

@@ -32,6 +32,8 @@ export function startNode(what: {
   const env: Record<string, string> = {
     PATH: process.env["PATH"] ?? "",
     HOME: process.env["HOME"] ?? "",
+    // For a profiler: NODE_OPTIONS=--cpu-prof make bench.
+    ...(process.env["NODE_OPTIONS"] === undefined ? {} : { NODE_OPTIONS: process.env["NODE_OPTIONS"] }),
     ...what.env,
   };
   const child: ChildProcess = spawn(process.execPath, [join(root, what.script), ...what.args], {
