@@ -7,7 +7,9 @@ import { systemClock } from "@moorage/shared/clock";
 import { parseConfig } from "@moorage/shared/config";
 import { Code } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
+import type { WireLimits } from "@moorage/shared/grpc/options";
 import { apiLimits } from "@moorage/shared/grpc/options";
+import { limits } from "@moorage/shared/limits";
 import { memoryLogger } from "@moorage/shared/log";
 import { systemRng } from "@moorage/shared/rng";
 import { afterEach, expect, test } from "vitest";
@@ -38,13 +40,13 @@ async function start(dir: string, apiAddress = "127.0.0.1:0"): Promise<Hub> {
   return hub;
 }
 
-async function client(dir: string, hub: Hub, secret?: string) {
-  const authorization = `Bearer ${secret ?? (await readFile(join(dir, "admin.key"), "utf8")).trim()}`;
+async function client(dir: string, hub: Hub, options: { secret?: string; limits?: WireLimits } = {}) {
+  const authorization = `Bearer ${options.secret ?? (await readFile(join(dir, "admin.key"), "utf8")).trim()}`;
   const caPem = await readFile(join(dir, "ca.pem"), "utf8");
   const link = connect({
     target: hub.addresses.api,
     tls: { caPem },
-    limits: apiLimits,
+    limits: options.limits ?? apiLimits,
     clock: systemClock,
     headers: () => ({ authorization }),
   });
@@ -85,7 +87,7 @@ test("the first key and the CA on disk open the API, writes outlive a restart, a
 
 test("a caller without a valid key learns nothing", async () => {
   const dir = await folder();
-  const { dataPlanes } = await client(dir, await start(dir), "wrong");
+  const { dataPlanes } = await client(dir, await start(dir), { secret: "wrong" });
   await expect(dataPlanes.getDataPlane({ name: "dataPlanes/eu" })).rejects.toMatchObject({
     code: Code.UNAUTHENTICATED,
   });
@@ -100,4 +102,17 @@ test("a data folder in use is refused by its path", async () => {
   const dir = await folder();
   await start(dir);
   await expect(start(dir)).rejects.toThrow(`"${dir}": another hub uses it`);
+});
+
+test("a message above the API's limit is refused, by the hub too when the client does not keep it", async () => {
+  const dir = await folder();
+  const hub = await start(dir);
+  const labels = { a: "x".repeat(limits.apiMessageBytes) };
+  const request = { dataPlaneId: "eu", dataPlane: { labels } };
+  const tooLarge = { code: Code.RESOURCE_EXHAUSTED };
+  await expect((await client(dir, hub)).dataPlanes.createDataPlane(request)).rejects.toMatchObject(tooLarge);
+  const maxSendBytes = 2 * limits.apiMessageBytes;
+  const careless = await client(dir, hub, { limits: { ...apiLimits, maxSendBytes } });
+  await expect(careless.dataPlanes.createDataPlane(request)).rejects.toMatchObject(tooLarge);
+  await careless.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
 });
