@@ -1,3 +1,5 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
@@ -305,6 +307,24 @@ test("with a tenant whose removal is confirmed end the applications in it that w
     code: Code.NOT_FOUND,
   });
   expect(await api.confirmRemoval(dataPlane.uid, web.uid)).toBe(false);
+});
+
+test("an order to leave the objects, and the authorization to remove them, reach the agent's row, also later", async () => {
+  const { api, tenants, dataPlane } = await start();
+  const tenant = await tenants.createTenant({ tenantId: "acme", tenant: { spec } });
+  await api.link(dataPlane.uid, LinkState.CONNECTED);
+  const row = async () => {
+    const { del, update } = (await api.store.resByUid(dataPlane.uid, tenant.uid)) ?? {};
+    return { del, change: fromBinary(UpdateSchema, update ?? new Uint8Array()).change };
+  };
+  expect(await row()).toMatchObject({ del: false, change: { case: "upsert" } });
+  await tenants.deleteTenant({ name: tenant.name, orphan: true });
+  expect(await row()).toMatchObject({ del: true, change: { case: "removed", value: { orphan: true } } });
+  const removalAuthorization = new Uint8Array([1, 2, 3]);
+  await tenants.deleteTenant({ name: tenant.name, orphan: true, removalAuthorization });
+  expect(await row()).toMatchObject({
+    change: { case: "removed", value: { orphan: true, removalAuthorization } },
+  });
 });
 
 test("a stale etag stops a deletion", async () => {
