@@ -3,6 +3,8 @@
  * revision. Every answer of the API about a resource starts here.
  */
 import { fromBinary } from "@bufbuild/protobuf";
+import type { Tombstone } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { UpdateSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
@@ -113,6 +115,14 @@ export class Reader {
       tenants: (await this.tenantsOf(record.name, rev)).length,
       revision: Math.max(stored.revision, link?.modRev ?? 0, credentialsKv?.modRev ?? 0),
     };
+  }
+
+  /** What the standing order to remove a resource says; undefined when there is none. */
+  async removal(dataPlaneUid: string, uid: string): Promise<Tombstone | undefined> {
+    const row = await this.#store.resByUid(dataPlaneUid, uid);
+    if (row?.del !== true) return undefined;
+    const { change } = fromBinary(UpdateSchema, row.update);
+    return change.case === "removed" ? change.value : undefined;
   }
 
   /** A data plane's link. */

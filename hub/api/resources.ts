@@ -8,7 +8,7 @@ import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { checkParameters } from "@moorage/shared/bundle/schema";
 import type { Clock } from "@moorage/shared/clock";
-import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
 import type { JsonObject } from "@moorage/shared/yaml";
@@ -28,6 +28,7 @@ import type { Compare, RowOp } from "../store/store.ts";
 import { finaliseOps } from "./finalise.ts";
 import type { Found, Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
+import { alreadyExists, missingReference, terminating } from "./refusals.ts";
 import type { Room } from "./room.ts";
 import type { Change, Writer } from "./writer.ts";
 
@@ -392,15 +393,23 @@ export class Resources {
         { reason: "CONTENTION", retryAfterMs: 100 },
       );
     }
-    if (
-      !going.atOnce &&
-      found.value.deleteTime !== undefined &&
-      going.children.length === 0 &&
-      what.authorization.length === 0
-    ) {
+    // A later call adds to the order that stands: objects that were to stay are not removed by it.
+    const standing = await this.#reader.removal(going.dataPlaneUid, found.value.uid);
+    const order = {
+      orphan: what.orphan || standing?.orphan === true,
+      authorization:
+        what.authorization.length > 0 || standing === undefined
+          ? what.authorization
+          : standing.removalAuthorization,
+    };
+    const same =
+      standing?.orphan === order.orphan &&
+      Buffer.from(standing.removalAuthorization).equals(order.authorization);
+    if (!going.atOnce && same && going.children.length === 0)
       return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
-    }
-    return { change: this.#deleteChange([...going.children, found], { ...going, what, answered: found }) };
+    return {
+      change: this.#deleteChange([...going.children, found], { ...going, what: order, answered: found }),
+    };
   }
 
   #deleteChange(
@@ -463,34 +472,3 @@ const written = (value: Resource, rev: number): Found<Resource> => ({
 /** True when accepting the resource rests on what the others of its parent depend on. */
 const depends = (input: Resource): boolean =>
   input.$typeName === "moorage.hub.v1.Application" && (input.spec?.dependsOn.length ?? 0) > 0;
-
-function alreadyExists(record: Resource): MoorageError {
-  if (record.deleteTime !== undefined) return terminating(record, Code.ALREADY_EXISTS);
-  return new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${record.name}": it exists already`, {
-    reason: "ALREADY_EXISTS",
-    metadata: { resource: record.name },
-  });
-}
-
-function terminating(record: Resource, code: Code): MoorageError {
-  return new MoorageError(code, `Cannot write "${record.name}": it is being deleted; wait until it is gone`, {
-    reason: "TERMINATING",
-    metadata: { resource: record.name },
-    preconditions: [
-      { type: "TERMINATING", subject: record.name, description: "the resource is being deleted" },
-    ],
-  });
-}
-
-function missingReference(field: string, name: string): MoorageError {
-  if (name === "") return invalidField(field, "is required");
-  return new MoorageError(
-    Code.NOT_FOUND,
-    `Cannot accept "${field}": "${name.slice(0, 160)}" does not exist`,
-    {
-      reason: "REFERENCE_NOT_FOUND",
-      metadata: { resource: name.slice(0, 160) },
-      fields: [{ field, description: `"${name.slice(0, 160)}" does not exist` }],
-    },
-  );
-}

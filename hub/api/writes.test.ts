@@ -321,10 +321,13 @@ test("an order to leave the objects, and the authorization to remove them, reach
   await tenants.deleteTenant({ name: tenant.name, orphan: true });
   expect(await row()).toMatchObject({ del: true, change: { case: "removed", value: { orphan: true } } });
   const removalAuthorization = new Uint8Array([1, 2, 3]);
-  await tenants.deleteTenant({ name: tenant.name, orphan: true, removalAuthorization });
+  await tenants.deleteTenant({ name: tenant.name, removalAuthorization });
   expect(await row()).toMatchObject({
     change: { case: "removed", value: { orphan: true, removalAuthorization } },
   });
+  const { rev } = await api.store.status();
+  await tenants.deleteTenant({ name: tenant.name });
+  expect((await api.store.status()).rev).toBe(rev);
 });
 
 test("a stale etag stops a deletion", async () => {
