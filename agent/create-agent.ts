@@ -15,6 +15,7 @@ import type { Rng } from "@moorage/shared/rng";
 import { runServices } from "@moorage/shared/run-services";
 import type { Service } from "@moorage/shared/service";
 import { isAbort } from "@moorage/shared/service";
+import type { Unpack } from "./kinds/application/bundle-store.ts";
 import { BundleStore } from "./kinds/application/bundle-store.ts";
 import { createControllers } from "./kinds/controllers.ts";
 import { createDataPlaneController } from "./kinds/dataplane/controller.ts";
@@ -57,6 +58,8 @@ export interface AgentOptions {
   version: string;
   /** Labels of the install, shown at the hub. */
   labels?: Readonly<Record<string, string>>;
+  /** Unpacks bundles; absent: on zlib's threads, which no virtual clock waits for. */
+  unpack?: Unpack;
   /** Further exchanges on the stream, e.g. usage. */
   extensions?: readonly LinkExtension[];
   /** Further services of a leading process, made for each term. */
@@ -175,6 +178,7 @@ export function createAgent(options: AgentOptions): Agent {
     const bundles = new BundleStore({
       session,
       namespace,
+      ...(options.unpack === undefined ? {} : { unpack: options.unpack }),
       fetchBlob: (ref, s) => {
         const { hub } = options;
         if (hub === undefined) {

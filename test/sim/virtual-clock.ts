@@ -38,13 +38,18 @@ export class VirtualClock implements Clock {
 
   setTimer(delayMs: number, fn: () => void): Timer {
     const seq = ++this.#seq;
-    this.#push({ dueMs: this.#nowMs + Math.max(0, delayMs), seq, fn });
+    // Whole milliseconds, as Date.now gives; never early.
+    this.#push({ dueMs: this.#nowMs + Math.ceil(Math.max(0, delayMs)), seq, fn });
     return { cancel: () => void this.#cancelled.add(seq) };
   }
 
   /** A view of this clock that is off by `offsetMs` in wall time: a host whose clock is wrong. */
   skewed(offsetMs: number): Clock {
-    return { now: () => this.now() + offsetMs, monotonicMs: () => this.monotonicMs(), setTimer: (d, f) => this.setTimer(d, f) };
+    return {
+      now: () => this.now() + offsetMs,
+      monotonicMs: () => this.monotonicMs(),
+      setTimer: (d, f) => this.setTimer(d, f),
+    };
   }
 
   /** Timers that are set. */
@@ -90,7 +95,7 @@ export class VirtualClock implements Clock {
     const last = heap.pop();
     if (heap.length === 0 || last === undefined) return;
     heap[0] = last;
-    for (let i = 0; ; ) {
+    for (let i = 0; ;) {
       const left = 2 * i + 1;
       let least = i;
       for (const child of [left, left + 1]) {
@@ -103,7 +108,8 @@ export class VirtualClock implements Clock {
   }
 }
 
-const before = (a: Pending, b: Pending): boolean => a.dueMs < b.dueMs || (a.dueMs === b.dueMs && a.seq < b.seq);
+const before = (a: Pending, b: Pending): boolean =>
+  a.dueMs < b.dueMs || (a.dueMs === b.dueMs && a.seq < b.seq);
 
 /** One turn of the event loop: all microtasks, and what they queued for it. */
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
