@@ -60,6 +60,7 @@ const failures = [
   "ProgressDeadlineExceeded",
   "HookFailed",
   "FormatUnsupported",
+  "AgentTooOld",
 ] as const;
 
 const stalled: ConditionKind = {

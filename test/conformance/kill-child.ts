@@ -22,6 +22,18 @@ const store = await openSqliteStore({
 });
 let acknowledged = 0;
 
+/** Writes all of a line to the parent before anything else happens; a full pipe is tried until it is read. */
+function record(line: string): void {
+  const bytes = Buffer.from(line);
+  for (let at = 0; at < bytes.length; ) {
+    try {
+      at += writeSync(1, bytes, at);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+    }
+  }
+}
+
 const writer = async (w: number): Promise<never> => {
   for (let i = 0; ; i++) {
     // A few hot keys of each writer and values of uneven size, so that pages split and logs grow.
@@ -33,7 +45,7 @@ const writer = async (w: number): Promise<never> => {
         { put: { key: key(`${k}/twin`), value: key(value) } },
       ],
     });
-    writeSync(1, `${rev} ${k} ${value}\n`);
+    record(`${rev} ${k} ${value}\n`);
     if (++acknowledged === Number(killAt)) process.kill(process.pid, "SIGKILL");
   }
 };
