@@ -25,7 +25,7 @@ let acknowledged = 0;
 /** Writes all of a line to the parent before anything else happens; a full pipe is tried until it is read. */
 function record(line: string): void {
   const bytes = Buffer.from(line);
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     try {
       at += writeSync(1, bytes, at);
     } catch (error) {
