@@ -202,7 +202,10 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     const entry = this.#entries.get(status.uid);
     if (entry === undefined || !entry.gone) return;
     this.#drop(entry);
-    this.#background("cannot delete the record of a removed resource", () => this.#writer.remove(entry));
+    // Nothing else brings it back: the hub has forgotten the resource, only a new start would look again.
+    this.#background("cannot delete the record of a removed resource", () =>
+      this.#writer.persist("removed record", () => this.#writer.remove(entry)),
+    );
   }
 
   // Receiving.
