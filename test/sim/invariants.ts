@@ -56,6 +56,8 @@ export class Invariants {
       this.#history.event(
         `${name} ${gone}${change.kindKey} ${object.metadata.name} ${change.resourceVersion}`,
       );
+      // A removal that was carried out ends the uid's history: a restored hub that knows nothing of it orders it anew.
+      if (change.after === undefined && isRecord(object)) highest.delete(String(dig(object, "spec", "uid")));
       if (change.after === undefined || !isRecord(change.after)) return;
       const uid = String(dig(change.after, "spec", "uid"));
       const revision = Number(dig(change.after, "spec", "revision"));
