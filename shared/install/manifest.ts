@@ -36,6 +36,13 @@ export interface InstallObject {
   [field: string]: unknown;
 }
 
+/**
+ * A small young generation costs a few collections more and saves 20 MB of resident memory (130 to 107 MB
+ * with two applications, kubeconfig authentication included); the bound on the old one is what 300
+ * applications leave room in.
+ */
+export const agentNodeOptions = "--max-semi-space-size=2 --max-old-space-size=96";
+
 const labels = { "app.kubernetes.io/name": "moorage-agent", "app.kubernetes.io/part-of": "moorage" };
 const tenantLabel = "moorage.dev/tenant-uid";
 
@@ -265,6 +272,7 @@ function deployment(namespace: string, options: InstallOptions): InstallObject {
                 `--namespace=${namespace}`,
               ],
               env: [
+                { name: "NODE_OPTIONS", value: agentNodeOptions },
                 { name: "MOORAGE_HUB_ADDRESS", valueFrom: file("agent-address") },
                 { name: "MOORAGE_ENROLMENT_ADDRESS", valueFrom: file("enrolment-address") },
                 { name: "MOORAGE_POD_UID", valueFrom: { fieldRef: { fieldPath: "metadata.uid" } } },

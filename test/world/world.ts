@@ -18,7 +18,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
 import { apiLimits } from "@moorage/shared/grpc/options";
 import type { Client, Link } from "@moorage/shared/grpc/types";
-import { installManifest } from "@moorage/shared/install/manifest";
+import { agentNodeOptions, installManifest } from "@moorage/shared/install/manifest";
 import { stringifyYamlAll } from "@moorage/shared/yaml";
 import { freePort, until } from "../cluster/processes.ts";
 import type { Child } from "./process.ts";
@@ -183,6 +183,7 @@ export async function installAgent(on: {
       dir,
       name: `agent-${dataPlane}`,
       script: "agent/dist/agent.mjs",
+      env: { NODE_OPTIONS: `${agentNodeOptions} ${process.env["NODE_OPTIONS"] ?? ""}`.trim() },
       args: [
         ...["--kubeconfig", kubeconfig],
         ...["--namespace", agentNamespace],
