@@ -11,6 +11,7 @@ import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import { CreateDataPlaneRequestSchema } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import type { LeadingParts } from "@moorage/agent/create-agent";
 import type { Bundle } from "@moorage/shared/bundle/bundle";
+import type { Clock } from "@moorage/shared/clock";
 import { sleep } from "@moorage/shared/clock";
 import { memoryLogger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
@@ -34,7 +35,7 @@ export interface Planted {
   /** Between the hub's process and its store. */
   store?: (store: Store) => Store;
   /** Services of each leading agent. */
-  leading?: (parts: LeadingParts) => readonly Service[];
+  leading?: (parts: LeadingParts, clock: Clock) => readonly Service[];
   /** Transactions that a restart of the hub loses. */
   lostAtRestart?: number;
 }
@@ -140,7 +141,7 @@ class World {
           history: this.history,
           invariants: this.invariants,
           hub: () => this.#hub,
-          leading: this.#options.planted?.leading,
+          leading: (parts) => this.#options.planted?.leading?.(parts, this.clock) ?? [],
         }),
       );
     }
@@ -218,7 +219,8 @@ class World {
 
   async restartHub(): Promise<void> {
     const lost = this.#options.planted?.lostAtRestart ?? 0;
-    if (lost > 0) {
+    // The first transactions register bundles and data planes; the world stands on them.
+    if (lost > 0 && this.history.txns.length > 12 + lost) {
       const left = this.history.txns.splice(0).slice(0, -lost);
       this.#store = recorded(await this.#disk([], 0), this.history);
       for (const t of left) await this.#store.txn(t);
