@@ -75,6 +75,8 @@ class World {
   #store!: Store;
   #hub: HubProcess | undefined;
   #writing = true;
+  /** Each process draws anew: with the same stream a restarted hub would give uids out twice. */
+  #hubStarts = 0;
 
   constructor(options: WorldOptions) {
     this.#options = options;
@@ -99,7 +101,12 @@ class World {
     const planted = this.#options.planted?.store;
     const store = planted === undefined ? this.#store : planted(this.#store);
     this.history.event("hub starts");
-    this.#hub = startHubProcess({ store, clock: this.clock, rng: this.#stream(50), log: this.log });
+    this.#hub = startHubProcess({
+      store,
+      clock: this.clock,
+      rng: this.#stream(10_000 + ++this.#hubStarts),
+      log: this.log,
+    });
   }
 
   #killHub(): void {
