@@ -6,12 +6,19 @@ import { sleep, systemClock } from "@moorage/shared/clock";
 import { removeDir } from "../world/world.ts";
 import { g1 } from "./g1.ts";
 import { g2 } from "./g2.ts";
+import { g6 } from "./g6.ts";
+import { g8 } from "./g8.ts";
 import type { GoalRecord, GoalReport, Lab } from "./goal.ts";
 import type { LatencyRun } from "./latency.ts";
 import { runLatency } from "./latency.ts";
 
 /** The goals that can be measured, in the order in which they run. */
-const goals: Readonly<Record<string, (lab: Lab) => Promise<GoalReport>>> = { G1: g1, G2: g2 };
+const goals: Readonly<Record<string, (lab: Lab) => Promise<GoalReport>>> = {
+  G1: g1,
+  G2: g2,
+  G6: g6,
+  G8: g8,
+};
 
 /** A goal that takes longer has failed. */
 const GOAL_LIMIT_MS = 10 * 60_000;

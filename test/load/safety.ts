@@ -10,7 +10,7 @@ export function unsafeReasons(what: { pids: readonly number[]; dirs: readonly st
   const reasons: string[] = [];
   for (const pid of what.pids) {
     const args = commandLine(pid);
-    const unsafe = args.find((a) => /^--unsafe/.test(a));
+    const unsafe = args.find((a) => a.startsWith("--unsafe"));
     if (unsafe !== undefined) reasons.push(`process ${pid} (${args[0]}) runs with ${unsafe}`);
     const preload = environment(pid).find((v) => /^LD_PRELOAD=./.test(v));
     if (preload !== undefined) reasons.push(`process ${pid} (${args[0]}) runs with ${preload}`);

@@ -111,16 +111,14 @@ callMetrics(ofHub, {});
 const metricTable = (metrics) =>
   table(
     ["Metric", "Type", "Labels", "Meaning"],
-    metrics
-      .catalogue()
-      .map((m) => [
-        `\`${m.name}\``,
-        m.type,
-        Object.entries(m.labels ?? {})
-          .map(([k, v]) => `\`${k}\`${v === "open" ? "" : `: ${v.join(", ")}`}`)
-          .join("; "),
-        m.help,
-      ]),
+    metrics.catalogue().map((m) => [
+      `\`${m.name}\``,
+      m.type,
+      Object.entries(m.labels ?? {})
+        .map(([k, v]) => `\`${k}\`${v === "open" ? "" : `: ${v.join(", ")}`}`)
+        .join("; "),
+      m.help,
+    ]),
   );
 page(
   "metrics",
