@@ -1,4 +1,5 @@
-import type { KubeSession } from "../kube/client.ts";
+import type { JsonPatchOperation, KubeSession } from "../kube/client.ts";
+import { isKubeError } from "../kube/errors.ts";
 import type { KubeObject, ManagedFieldsEntry, ObjectRef } from "../kube/object.ts";
 import { contentOf, FORMER_MANAGER } from "./live.ts";
 import { MANAGER_PREFIX, uniteFields } from "./projection.ts";
@@ -52,29 +53,21 @@ export async function migrate(
   ref: ObjectRef,
   options: { manager: string; formerSelf: boolean },
 ): Promise<boolean> {
-  const live = await session.get(ref);
-  const fields = migratedFields(live, options);
-  if (fields === undefined) return false;
-  const annotation = "kubectl.kubernetes.io/last-applied-configuration";
-  const drop =
-    live.metadata.annotations?.[annotation] === undefined
-      ? []
-      : [
-          {
-            op: "remove" as const,
-            path: "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
-          },
-        ];
-  await session.jsonPatch(
-    ref,
-    [
-      ...drop,
-      { op: "replace", path: "/metadata/managedFields", value: fields },
-      { op: "replace", path: "/metadata/resourceVersion", value: live.metadata.resourceVersion },
-    ],
-    { fieldManager: `${options.manager}.migrate` },
-  );
-  return true;
+  return rewrite(session, ref, (live) => {
+    const fields = migratedFields(live, options);
+    if (fields === undefined) return undefined;
+    const annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    const drop =
+      live.metadata.annotations?.[annotation] === undefined
+        ? []
+        : [
+            {
+              op: "remove" as const,
+              path: "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
+            },
+          ];
+    return { fields, before: drop, manager: options.manager };
+  });
 }
 
 /**
@@ -94,16 +87,43 @@ export async function migrateVersions(
   ref: ObjectRef,
   manager: string,
 ): Promise<boolean> {
-  const live = await session.get(ref);
-  const fields = rewrittenVersions(live, ref.apiVersion);
-  if (fields === undefined) return false;
-  await session.jsonPatch(
-    ref,
-    [
-      { op: "replace", path: "/metadata/managedFields", value: fields },
-      { op: "replace", path: "/metadata/resourceVersion", value: live.metadata.resourceVersion },
-    ],
-    { fieldManager: `${manager}.migrate` },
-  );
-  return true;
+  return rewrite(session, ref, (live) => {
+    const fields = rewrittenVersions(live, ref.apiVersion);
+    return fields === undefined ? undefined : { fields, before: [], manager };
+  });
+}
+
+/** Tries of one rewrite: a controller writes status between our read and our patch now and then. */
+const REWRITE_TRIES = 5;
+
+/**
+ * Replaces managedFields under the resourceVersion that was read, so that a race is answered with 409,
+ * and reads again then. False when there is nothing to rewrite.
+ */
+async function rewrite(
+  session: KubeSession,
+  ref: ObjectRef,
+  plan: (
+    live: KubeObject,
+  ) => { fields: unknown; before: readonly JsonPatchOperation[]; manager: string } | undefined,
+): Promise<boolean> {
+  for (let i = 1; ; i++) {
+    const live = await session.get(ref);
+    const planned = plan(live);
+    if (planned === undefined) return false;
+    try {
+      await session.jsonPatch(
+        ref,
+        [
+          ...planned.before,
+          { op: "replace", path: "/metadata/managedFields", value: planned.fields },
+          { op: "replace", path: "/metadata/resourceVersion", value: live.metadata.resourceVersion },
+        ],
+        { fieldManager: `${planned.manager}.migrate` },
+      );
+      return true;
+    } catch (thrown) {
+      if (!isKubeError(thrown, 409) || i === REWRITE_TRIES) throw thrown;
+    }
+  }
 }
