@@ -52,10 +52,8 @@ describe("the source tree", () => {
       }
       if (/\/(work|root|home)\/[a-z]/.test(content)) found.push(`${path}: a path of a machine`);
       if (path === "package-lock.json") {
-        // The lockfile names download addresses only where npm recorded them; ours are the public registry's.
-        const hosts = new Set([...content.matchAll(/"resolved": "https?:\/\/([^/"]+)/g)].map((m) => m[1]));
-        hosts.delete("registry.npmjs.org");
-        if (hosts.size > 0) found.push(`${path}: a registry host other than the public one`);
+        // Without addresses, npm downloads from the registry that the user's machine is set up for.
+        if (/"resolved": "https?:/.test(content)) found.push(`${path}: a download address`);
       }
     }
     expect(found).toEqual([]);
