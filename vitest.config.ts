@@ -33,6 +33,14 @@ export default defineConfig({
       },
       {
         extends: true,
+        test: { name: "faults", include: ["test/faults/**/*.test.ts"], exclude, testTimeout: 300_000 },
+      },
+      {
+        extends: true,
+        test: { name: "security", include: ["test/security/**/*.test.ts"], exclude, testTimeout: 180_000 },
+      },
+      {
+        extends: true,
         test: { name: "sim", include: ["test/sim/**/*.test.ts"], exclude, testTimeout: 300_000 },
       },
       {
