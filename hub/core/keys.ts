@@ -19,6 +19,8 @@
  * | `apiKeys/<id>`                      | internal.v1.StoredApiKey               | identity              |
  * | `apiKeyHashes/<sha256 hex>`         | the key of the API key, UTF-8          | identity              |
  * | `requests/<actor>/<request id>`     | internal.v1.StoredRequest              | api, in the write's txn |
+ * | `epoch`                             | internal.v1.StoredEpoch                | sync, when an operator accepts |
+ * | `divergences/<dp id>/<uid>`         | internal.v1.StoredDivergence           | sync, after a lost history |
  * | `audit/<time ms, 13 digits>/<uuid>` | internal.v1.StoredAuditRecord          | whoever acts, in the act's txn |
  *
  * `<name>` is the whole resource name (`tenants/acme/applications/web`), so that one kind is one
@@ -45,6 +47,7 @@ export const prefixes = {
   apiKeys: "apiKeys/",
   apiKeyHashes: "apiKeyHashes/",
   requests: "requests/",
+  divergences: "divergences/",
   audit: "audit/",
 } as const;
 
@@ -75,3 +78,12 @@ export const linkKey = (dataPlaneUid: string): string => prefixes.links + dataPl
 export const credentialsKey = (dataPlaneUid: string): string => prefixes.credentials + dataPlaneUid;
 /** The key of a bundle chunk by the hexadecimal SHA-256 of its bytes. */
 export const blobKey = (digestHex: string): string => prefixes.blobs + digestHex;
+/** The key of the accepted epoch; there is one. */
+export const epochKey = "epoch";
+/** The keys of the divergences of a data plane (`dataPlanes/<id>`), or of all of them. */
+export const divergencesPrefix = (dataPlane?: string): string =>
+  dataPlane === undefined
+    ? prefixes.divergences
+    : `${prefixes.divergences}${dataPlane.slice(prefixes.dataPlanes.length)}/`;
+/** The key of one divergence. */
+export const divergenceKey = (dataPlane: string, uid: string): string => divergencesPrefix(dataPlane) + uid;

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moorage/internal/v1/record.proto.
  */
 export const file_moorage_internal_v1_record: GenFile = /*@__PURE__*/
-  fileDesc("CiBtb29yYWdlL2ludGVybmFsL3YxL3JlY29yZC5wcm90bxITbW9vcmFnZS5pbnRlcm5hbC52MSKNAQoMU3RvcmVkU3RhdHVzEjAKBnN0YXR1cxgBIAEoCzIgLm1vb3JhZ2UuYWdlbnQudjEuUmVzb3VyY2VTdGF0dXMSMQoNcmVjZWl2ZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWdlbnRfZ2VuZXJhdGlvbhgDIAEoBCLMAgoKU3RvcmVkTGluaxItCgVzdGF0ZRgBIAEoDjIeLm1vb3JhZ2UuaW50ZXJuYWwudjEuTGlua1N0YXRlEjMKD3RyYW5zaXRpb25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSGgoSa3ViZXJuZXRlc192ZXJzaW9uGAUgASgJEhMKC2NsdXN0ZXJfdWlkGAYgASgJEhgKEGFnZW50X2dlbmVyYXRpb24YByABKAQSNAoQaW5pdGlhbGl6ZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAkgASgJIo4BChFTdG9yZWRDcmVkZW50aWFscxIwCgRrZXlzGAEgAygLMiIubW9vcmFnZS5pbnRlcm5hbC52MS5SZWdpc3RlcmVkS2V5EjAKDHJldm9rZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNcmV2b2tlX3JlYXNvbhgDIAEoCSKaAQoNUmVnaXN0ZXJlZEtleRISCgp0aHVtYnByaW50GAEgASgMEjMKD3JlZ2lzdGVyZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2FuZGlkYXRlGAMgASgIEi0KCW5vdF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiAIKD1N0b3JlZEpvaW5Ub2tlbhIMCgRoYXNoGAEgASgMEhIKCmRhdGFfcGxhbmUYAiABKAkSFgoOZGF0YV9wbGFuZV91aWQYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb25zdW1lX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKE2NvbnN1bWVyX3RodW1icHJpbnQYByABKAwSCgoCaWQYCCABKAkiLQoMU3RvcmVkQXBpS2V5Eg8KB2FwaV9rZXkYASABKAwSDAoEaGFzaBgCIAEoDCJ/Cg1TdG9yZWRSZXF1ZXN0EhQKDHJlcXVlc3RfaGFzaBgBIAEoDBIVCg1yZXNwb25zZV9uYW1lGAIgASgJEhAKCHJlc3BvbnNlGAMgASgMEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKnAQoRU3RvcmVkQXVkaXRSZWNvcmQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYAiABKAkSDgoGbWV0aG9kGAMgASgJEhAKCHJlc291cmNlGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRISCgpnZW5lcmF0aW9uGAcgASgDIkIKD1N0b3JlZENvbmRpdGlvbhIvCgljb25kaXRpb24YASABKAsyHC5tb29yYWdlLmNvbW1vbi52MS5Db25kaXRpb24qdQoJTGlua1N0YXRlEhoKFkxJTktfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRMSU5LX1NUQVRFX0NPTk5FQ1RFRBABEhsKF0xJTktfU1RBVEVfRElTQ09OTkVDVEVEEAISFQoRTElOS19TVEFURV9TSUxFTlQQA2IGcHJvdG8z", [file_google_protobuf_timestamp, file_moorage_agent_v1_sync, file_moorage_common_v1_condition]);
+  fileDesc("CiBtb29yYWdlL2ludGVybmFsL3YxL3JlY29yZC5wcm90bxITbW9vcmFnZS5pbnRlcm5hbC52MSKNAQoMU3RvcmVkU3RhdHVzEjAKBnN0YXR1cxgBIAEoCzIgLm1vb3JhZ2UuYWdlbnQudjEuUmVzb3VyY2VTdGF0dXMSMQoNcmVjZWl2ZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWdlbnRfZ2VuZXJhdGlvbhgDIAEoBCLMAgoKU3RvcmVkTGluaxItCgVzdGF0ZRgBIAEoDjIeLm1vb3JhZ2UuaW50ZXJuYWwudjEuTGlua1N0YXRlEjMKD3RyYW5zaXRpb25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSGgoSa3ViZXJuZXRlc192ZXJzaW9uGAUgASgJEhMKC2NsdXN0ZXJfdWlkGAYgASgJEhgKEGFnZW50X2dlbmVyYXRpb24YByABKAQSNAoQaW5pdGlhbGl6ZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAkgASgJIo4BChFTdG9yZWRDcmVkZW50aWFscxIwCgRrZXlzGAEgAygLMiIubW9vcmFnZS5pbnRlcm5hbC52MS5SZWdpc3RlcmVkS2V5EjAKDHJldm9rZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNcmV2b2tlX3JlYXNvbhgDIAEoCSKaAQoNUmVnaXN0ZXJlZEtleRISCgp0aHVtYnByaW50GAEgASgMEjMKD3JlZ2lzdGVyZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2FuZGlkYXRlGAMgASgIEi0KCW5vdF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiAIKD1N0b3JlZEpvaW5Ub2tlbhIMCgRoYXNoGAEgASgMEhIKCmRhdGFfcGxhbmUYAiABKAkSFgoOZGF0YV9wbGFuZV91aWQYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb25zdW1lX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKE2NvbnN1bWVyX3RodW1icHJpbnQYByABKAwSCgoCaWQYCCABKAkiLQoMU3RvcmVkQXBpS2V5Eg8KB2FwaV9rZXkYASABKAwSDAoEaGFzaBgCIAEoDCJ/Cg1TdG9yZWRSZXF1ZXN0EhQKDHJlcXVlc3RfaGFzaBgBIAEoDBIVCg1yZXNwb25zZV9uYW1lGAIgASgJEhAKCHJlc3BvbnNlGAMgASgMEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKnAQoRU3RvcmVkQXVkaXRSZWNvcmQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYAiABKAkSDgoGbWV0aG9kGAMgASgJEhAKCHJlc291cmNlGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRISCgpnZW5lcmF0aW9uGAcgASgDIkIKD1N0b3JlZENvbmRpdGlvbhIvCgljb25kaXRpb24YASABKAsyHC5tb29yYWdlLmNvbW1vbi52MS5Db25kaXRpb24iJQoLU3RvcmVkRXBvY2gSFgoOYWNjZXB0ZWRfZXBvY2gYASABKAwigQEKEFN0b3JlZERpdmVyZ2VuY2USDAoEbmFtZRgBIAEoCRILCgN1aWQYAiABKAkSDAoEa2luZBgDIAEoBRIWCg5hZ2VudF9yZXZpc2lvbhgEIAEoAxIUCgxodWJfcmV2aXNpb24YBSABKAMSFgoOZGF0YV9wbGFuZV91aWQYBiABKAkqdQoJTGlua1N0YXRlEhoKFkxJTktfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRMSU5LX1NUQVRFX0NPTk5FQ1RFRBABEhsKF0xJTktfU1RBVEVfRElTQ09OTkVDVEVEEAISFQoRTElOS19TVEFURV9TSUxFTlQQA2IGcHJvdG8z", [file_google_protobuf_timestamp, file_moorage_agent_v1_sync, file_moorage_common_v1_condition]);
 
 /**
  * StoredStatus is what the hub keeps of an agent's report on one resource, under a key beside the resource, so that
@@ -431,6 +431,83 @@ export type StoredCondition = Message<"moorage.internal.v1.StoredCondition"> & {
  */
 export const StoredConditionSchema: GenMessage<StoredCondition> = /*@__PURE__*/
   messageDesc(file_moorage_internal_v1_record, 8);
+
+/**
+ * StoredEpoch says which epoch an operator accepted.
+ *
+ * @generated from message moorage.internal.v1.StoredEpoch
+ */
+export type StoredEpoch = Message<"moorage.internal.v1.StoredEpoch"> & {
+  /**
+   * accepted_epoch of 16 bytes; another than the store's means that the present one is not accepted.
+   *
+   * @generated from field: bytes accepted_epoch = 1;
+   */
+  acceptedEpoch: Uint8Array;
+};
+
+/**
+ * Describes the message moorage.internal.v1.StoredEpoch.
+ * Use `create(StoredEpochSchema)` to create a new message.
+ */
+export const StoredEpochSchema: GenMessage<StoredEpoch> = /*@__PURE__*/
+  messageDesc(file_moorage_internal_v1_record, 9);
+
+/**
+ * StoredDivergence is one resource in which an agent and a hub with a lost history differ.
+ *
+ * @generated from message moorage.internal.v1.StoredDivergence
+ */
+export type StoredDivergence = Message<"moorage.internal.v1.StoredDivergence"> & {
+  /**
+   * name of the resource as the agent or the hub has it.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * uid of the resource.
+   *
+   * @generated from field: string uid = 2;
+   */
+  uid: string;
+
+  /**
+   * kind is a moorage.hub.v1.DivergenceKind.
+   *
+   * @generated from field: int32 kind = 3;
+   */
+  kind: number;
+
+  /**
+   * agent_revision is the revision that the agent holds, of the epoch before; 0 when it holds none.
+   *
+   * @generated from field: int64 agent_revision = 4;
+   */
+  agentRevision: bigint;
+
+  /**
+   * hub_revision is the revision of the hub's row; 0 when it has none.
+   *
+   * @generated from field: int64 hub_revision = 5;
+   */
+  hubRevision: bigint;
+
+  /**
+   * data_plane_uid whose agent it is.
+   *
+   * @generated from field: string data_plane_uid = 6;
+   */
+  dataPlaneUid: string;
+};
+
+/**
+ * Describes the message moorage.internal.v1.StoredDivergence.
+ * Use `create(StoredDivergenceSchema)` to create a new message.
+ */
+export const StoredDivergenceSchema: GenMessage<StoredDivergence> = /*@__PURE__*/
+  messageDesc(file_moorage_internal_v1_record, 10);
 
 /**
  * LinkState is the stored state of a data plane's link.
