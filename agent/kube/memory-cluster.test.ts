@@ -80,7 +80,7 @@ describe("the in-memory cluster", () => {
     fc.assert(
       fc.property(fc.dictionary(fc.string(), fc.jsonValue()), (spec) => {
         const leaves = leavesOf({ apiVersion: "v1", kind: "X", metadata: { name: "x" }, spec });
-        expect(decodeFields(encodeFields(leaves))).toEqual(leaves);
+        expect(decodeFields(encodeFields(leaves))).toEqual(new Set(leaves.keys()));
       }),
     );
   });

@@ -27,8 +27,8 @@ import { parseSelector } from "./selector.ts";
  * collector.
  */
 export interface MemoryCluster {
-  /** A client with its own discovery cache, as a process has. */
-  client(): KubeClient;
+  /** A client with its own discovery cache, as a process has; `process` stands in its calls. */
+  client(process?: string): KubeClient;
   /** Every call that was let through or refused, in order. */
   readonly calls: readonly MemoryCall[];
   /** Empties {@link calls}. */
@@ -50,6 +50,8 @@ export interface MemoryCall {
   subresource?: "status";
   dryRun: boolean;
   identity: AppliedAs;
+  /** Of the client; empty when it was given none. */
+  process: string;
 }
 
 /** Faults to inject. Both may throw (a KubeError) or wait. */
@@ -72,7 +74,7 @@ export function createMemoryCluster(deps: { clock: Clock; rng: Rng }): MemoryClu
     store,
     calls,
     faults: {},
-    client: () => memoryClient(cluster, { clock: deps.clock, watchers, calls }),
+    client: (process = "") => memoryClient(cluster, { clock: deps.clock, watchers, calls, process }),
     forgetCalls: () => void calls.splice(0),
     dropWatches: () => {
       for (const watcher of [...watchers]) watcher.end();
@@ -86,6 +88,7 @@ interface Shared {
   clock: Clock;
   watchers: Set<Watcher>;
   calls: MemoryCall[];
+  process: string;
 }
 
 function memoryClient(cluster: MemoryCluster, shared: Shared): KubeClient {
@@ -130,14 +133,14 @@ function memorySession<I extends AppliedAs>(context: SessionContext, identity: I
 
   /** One call: discovery as a real client does, faults, authorisation, then the effect. */
   const call = async <R>(
-    what: Omit<MemoryCall, "identity" | "dryRun"> & {
+    what: Omit<MemoryCall, "identity" | "dryRun" | "process"> & {
       dryRun?: boolean | undefined;
       signal?: AbortSignal | undefined;
     },
     effect: () => R,
   ): Promise<R> => {
     const { signal, ...rest } = what;
-    const entry: MemoryCall = { ...rest, dryRun: what.dryRun === true, identity };
+    const entry: MemoryCall = { ...rest, dryRun: what.dryRun === true, identity, process: shared.process };
     await discovery.resolve(what.ref);
     signal?.throwIfAborted();
     closed.throwIfAborted();
@@ -288,7 +291,7 @@ function filterOf(options: { namespace?: string; labelSelector?: string; fieldSe
 function page(store: MemoryStore, kind: KindRef, options: ListOptions): ListPage {
   let version = store.version;
   let from = 0;
-  const all = store.list(kind).filter(filterOf(options));
+  const all = store.list(kind, filterOf(options));
   if (options.continue !== undefined) {
     const [at, last] = JSON.parse(options.continue) as [string, string];
     store.changesSince(at, kind);
@@ -414,8 +417,7 @@ function initialFrames(
   }
   if (options.sendInitialEvents !== true) return [];
   const frames = store
-    .list(kind)
-    .filter(filter)
+    .list(kind, filter)
     .map((object) => JSON.stringify({ type: "ADDED", object: view(object, options.metadataOnly) }));
   const end = {
     apiVersion: kind.apiVersion,

@@ -43,42 +43,43 @@ const SEPARATOR = "\u0001";
 /** A set of leaf paths; each the fieldsV1 elements joined by U+0001. */
 export type FieldSet = Set<string>;
 
-/** The leaf paths of an object, identity and server fields left out. */
-export function leavesOf(object: KubeObject): FieldSet {
-  const out: FieldSet = new Set();
+/** The leaves of an object by path, identity and server fields left out. */
+export function leavesOf(object: KubeObject): Map<string, unknown> {
+  const out = new Map<string, unknown>();
   for (const [key, value] of Object.entries(object)) {
     if (key === "apiVersion" || key === "kind") continue;
-    if (key !== "metadata") walk(value, [`f:${key}`], out);
+    if (key !== "metadata") walk(value, { path: `f:${key}`, name: key }, out);
     else
       for (const [name, item] of Object.entries(object.metadata))
-        if (!UNOWNED_METADATA.has(name)) walk(item, ["f:metadata", `f:${name}`], out);
+        if (!UNOWNED_METADATA.has(name)) walk(item, { path: `f:metadata${SEPARATOR}f:${name}`, name }, out);
   }
   return out;
 }
 
-function walk(value: unknown, path: string[], out: FieldSet): void {
+function walk(value: unknown, at: { path: string; name: string }, out: Map<string, unknown>): void {
+  const { path, name } = at;
   const map = asMap(value);
-  if (map !== undefined && Object.keys(map).length > 0) {
-    for (const [key, item] of Object.entries(map)) walk(item, [...path, `f:${key}`], out);
-    return;
+  if (map !== undefined) {
+    const names = Object.keys(map);
+    for (const key of names) walk(map[key], { path: `${path}${SEPARATOR}f:${key}`, name: key }, out);
+    if (names.length > 0) return;
   }
   if (Array.isArray(value) && value.length > 0) {
-    const name = (path.at(-1) as string).slice(2);
     if (SET_LISTS.has(name)) {
-      for (const item of value) out.add([...path, `v:${JSON.stringify(item)}`].join(SEPARATOR));
+      for (const item of value) out.set(`${path}${SEPARATOR}v:${JSON.stringify(item)}`, item);
       return;
     }
     const keys = keysOf(name, value);
     if (keys !== undefined) {
       for (const item of value) {
-        const below = [...path, elementOf(item, keys)];
-        out.add([...below, "."].join(SEPARATOR));
-        walk(item, below, out);
+        const below = `${path}${SEPARATOR}${elementOf(item, keys)}`;
+        out.set(`${below}${SEPARATOR}.`, true);
+        walk(item, { path: below, name: "" }, out);
       }
       return;
     }
   }
-  out.add(path.join(SEPARATOR));
+  out.set(path, value);
 }
 
 function keysOf(name: string, list: readonly unknown[]): readonly string[] | undefined {
@@ -95,9 +96,9 @@ function elementOf(item: unknown, keys: readonly string[]): string {
 }
 
 /** fieldsV1 of a set. */
-export function encodeFields(set: FieldSet): FieldsV1 {
+export function encodeFields(set: ReadonlySet<string> | ReadonlyMap<string, unknown>): FieldsV1 {
   const out: FieldsV1 = {};
-  for (const path of [...set].sort()) {
+  for (const path of [...set.keys()].sort()) {
     let at = out;
     for (const element of path.split(SEPARATOR)) {
       if (!Object.hasOwn(at, element)) defineKey(at, element, {});
@@ -108,16 +109,10 @@ export function encodeFields(set: FieldSet): FieldsV1 {
 }
 
 /** The leaf paths of fieldsV1. */
-export function decodeFields(
-  fields: FieldsV1,
-  prefix: readonly string[] = [],
-  out: FieldSet = new Set(),
-): FieldSet {
-  for (const [element, below] of Object.entries(fields)) {
-    const path = [...prefix, element];
-    if (Object.keys(below).length === 0) out.add(path.join(SEPARATOR));
-    else decodeFields(below, path, out);
-  }
+export function decodeFields(fields: FieldsV1, prefix = "", out: FieldSet = new Set()): FieldSet {
+  const elements = Object.keys(fields);
+  if (elements.length === 0 && prefix !== "") out.add(prefix.slice(0, -1));
+  for (const element of elements) decodeFields(fields[element] ?? {}, `${prefix}${element}${SEPARATOR}`, out);
   return out;
 }
 
@@ -208,8 +203,8 @@ export function applyFields(
   const conflicts: FieldConflict[] = [];
   for (const { entry, set } of entries) {
     if (isMine(entry)) continue;
-    for (const path of fresh) {
-      if (!set.has(path) || equalJson(valueAt(live, path), valueAt(applied, path))) continue;
+    for (const [path, value] of fresh) {
+      if (!set.has(path) || equalJson(valueAt(live, path), value)) continue;
       conflicts.push({
         manager: entry.manager ?? "",
         apiVersion: entry.apiVersion ?? "",
@@ -246,12 +241,12 @@ export function updateFields(
   const given = next.metadata.managedFields ?? live?.metadata.managedFields ?? [];
   const reset = given.length === 1 && Object.keys(given[0] as object).length === 0;
   const base = reset ? [] : given;
-  const before = live === undefined ? new Set<string>() : leavesOf(live);
+  const before = live === undefined ? new Map<string, unknown>() : leavesOf(live);
   const after = leavesOf(next);
-  const changed = new Set(
-    [...after].filter((path) => !before.has(path) || !equalJson(valueAt(live, path), valueAt(next, path))),
-  );
-  const removed = new Set([...before].filter((path) => !after.has(path)));
+  const changed = new Set<string>();
+  for (const [path, value] of after)
+    if (!before.has(path) || !equalJson(before.get(path), value)) changed.add(path);
+  const removed = [...before.keys()].filter((path) => !after.has(path));
   const isMine = (e: ManagedFieldsEntry) =>
     e.manager === manager.name && e.operation === "Update" && (e.subresource ?? "") === manager.subresource;
   const out: ManagedFieldsEntry[] = [];
@@ -271,7 +266,11 @@ export function updateFields(
   return out;
 }
 
-function entryFor(manager: Manager, operation: "Apply" | "Update", set: FieldSet): ManagedFieldsEntry {
+function entryFor(
+  manager: Manager,
+  operation: "Apply" | "Update",
+  set: ReadonlySet<string> | ReadonlyMap<string, unknown>,
+): ManagedFieldsEntry {
   return {
     manager: manager.name,
     operation,

@@ -1,7 +1,7 @@
 import type { Clock } from "@moorage/shared/clock";
 import { uuid, type Rng } from "@moorage/shared/rng";
 import { KubeError, type StatusCause } from "./errors.ts";
-import { canonicalJson, cloneJson } from "./json.ts";
+import { canonicalJson, cloneJson, equalJson } from "./json.ts";
 import { applyFields, updateFields, type Manager } from "./memory-fields.ts";
 import { builtinKinds, type MemoryKind } from "./memory-kinds.ts";
 import {
@@ -86,12 +86,13 @@ export class MemoryStore {
     return stamp(cloneJson(found), ref);
   }
 
-  /** All objects of a kind in key order. */
-  list(kind: KindRef): KubeObject[] {
+  /** All objects of a kind that `wanted` takes, in key order. */
+  list(kind: KindRef, wanted: (object: KubeObject) => boolean = () => true): KubeObject[] {
     this.kindOf(kind);
-    const all = this.#objects.get(kindKey(kind));
-    if (all === undefined) return [];
-    return [...all.keys()].sort().map((key) => stamp(cloneJson(all.get(key) as KubeObject), kind));
+    const out: KubeObject[] = [];
+    for (const [, object] of [...(this.#objects.get(kindKey(kind)) ?? [])].sort(byKey))
+      if (wanted(object)) out.push(stamp(cloneJson(object), kind));
+    return out;
   }
 
   /** Changes after `version`, oldest first. Throws 410 when the log no longer reaches back to it. */
@@ -269,12 +270,8 @@ export class MemoryStore {
   /** Stores a changed object; a write that changes nothing bumps no version. */
   #commit(kind: MemoryKind, live: KubeObject, next: KubeObject, write: StoreWrite): KubeObject {
     next.metadata.resourceVersion = live.metadata.resourceVersion as string;
-    if (canonicalJson(comparable(next)) === canonicalJson(comparable(live)))
-      return stamp(cloneJson(live), next);
-    if (
-      typeof live.metadata.generation === "number" &&
-      canonicalJson(specOf(next)) !== canonicalJson(specOf(live))
-    ) {
+    if (equalObjects(next, live)) return stamp(cloneJson(live), next);
+    if (typeof live.metadata.generation === "number" && !equalJson(specOf(next), specOf(live))) {
       next.metadata.generation = live.metadata.generation + 1;
     }
     if (write.dryRun === true) return next;
@@ -441,6 +438,10 @@ export function kindKey(kind: KindRef): string {
   return `${groupOf(kind.apiVersion)}/${kind.kind}`;
 }
 
+function byKey([a]: [string, unknown], [b]: [string, unknown]): number {
+  return a < b ? -1 : 1;
+}
+
 function nameKey(object: KubeObject): string {
   return `${object.metadata.namespace ?? ""}/${object.metadata.name}`;
 }
@@ -457,12 +458,17 @@ function specOf(object: KubeObject): Record<string, unknown> {
   return rest;
 }
 
-/** The object without what changes at each write: times of managed fields. */
-function comparable(object: KubeObject): unknown {
-  const managedFields = (object.metadata.managedFields ?? [])
-    .map(({ time: _time, ...entry }) => canonicalJson(entry))
-    .sort();
-  return { ...specOf(object), status: object["status"], metadata: { ...object.metadata, managedFields } };
+/** Equal but for what changes at each write: times of managed fields, and their order. */
+function equalObjects(a: KubeObject, b: KubeObject): boolean {
+  const others = (o: KubeObject) => ({ ...o.metadata, managedFields: undefined });
+  const owners = (o: KubeObject) =>
+    (o.metadata.managedFields ?? []).map(({ time: _time, ...entry }) => canonicalJson(entry)).sort();
+  return (
+    equalJson(specOf(a), specOf(b)) &&
+    equalJson(a["status"], b["status"]) &&
+    equalJson(others(a), others(b)) &&
+    equalJson(owners(a), owners(b))
+  );
 }
 
 function statusOnto(live: KubeObject, next: KubeObject): KubeObject {
