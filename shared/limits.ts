@@ -12,6 +12,12 @@ export const limits = {
   hubToAgentMessageBytes: 1 * MiB,
   /** Largest message on the public API, either way. */
   apiMessageBytes: 4 * MiB,
+  /** Protobuf elements (fields and packed values, at all depths) of one message from an agent; counted before decoding. */
+  agentMessageElements: 32_768,
+  /** Protobuf elements of one request on the public API: parameters of 48 KiB can hold 50,000. */
+  apiMessageElements: 65_536,
+  /** Messages within messages. */
+  messageDepth: 100,
   /** A bundle as uploaded. */
   bundlePackedBytes: 8 * MiB,
   /** A bundle unpacked. */

@@ -1,7 +1,7 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { MethodDefinition, ServiceDefinition } from "@grpc/grpc-js";
 import type { CodecOptions } from "./codec.ts";
-import { decode, encode } from "./codec.ts";
+import { decode, decodeOrRefuse, encode } from "./codec.ts";
 import { methodPath } from "./dispatch.ts";
 
 /**
@@ -17,7 +17,7 @@ export function methodDefinition(
     requestStream: true,
     responseStream: true,
     requestSerialize: (value) => encode(method.input, value),
-    requestDeserialize: (data) => decode(method.input, data, options),
+    requestDeserialize: (data) => decodeOrRefuse(method.input, data, options),
     responseSerialize: (value) => encode(method.output, value),
     responseDeserialize: (data) => decode(method.output, data, options),
     originalName: method.localName,

@@ -6,6 +6,8 @@ export interface WireLimits {
   maxReceiveBytes: number;
   maxSendBytes: number;
   maxStreams: number;
+  /** Protobuf elements of a message that a server receives; unbounded when absent. */
+  maxElements?: number;
 }
 
 /** The hub's public API port. */
@@ -13,6 +15,7 @@ export const apiLimits: WireLimits = {
   maxReceiveBytes: limits.apiMessageBytes,
   maxSendBytes: limits.apiMessageBytes,
   maxStreams: limits.apiStreamsPerConnection,
+  maxElements: limits.apiMessageElements,
 };
 
 /** The hub's agent and enrolment ports. */
@@ -20,6 +23,7 @@ export const agentPortLimits: WireLimits = {
   maxReceiveBytes: limits.agentToHubMessageBytes,
   maxSendBytes: limits.hubToAgentMessageBytes,
   maxStreams: limits.agentStreamsPerConnection,
+  maxElements: limits.agentMessageElements,
 };
 
 /** The agent's end of the same wire. */

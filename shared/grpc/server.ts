@@ -3,8 +3,10 @@ import type { ServerDuplexStream, UntypedServiceImplementation } from "@grpc/grp
 import { Metadata, Server, ServerCredentials } from "@grpc/grpc-js";
 import type { Clock } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
 import { serviceDefinition } from "./adapter.ts";
 import type { CodecOptions } from "./codec.ts";
+import { Undecodable } from "./codec.ts";
 import type { ServerTls } from "./credentials.ts";
 import { ReloadableCredentials } from "./credentials.ts";
 import { methodPath, serveCall } from "./dispatch.ts";
@@ -69,8 +71,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
   const credentials = options.tls === "insecure" ? undefined : new ReloadableCredentials(options.tls);
   const server = new Server(channelOptions(options.limits));
+  const { maxElements } = options.limits;
+  const codec: CodecOptions = {
+    ...options.codec,
+    ...(maxElements === undefined ? {} : { elements: { elements: maxElements, depth: limits.messageDepth } }),
+  };
   for (const service of options.services) {
-    server.addService(serviceDefinition(service.desc, options.codec ?? {}), implementation(service, options));
+    server.addService(serviceDefinition(service.desc, codec), implementation(service, options));
   }
   const injector = server.createConnectionInjector(credentials ?? ServerCredentials.createInsecure());
   const listener = await listen({ ...options, accept: (socket) => injector.injectConnection(socket) });
@@ -171,7 +178,10 @@ function duplex(
   return {
     async *read() {
       try {
-        for await (const message of call.iterator({ destroyOnReturn: false })) yield message;
+        for await (const message of call.iterator({ destroyOnReturn: false })) {
+          if (message instanceof Undecodable) throw message.error;
+          yield message;
+        }
       } catch (thrown) {
         throw on.signal.aborted ? on.signal.reason : thrown;
       }
