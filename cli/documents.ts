@@ -15,7 +15,7 @@ const schemas = { DataPlane: DataPlaneSchema, Tenant: TenantSchema, Application:
 
 /** The resources of a file, in its order; throws UsageError or MoorageError with file, document and line. */
 export function readDocuments(text: string, file: string): Resource[] {
-  const values = parseYamlAll(text, { name: file });
+  const values = parseYamlAll(text, { name: file, maxTokens: Number.POSITIVE_INFINITY });
   if (values.length === 0) throw new UsageError(`Cannot apply "${file}": it holds no document`);
   const starts = documentStarts(text);
   return values.map((value, i) =>

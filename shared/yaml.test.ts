@@ -85,10 +85,27 @@ test("aliases of a long text are refused", () => {
   expect(reasonOf(() => parseYamlAll(text, at))).toBe("TOO_MANY_ALIASES");
 });
 
-test("many keys are read in linear time", () => {
-  const text = Array.from({ length: 60_000 }, (_, i) => `k${i}: 1`).join("\n");
+test("many keys are read in linear time, and too many are refused before they are read", () => {
+  const keys = (n: number) => Array.from({ length: n }, (_, i) => `k${i}: 1`).join("\n");
+  const cpu = (fn: () => unknown) => {
+    const before = process.cpuUsage();
+    fn();
+    return process.cpuUsage(before).user / 1e6;
+  };
+  // The quadratic check took minutes; the bounds leave room for a busy machine.
+  expect(cpu(() => expect(parseYamlAll(keys(20_000), at)).toHaveLength(1))).toBeLessThan(3);
+  expect(cpu(() => expect(reasonOf(() => parseYamlAll(keys(80_000), at))).toBe("TOO_LARGE"))).toBeLessThan(2);
+  expect(parseYamlAll(keys(30_000), { ...at, maxTokens: 300_000 })).toHaveLength(1);
+});
+
+test.each([
+  ["openers apart", "[ ".repeat(100_000)],
+  ["maps in flow", "{a: ".repeat(50_000)],
+  ["sequences in a line", "- ".repeat(100_000)],
+  ["keys in a line", "? ".repeat(100_000)],
+  ["ever deeper lines", Array.from({ length: 1_000 }, (_, i) => `${" ".repeat(i)}a:`).join("\n")],
+])("deep nesting by %s is refused in little time", (_, text) => {
   const before = process.cpuUsage();
-  expect(parseYamlAll(text, at)).toHaveLength(1);
-  // The quadratic check took minutes; the bound leaves room for a busy machine.
-  expect(process.cpuUsage(before).user / 1e6).toBeLessThan(10);
+  expect(reasonOf(() => parseYamlAll(text, at))).toBe("TOO_DEEP");
+  expect(process.cpuUsage(before).user / 1e6).toBeLessThan(1);
 });

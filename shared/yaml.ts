@@ -3,8 +3,8 @@
  * aliases, depth, duplicate keys and keys that later merges could follow into a prototype. What
  * comes out is plain JSON: objects, arrays, strings, finite numbers, booleans, null.
  */
-import { LineCounter, parseAllDocuments, stringify, visit } from "yaml";
-import type { Document } from "yaml";
+import { Composer, Lexer, LineCounter, Parser, stringify, visit } from "yaml";
+import type { CST, Document } from "yaml";
 import { Code, MoorageError } from "./errors.ts";
 import { limits } from "./limits.ts";
 
@@ -19,6 +19,8 @@ export interface ParseOptions {
   name: string;
   /** Largest accepted text, in bytes of UTF-8; default `limits.manifestBytes`. */
   maxBytes?: number;
+  /** Most tokens of YAML, about seven for a line of one key and value; default `limits.yamlTokens`. */
+  maxTokens?: number;
 }
 
 /** Keys that assignment or merge code may follow into a prototype. */
@@ -99,24 +101,46 @@ function walk(value: unknown, at: { name: string; path: string; depth: number })
   }
 }
 
+/**
+ * The parser's tokens, counted: parsing costs a microsecond a token whatever the text's size, and
+ * nested openers cost it the square of their depth, so both end here before the parser has worked.
+ */
+function* tokensOf(text: string, options: ParseOptions, lines: LineCounter): Generator<CST.Token, void> {
+  const max = options.maxTokens ?? limits.yamlTokens;
+  const parser = new Parser(lines.addNewLine);
+  lines.addNewLine(0);
+  let tokens = 0;
+  for (const token of new Lexer().lex(text)) {
+    if (++tokens > max)
+      throw refuse("TOO_LARGE", options.name, `line ${lines.lineStarts.length}: more than ${max} tokens`);
+    yield* parser.next(token);
+    // One entry a collection and a few for what is under way; checkTree counts exactly.
+    if (parser.stack.length > 2 * limits.jsonDepth) throw tooDeep(options.name);
+  }
+  yield* parser.end();
+}
+
+function tooDeep(name: string): MoorageError {
+  return refuse("TOO_DEEP", name, `depth is above ${limits.jsonDepth}`);
+}
+
 /** Parses the stream; the parser's own stack overflow (about 785 levels) counts as too deep. */
 function documentsOf(text: string, options: ParseOptions, lines: LineCounter): Document[] {
+  const composer = new Composer({
+    version: "1.2",
+    schema: "core",
+    merge: false,
+    strict: true,
+    // The parser's own check compares all pairs of keys; checkTree does it in linear time.
+    uniqueKeys: false,
+    prettyErrors: false,
+    logLevel: "silent",
+  });
   try {
-    const parsed = parseAllDocuments(text, {
-      lineCounter: lines,
-      version: "1.2",
-      schema: "core",
-      merge: false,
-      strict: true,
-      // The parser's own check compares all pairs of keys; checkTree does it in linear time.
-      uniqueKeys: false,
-      prettyErrors: false,
-      logLevel: "silent",
-    });
-    return Array.isArray(parsed) ? parsed : [];
+    return [...composer.compose(tokensOf(text, options, lines))];
   } catch (error) {
-    if (error instanceof RangeError)
-      throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
+    if (error instanceof MoorageError) throw error;
+    if (error instanceof RangeError) throw tooDeep(options.name);
     throw refuse("MALFORMED", options.name, error instanceof Error ? error.message : "not YAML");
   }
 }
@@ -194,8 +218,6 @@ function toJson(document: Document, at: { name: string; document: string }): Jso
  */
 export function parseYamlAll(text: string, options: ParseOptions): Json[] {
   checkSize(text, options);
-  // A run of openers costs the parser seconds before it gives up; no honest text has one.
-  if (/[[{]{65}/.test(text)) throw refuse("TOO_DEEP", options.name, `depth is above ${limits.jsonDepth}`);
   const lines = new LineCounter();
   const out: Json[] = [];
   documentsOf(text, options, lines).forEach((document, index) => {
@@ -210,8 +232,7 @@ export function parseYamlAll(text: string, options: ParseOptions): Json[] {
     try {
       checkTree(document, lines, at);
     } catch (thrown) {
-      if (thrown instanceof RangeError)
-        throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth}`);
+      if (thrown instanceof RangeError) throw tooDeep(at.name);
       throw thrown;
     }
     const value = toJson(document, at);

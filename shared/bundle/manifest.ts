@@ -112,6 +112,7 @@ export function openBundle(files: BundleFiles): Bundle {
   const manifest: unknown = parseYaml(textOf(files, bundleFile), {
     name: bundleFile,
     maxBytes: limits.bundleFileBytes,
+    maxTokens: limits.bundleFileTokens,
   });
   if (!validate(manifest)) throw violations(validate.errors, bundleFile);
   if (manifest.format !== "Plain") {
