@@ -41,6 +41,9 @@ export const agentOptions = {
     help: "Address of /metrics, /healthz and /readyz",
     default: { host: "0.0.0.0", port: 8081 },
   }),
+  failpoint: optionalText({
+    help: "For tests alone: NAME:kill|error|sleep[@N], what to do at the N-th time that a step of shared/failpoint.ts is reached",
+  }),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Format of the log", default: "json" }),
 } as const;

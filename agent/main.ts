@@ -3,6 +3,8 @@ import { hostname } from "node:os";
 import { systemClock } from "@moorage/shared/clock";
 import { ConfigError } from "@moorage/shared/config";
 import { startOpsServer } from "@moorage/shared/http-ops";
+import { MoorageError } from "@moorage/shared/errors";
+import { armFailpoint } from "@moorage/shared/failpoint";
 import { createLogger } from "@moorage/shared/log";
 import { createMetrics } from "@moorage/shared/metrics";
 import { systemRng } from "@moorage/shared/rng";
@@ -29,8 +31,9 @@ export async function main(argv: readonly string[]): Promise<number> {
   let config: AgentConfig;
   try {
     config = readAgentConfig(argv, process.env);
+    armFailpoint(config.failpoint);
   } catch (thrown) {
-    if (!(thrown instanceof ConfigError)) throw thrown;
+    if (!(thrown instanceof ConfigError || thrown instanceof MoorageError)) throw thrown;
     process.stderr.write(`${thrown.message}\n`);
     return 2;
   }

@@ -42,6 +42,9 @@ export const hubOptions = {
     { min: 16 * 1024 * 1024, max: 2 ** 40 },
     { help: "Largest size of the store's file; writes beyond it are refused", default: 8 * 1024 ** 3 },
   ),
+  failpoint: optionalText({
+    help: "For tests alone: NAME:kill|error|sleep[@N], what to do at the N-th time that a step of shared/failpoint.ts is reached",
+  }),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Log as JSON lines or as text for people", default: "json" }),
 };

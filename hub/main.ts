@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { systemClock } from "@moorage/shared/clock";
 import { ConfigError, configHelp, parseConfig } from "@moorage/shared/config";
 import { MoorageError } from "@moorage/shared/errors";
+import { armFailpoint } from "@moorage/shared/failpoint";
 import { createLogger } from "@moorage/shared/log";
 import { systemRng } from "@moorage/shared/rng";
 import { parseYaml } from "@moorage/shared/yaml";
@@ -25,8 +26,9 @@ export async function main(argv: readonly string[]): Promise<number> {
       env: process.env,
       readFile: (path) => parseYaml(readFileSync(path, "utf8"), { name: path }),
     });
+    armFailpoint(config.failpoint);
   } catch (thrown) {
-    if (!(thrown instanceof ConfigError)) throw thrown;
+    if (!(thrown instanceof ConfigError || thrown instanceof MoorageError)) throw thrown;
     process.stderr.write(`${thrown.message}\nSee "moorage hub --help"\n`);
     return 2;
   }

@@ -1,3 +1,4 @@
+import { failpoint } from "@moorage/shared/failpoint";
 import type { KubeSession } from "../kube/client.ts";
 import { isKubeError } from "../kube/errors.ts";
 import { asMap, dig, refOf, type KubeObject } from "../kube/object.ts";
@@ -200,6 +201,7 @@ async function write(
     const payload = live === undefined ? target.object : await adoptReplicas(turn, context);
     context.wrote();
     const answer = await context.session.apply(payload, { fieldManager: context.fieldManager, force });
+    failpoint("agent/object-applied");
     return settle(turn, live, context, answer);
   } catch (thrown) {
     const first = outcomeOf(thrown, failureContext(turn, context));

@@ -1,3 +1,4 @@
+import { failpoint } from "@moorage/shared/failpoint";
 import { aggregate } from "../health/aggregate.ts";
 import { gates } from "../health/builtin.ts";
 import type { Health } from "../health/health.ts";
@@ -52,15 +53,20 @@ async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {
   const ahead = writeAhead(inventory, planned);
   if (ahead !== undefined) {
     await input.writeInventory(ahead);
+    failpoint("agent/inventory-written");
     inventory = ahead;
   }
   const counter = { writes: 0 };
   const context = contextOf(input, planned, counter);
   const objects = await applyPhases(input, { planned, inventory, context });
   const applied = objects.every((o) => APPLIED.has(o.action) || o.reason === "Present");
+  failpoint("agent/before-prune");
   const removed = await pruneStep(input, { planned, inventory, objects, applied, context });
   const after = mergeRun(inventory, { objects, pruned: removed.pruned });
-  if (inventoryChanged(inventory, after)) await input.writeInventory(after);
+  if (inventoryChanged(inventory, after)) {
+    failpoint("agent/before-inventory-result");
+    await input.writeInventory(after);
+  }
   return {
     objects,
     ...conclude(input, objects, removed.pruned),

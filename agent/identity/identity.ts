@@ -15,6 +15,7 @@ import { IdentityService } from "@moorage/proto/moorage/agent/v1/identity_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { sleep } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { ClientTls } from "@moorage/shared/grpc/client";
 import type { Link } from "@moorage/shared/grpc/types";
 import type { Logger } from "@moorage/shared/log";
@@ -174,11 +175,13 @@ export class Identity implements Service {
     if (known.keyPem === undefined)
       known = await this.#save({ ...known, keyPem: (await generateKeyPem()).keyPem });
     const keyPem = known.keyPem ?? "";
+    failpoint("agent/key-stored");
     const link = deps.connectEnrolment({ caPem: known.caPem ?? (await deps.pinnedCa()) });
     try {
       const answer = await link
         .client(EnrolmentService)
         .enrol({ joinToken: token, csrDer: await createCsr(keyPem), dataPlaneUid: known.dataPlaneUid ?? "" });
+      failpoint("agent/enrolled");
       const saved = await this.#save({
         dataPlaneUid: answer.dataPlaneUid,
         caPem: text(answer.trustBundlePem),

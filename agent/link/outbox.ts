@@ -5,6 +5,7 @@
 import { create, equals, toBinary } from "@bufbuild/protobuf";
 import { ResourceStatusSchema, StatusReportSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { ResourceStatus, StatusReport } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import { statusDigest } from "@moorage/shared/sync-digest";
 import type { StatusChange, SyncStore } from "../mirror/store.ts";
@@ -92,6 +93,7 @@ export class Outbox {
     const last = full && this.#dirty.size === 0;
     const after = new Map([...reported, ...statuses.map((s) => [s.uid, s] as const)]);
     this.#inFlight = { seq: ++this.#seq, statuses };
+    failpoint("agent/before-status");
     if (last) this.#full = false;
     return create(StatusReportSchema, {
       seq: this.#seq,

@@ -22,6 +22,7 @@ import type {
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { ClientDuplex, Link } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { heldDigest } from "@moorage/shared/sync-digest";
@@ -190,6 +191,7 @@ class StreamRun {
         return this.#heartbeat();
       }
       case "statusAck":
+        failpoint("agent/status-acked");
         this.#c.outbox.acknowledge(message.value.seq);
         return this.#pumpStatus();
       case "reportRequest":
@@ -267,6 +269,7 @@ class StreamRun {
       const { cursor, seq } = changes;
       if (cursor !== undefined) state.appliedRevision = Number(cursor.revision);
       this.#send({ case: "ack", value: { seq, ...(cursor === undefined ? {} : { cursor }) } });
+      failpoint("agent/after-ack");
       if (changes.initialEnd) deps.log.info("in sync with the hub", { revision: state.appliedRevision });
     });
     this.#acks.catch((thrown: unknown) => this.#failWith(MoorageError.from(thrown)));

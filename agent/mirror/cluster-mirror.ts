@@ -6,6 +6,7 @@
  * are taken in at once, so nothing waits for the watch to tell what is known already.
  */
 import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { failpoint } from "@moorage/shared/failpoint";
 import { API_VERSION, REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
 import type { Service } from "@moorage/shared/service";
 import { isAbort } from "@moorage/shared/service";
@@ -142,6 +143,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       entry.record.status ?? { observedGeneration: entry.record.generation, conditions: [] },
       true,
     );
+    failpoint("agent/removal-told");
     const now = this.#entries.get(uid);
     if (now === undefined || now.record.removal === undefined) return;
     this.#put({ ...now, gone: true });
@@ -241,6 +243,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     try {
       const metadata = () => this.#entries.get(uid)?.metadata ?? entry.metadata;
       const written = await this.#writer.write(entry, { metadata, signal });
+      failpoint("agent/record-written");
       const known = this.#entries.get(uid);
       if (written.rejected?.reason === RECORD_REFUSED && known?.body !== undefined) {
         // What was accepted before stays in work; only the newest order is refused.
@@ -286,6 +289,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       batch.cursor !== undefined &&
       (position.cursor === undefined || !equalCursor(position.cursor, batch.cursor));
     if (!moved && equalJson(gone, position.gone)) return;
+    failpoint("agent/before-cursor");
     await this.#writer.persist("SyncState", () =>
       this.#deps.state.write({
         ...position,
@@ -294,6 +298,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
         gone,
       }),
     );
+    failpoint("agent/after-cursor");
   }
 
   #chain(uid: string, fn: () => Promise<void>): Promise<void> {

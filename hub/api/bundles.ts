@@ -17,6 +17,7 @@ import { BundleUploadSchema } from "@moorage/proto/moorage/hub/v1/bundle_service
 import { unpackBundle } from "@moorage/shared/bundle/unpack";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
@@ -209,6 +210,7 @@ export class Bundles {
       if: [{ key: k, target: "createRev", op: "=", to: 0 }],
       then: [{ put: { key: k, value: bytes } }],
     });
+    failpoint("api/mid-upload");
   }
 }
 

@@ -10,6 +10,7 @@ import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { StoredRequestSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
@@ -121,7 +122,9 @@ export class Writer {
         then.push({ put: { key: key(requestKey), value: toBinary(StoredRequestSchema, record) } });
         compares.push({ key: key(requestKey), target: "modRev", op: "=", to: known.modRev });
       }
+      failpoint("api/before-txn");
       const { ok, rev } = await this.#store.txn({ if: compares, then, rows: change.rows });
+      failpoint("api/after-txn");
       if (ok) return { answer: await change.answer(rev) };
     }
     return undefined;

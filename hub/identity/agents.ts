@@ -1,4 +1,5 @@
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { CertificateInfo } from "@moorage/shared/x509";
 import { parseCertificate, verifyAgainstBundle } from "@moorage/shared/x509";
 import { auditOp } from "./audit.ts";
@@ -68,6 +69,7 @@ export async function confirmAgentKey(ctx: AuthorityContext, principal: AgentPri
       resource: principal.dataPlane,
       outcome: "KEY_CONFIRMED",
     });
+    failpoint("identity/before-confirm-txn");
     const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
     if (ok) return;
   }

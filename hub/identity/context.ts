@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { Clock } from "@moorage/shared/clock";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
@@ -55,6 +56,7 @@ export async function issueAgent(
     { ca: ctx.authority.ca, csrDer, uri, ttlMs: limits.certificateMs },
     ctx,
   );
+  failpoint("identity/mid-issue");
   const { keyThumbprint, notAfterMs } = parseCertificate(chainPem);
   return { chainPem, thumbprint: keyThumbprint, notAfterMs };
 }

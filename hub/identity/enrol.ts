@@ -4,6 +4,7 @@ import type { EnrolmentService, EnrolRequest } from "@moorage/proto/moorage/agen
 import type { StoredJoinToken } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { StoredJoinTokenSchema, StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
 import { linkKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
@@ -120,8 +121,10 @@ async function join(ctx: AuthorityContext, request: EnrolRequest, onWrong: () =>
     if (token.consumeTime !== undefined) await checkSameKey(ctx, { token, at, agent });
     const first = token.consumeTime === undefined;
     const txn = await joinTxn(ctx, { kv, token, at, agent, nowMs });
+    failpoint("identity/before-join-txn");
     const { ok } = await store.txn(txn);
     if (!ok) continue;
+    failpoint("identity/after-join-txn");
     ctx.log.info("Agent enrolled", { dataPlane: token.dataPlane, first });
     return { uid, agent };
   }
@@ -216,6 +219,7 @@ async function rejoin(ctx: AuthorityContext, request: EnrolRequest): Promise<Iss
       resource: dataPlane,
       outcome: "REJOINED",
     });
+    failpoint("identity/before-rejoin-txn");
     const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
     if (ok) return agent;
   }

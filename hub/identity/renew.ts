@@ -1,6 +1,7 @@
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import type { IdentityService, RenewRequest } from "@moorage/proto/moorage/agent/v1/identity_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
 import { authenticateAgent, confirmAgentKey } from "./agents.ts";
 import { auditOp } from "./audit.ts";
@@ -41,6 +42,7 @@ export function createRenewal(ctx: AuthorityContext): Handlers<typeof IdentitySe
         const audit = auditOp(ctx, { actor: dataPlane, method: METHOD, resource: dataPlane, outcome: "OK" });
         const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
         if (!ok) continue;
+        failpoint("identity/after-renew-txn");
         return {
           certificateChainPem: Buffer.from(agent.chainPem),
           trustBundlePem: Buffer.from(ctx.authority.bundlePem),

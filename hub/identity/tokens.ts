@@ -6,6 +6,7 @@ import type { StoredJoinToken } from "@moorage/proto/moorage/internal/v1/record_
 import { StoredJoinTokenSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import { prefixes, resourceKey } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
@@ -149,6 +150,7 @@ async function revoke(
     };
     const write = credentialsWrite(uid, at, next);
     const tokens = await tokensOf(ctx, request.dataPlane);
+    failpoint("identity/before-revoke-txn");
     const { ok } = await ctx.store.txn({
       if: [write.if],
       then: [
@@ -163,6 +165,7 @@ async function revoke(
       ],
     });
     if (!ok) continue;
+    failpoint("identity/after-revoke-txn");
     // More tokens than one transaction takes: revoking again is harmless and ends the next ones.
     if (tokens.length > MOST_PER_TXN) await revoke(ctx, request, by);
     return already ? 0 : at.credentials.keys.length;

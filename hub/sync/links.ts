@@ -2,6 +2,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { LinkState, StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { failpoint } from "@moorage/shared/failpoint";
 import { linkKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, Op, Store } from "../store/store.ts";
@@ -48,7 +49,9 @@ export async function changeLink(
     const next = change(at.link);
     if (next === undefined) return at.link;
     const write = linkWrite(dataPlaneUid, at, next);
+    failpoint("sync/before-link-txn");
     const { ok } = await store.txn({ if: [write.if], then: [write.then] });
+    failpoint("sync/after-link-txn");
     if (ok) return next;
   }
   throw new Error(`Cannot write the link of "${dataPlaneUid}": ${TRIES} compares failed`);

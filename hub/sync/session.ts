@@ -11,6 +11,7 @@ import type {
 import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import type { ServerDuplex, Handlers } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
@@ -181,6 +182,7 @@ export class Session {
   }
 
   #greet(): void {
+    failpoint("sync/hello");
     const { policy, clock, replica } = this.#deps;
     const { opening, version } = this.#facts;
     this.#stream.write({
@@ -243,7 +245,10 @@ export class Session {
     const data = encodeChanges({ seq: this.#window.lastSeq, epoch, cursor, rows, initialEnd });
     this.#deps.counts.sent({ items: rows.length, bytes: data.length });
     if (initialEnd) this.#endInitial();
-    if (!this.#stream.write(data)) await this.#stream.drained();
+    failpoint("sync/before-frame");
+    const room = this.#stream.write(data);
+    failpoint("sync/after-frame");
+    if (!room) await this.#stream.drained();
   }
 
   /** Reads the next rows above the position and makes frames of those that are to be sent. */
@@ -350,6 +355,7 @@ export class Session {
       throw broken(`ack of seq "${ack.seq}": the last one sent was "${this.#window.lastSeq}"`);
     }
     this.#window = next;
+    failpoint("sync/acked");
     this.#wake.notify();
   }
 

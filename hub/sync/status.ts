@@ -5,6 +5,7 @@ import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/pro
 import { StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Logger } from "@moorage/shared/log";
 import { statusKey } from "../core/keys.ts";
@@ -87,6 +88,7 @@ export async function writeReport(
   }
   const written = await writeStatuses(deps, by, kept);
   await Promise.all(gone.map((row) => finaliseRow(deps, by.dataPlaneUid, row)));
+  failpoint("sync/before-status-ack");
   return written + gone.length;
 }
 
@@ -112,10 +114,12 @@ async function writeStatuses(
     for (const batch of batches(
       await Promise.all(rest.map(async (s) => ({ status: s, put: await putOf(deps, by, s) }))),
     )) {
+      failpoint("sync/before-status-txn");
       const { ok } = await deps.store.txn({
         if: batch.map((b) => b.put.if),
         then: batch.map((b) => b.put.then),
       });
+      failpoint("sync/after-status-txn");
       if (ok) written += batch.length;
       else lost.push(...batch.map((b) => b.status));
     }
@@ -188,7 +192,9 @@ async function finaliseRow(deps: StatusDeps, dataPlaneUid: string, row: ResRow):
     if (now === undefined || !now.del) return;
     const txn = await deps.finalise(dataPlaneUid, now);
     if (txn === undefined) return;
+    failpoint("sync/before-finalise-txn");
     const { ok } = await deps.store.txn(txn);
+    failpoint("sync/after-finalise-txn");
     if (ok) return;
   }
   throw new MoorageError(Code.ABORTED, `Cannot end "${row.name}": its keys kept changing`, {

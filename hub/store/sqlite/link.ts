@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { storeError } from "../errors.ts";
 import type { Commit } from "../memory/core.ts";
 import type { LeaseId, Rev } from "../store.ts";
@@ -52,7 +53,9 @@ export async function startWriter(workerData: WriterOptions, events: WriterEvent
   };
 
   const settle = (reply: Extract<Reply, { kind: "committed" }>): void => {
+    failpoint("store/before-publish");
     events.committed(reply.commits, reply.compactRev);
+    failpoint("store/after-publish");
     for (const ack of reply.acks) {
       const p = pending.get(ack.id);
       pending.delete(ack.id);

@@ -42,4 +42,6 @@ export interface WriterOptions {
   maxBytes: number | undefined;
   /** For the test that proves that the crash test can fail: settle requests before their commit. */
   ackBeforeCommit: boolean;
+  /** What this thread is armed with; see shared/failpoint.ts. */
+  failpoint: string | undefined;
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { Clock } from "@moorage/shared/clock";
+import { armedFailpoint } from "@moorage/shared/failpoint";
 import type { Rng } from "@moorage/shared/rng";
 import { storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
@@ -68,6 +69,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
       epoch: rng.bytes(16),
       maxBytes: options.maxBytes,
       ackBeforeCommit: options.failpoint === "ackBeforeCommit",
+      failpoint: armedFailpoint(),
     },
     {
       committed(commits, compacted) {

@@ -5,6 +5,7 @@ import type { MessagePort } from "node:worker_threads";
 import { systemClock } from "@moorage/shared/clock";
 import type { Timer } from "@moorage/shared/clock";
 import { MoorageError } from "@moorage/shared/errors";
+import { armFailpoint, failpoint } from "@moorage/shared/failpoint";
 import { storeError } from "../errors.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
@@ -40,6 +41,7 @@ function errorMessage(thrown: unknown): ErrorMessage {
 const isFull = (thrown: unknown): boolean => (thrown as { code?: unknown }).code === "SQLITE_FULL";
 
 function start(): void {
+  armFailpoint(options.failpoint);
   const db = new Database(options.file, { timeout: 1_000 });
   configure(db);
   const meta = openMeta(db, options.epoch);
@@ -68,7 +70,8 @@ function start(): void {
   };
 
   const applyAll = (group: readonly Request[]): Ack[] =>
-    group.map((request): Ack => {
+    group.map((request, i): Ack => {
+      if (i > 0) failpoint("store/mid-batch");
       try {
         return { id: request.id, value: one(request) };
       } catch (thrown) {
@@ -80,11 +83,14 @@ function start(): void {
 
   const commitGroup = (group: readonly Request[]): void => {
     try {
+      failpoint("store/before-begin");
       applier.begin();
       const acks = applyAll(group);
       if (options.ackBeforeCommit)
         post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+      failpoint("store/before-commit");
       const commits = applier.commit();
+      failpoint("store/after-commit");
       const settled = options.ackBeforeCommit ? [] : acks;
       post({ kind: "committed", acks: settled, commits, compactRev: applier.compactRev });
     } catch (thrown) {
@@ -107,7 +113,9 @@ function start(): void {
     try {
       applier.begin();
       compaction.step();
+      failpoint("store/mid-compaction");
       applier.commit();
+      failpoint("store/after-compaction-step");
       return true;
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
@@ -120,7 +128,10 @@ function start(): void {
 
   /** Copies the log into the file; a reader in the way only postpones it. */
   const checkpoint = (): void => {
-    if (walBytes() > 0) db.pragma("wal_checkpoint(TRUNCATE)");
+    if (walBytes() === 0) return;
+    failpoint("store/before-checkpoint");
+    db.pragma("wal_checkpoint(TRUNCATE)");
+    failpoint("store/after-checkpoint");
   };
 
   const drain = (): void => {
@@ -192,6 +203,7 @@ function start(): void {
     id: number;
     ttlMs: number;
   }[];
+  failpoint("store/opened");
   post({ kind: "ready", meta, leases });
 }
 
