@@ -27,7 +27,8 @@ export const failpoints = {
   "identity/before-join-txn": "a join token was checked, it is not consumed",
   "identity/after-join-txn": "a join token is consumed and the key registered, the agent has no certificate",
   "identity/before-rejoin-txn": "a rejoin was checked, its certificate is not registered",
-  "identity/after-renew-txn": "a renewed certificate is registered as a candidate, the agent does not have it",
+  "identity/after-renew-txn":
+    "a renewed certificate is registered as a candidate, the agent does not have it",
   "identity/before-confirm-txn": "a stream came up with a candidate key, which is still a candidate",
   "identity/before-revoke-txn": "a revocation is checked, not written",
   "identity/after-revoke-txn": "a revocation is written, its caller has no answer",
