@@ -13,6 +13,9 @@ import type { Rng } from "./rng.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 
+/** Object identifier of the extension; RFC 5280 section 4.2.1.6. */
+const SUBJECT_ALTERNATIVE_NAME = "2.5.29.17";
+
 x509.cryptoProvider.set(webcrypto as never);
 
 /** A certificate and its key in PEM (key: PKCS #8). */
@@ -36,6 +39,10 @@ export interface CertificateInfo {
   /** URI subject alternative names, each whole. */
   uris: string[];
   dnsNames: string[];
+  /** Alternative names of any other type (addresses, mail, directory, other), and alternative-name extensions beyond the first. */
+  otherNames: number;
+  /** SHA-256 of the whole certificate in lower-case hex. */
+  fingerprint: string;
   /** Milliseconds since the Unix epoch. */
   notBeforeMs: number;
   notAfterMs: number;
@@ -100,6 +107,39 @@ export async function createCa(
     ],
   });
   return { certPem: cert.toString("pem"), keyPem };
+}
+
+/**
+ * The certificate by which whoever trusts `former` comes to trust the key of `next` ("new with old" of
+ * RFC 4210 section 4.4), to be sent after a leaf of `next`. Both must have the same subject: only then is
+ * it self-issued and outside the path length of 0 that `former` allows.
+ */
+export async function crossSign(
+  options: { former: CertifiedKey; nextCertPem: string },
+  ctx: IssueContext,
+): Promise<string> {
+  const former = new x509.X509Certificate(options.former.certPem);
+  const next = new x509.X509Certificate(options.nextCertPem);
+  if (former.subject !== next.subject)
+    throw new Error("Cannot cross-sign an authority: the two certificates have different subjects");
+  const { privateKey } = await importKeys(options.former.keyPem);
+  const cert = await x509.X509CertificateGenerator.create({
+    serialNumber: serialNumber(ctx.rng),
+    subject: next.subjectName,
+    issuer: former.subjectName,
+    notBefore: next.notBefore,
+    notAfter: next.notAfter < former.notAfter ? next.notAfter : former.notAfter,
+    signingAlgorithm: ALGORITHM,
+    publicKey: next.publicKey,
+    signingKey: privateKey as never,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(next.publicKey as never),
+      await x509.AuthorityKeyIdentifierExtension.create(former.publicKey as never),
+    ],
+  });
+  return cert.toString("pem");
 }
 
 interface Leaf {
@@ -205,12 +245,16 @@ export function parseCertificate(certificate: string | Uint8Array): CertificateI
       cause: thrown,
     });
   }
+  const extensions = cert.extensions.filter((e) => e.type === SUBJECT_ALTERNATIVE_NAME);
   const names = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.items ?? [];
+  const others = names.filter((n) => n.type !== "url" && n.type !== "dns").length;
   return {
     serial: cert.serialNumber,
     subject: cert.subject,
     uris: names.filter((n) => n.type === "url").map((n) => n.value),
     dnsNames: names.filter((n) => n.type === "dns").map((n) => n.value),
+    otherNames: others + Math.max(0, extensions.length - 1),
+    fingerprint: createHash("sha256").update(new Uint8Array(cert.rawData)).digest("hex"),
     notBeforeMs: cert.notBefore.getTime(),
     notAfterMs: cert.notAfter.getTime(),
     keyThumbprint: createHash("sha256").update(new Uint8Array(cert.publicKey.rawData)).digest("hex"),

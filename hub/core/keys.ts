@@ -22,6 +22,7 @@
  * | `epoch`                             | internal.v1.StoredEpoch                | sync, when an operator accepts |
  * | `divergences/<dp id>/<uid>`         | internal.v1.StoredDivergence           | sync, after a lost history |
  * | `audit/<time ms, 13 digits>/<uuid>` | internal.v1.StoredAuditRecord          | whoever acts, in the act's txn |
+ * | `auditSeals/<sequence, 16 digits>`  | internal.v1.StoredAuditSeal            | identity's sealer     |
  *
  * `<name>` is the whole resource name (`tenants/acme/applications/web`), so that one kind is one
  * contiguous range and a parent's children are a range in it.
@@ -49,6 +50,7 @@ export const prefixes = {
   requests: "requests/",
   divergences: "divergences/",
   audit: "audit/",
+  auditSeals: "auditSeals/",
 } as const;
 
 /** The prefix of the resources of a kind. */
@@ -87,3 +89,6 @@ export const divergencesPrefix = (dataPlane?: string): string =>
     : `${prefixes.divergences}${dataPlane.slice(prefixes.dataPlanes.length)}/`;
 /** The key of one divergence. */
 export const divergenceKey = (dataPlane: string, uid: string): string => divergencesPrefix(dataPlane) + uid;
+/** The key of a seal of the audit trail; in byte order of the sequence. */
+export const auditSealKey = (sequence: number): string =>
+  prefixes.auditSeals + String(sequence).padStart(16, "0");

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moorage/internal/v1/record.proto.
  */
 export const file_moorage_internal_v1_record: GenFile = /*@__PURE__*/
-  fileDesc("CiBtb29yYWdlL2ludGVybmFsL3YxL3JlY29yZC5wcm90bxITbW9vcmFnZS5pbnRlcm5hbC52MSKNAQoMU3RvcmVkU3RhdHVzEjAKBnN0YXR1cxgBIAEoCzIgLm1vb3JhZ2UuYWdlbnQudjEuUmVzb3VyY2VTdGF0dXMSMQoNcmVjZWl2ZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWdlbnRfZ2VuZXJhdGlvbhgDIAEoBCLMAgoKU3RvcmVkTGluaxItCgVzdGF0ZRgBIAEoDjIeLm1vb3JhZ2UuaW50ZXJuYWwudjEuTGlua1N0YXRlEjMKD3RyYW5zaXRpb25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSGgoSa3ViZXJuZXRlc192ZXJzaW9uGAUgASgJEhMKC2NsdXN0ZXJfdWlkGAYgASgJEhgKEGFnZW50X2dlbmVyYXRpb24YByABKAQSNAoQaW5pdGlhbGl6ZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAkgASgJIo4BChFTdG9yZWRDcmVkZW50aWFscxIwCgRrZXlzGAEgAygLMiIubW9vcmFnZS5pbnRlcm5hbC52MS5SZWdpc3RlcmVkS2V5EjAKDHJldm9rZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNcmV2b2tlX3JlYXNvbhgDIAEoCSKaAQoNUmVnaXN0ZXJlZEtleRISCgp0aHVtYnByaW50GAEgASgMEjMKD3JlZ2lzdGVyZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2FuZGlkYXRlGAMgASgIEi0KCW5vdF9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiAIKD1N0b3JlZEpvaW5Ub2tlbhIMCgRoYXNoGAEgASgMEhIKCmRhdGFfcGxhbmUYAiABKAkSFgoOZGF0YV9wbGFuZV91aWQYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb25zdW1lX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKE2NvbnN1bWVyX3RodW1icHJpbnQYByABKAwSCgoCaWQYCCABKAkiLQoMU3RvcmVkQXBpS2V5Eg8KB2FwaV9rZXkYASABKAwSDAoEaGFzaBgCIAEoDCJ/Cg1TdG9yZWRSZXF1ZXN0EhQKDHJlcXVlc3RfaGFzaBgBIAEoDBIVCg1yZXNwb25zZV9uYW1lGAIgASgJEhAKCHJlc3BvbnNlGAMgASgMEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKnAQoRU3RvcmVkQXVkaXRSZWNvcmQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYAiABKAkSDgoGbWV0aG9kGAMgASgJEhAKCHJlc291cmNlGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRISCgpnZW5lcmF0aW9uGAcgASgDIkIKD1N0b3JlZENvbmRpdGlvbhIvCgljb25kaXRpb24YASABKAsyHC5tb29yYWdlLmNvbW1vbi52MS5Db25kaXRpb24iJQoLU3RvcmVkRXBvY2gSFgoOYWNjZXB0ZWRfZXBvY2gYASABKAwigQEKEFN0b3JlZERpdmVyZ2VuY2USDAoEbmFtZRgBIAEoCRILCgN1aWQYAiABKAkSDAoEa2luZBgDIAEoBRIWCg5hZ2VudF9yZXZpc2lvbhgEIAEoAxIUCgxodWJfcmV2aXNpb24YBSABKAMSFgoOZGF0YV9wbGFuZV91aWQYBiABKAkqdQoJTGlua1N0YXRlEhoKFkxJTktfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRMSU5LX1NUQVRFX0NPTk5FQ1RFRBABEhsKF0xJTktfU1RBVEVfRElTQ09OTkVDVEVEEAISFQoRTElOS19TVEFURV9TSUxFTlQQA2IGcHJvdG8z", [file_google_protobuf_timestamp, file_moorage_agent_v1_sync, file_moorage_common_v1_condition]);
+  fileDesc("CiBtb29yYWdlL2ludGVybmFsL3YxL3JlY29yZC5wcm90bxITbW9vcmFnZS5pbnRlcm5hbC52MSKNAQoMU3RvcmVkU3RhdHVzEjAKBnN0YXR1cxgBIAEoCzIgLm1vb3JhZ2UuYWdlbnQudjEuUmVzb3VyY2VTdGF0dXMSMQoNcmVjZWl2ZWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWdlbnRfZ2VuZXJhdGlvbhgDIAEoBCL4AwoKU3RvcmVkTGluaxItCgVzdGF0ZRgBIAEoDjIeLm1vb3JhZ2UuaW50ZXJuYWwudjEuTGlua1N0YXRlEjMKD3RyYW5zaXRpb25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSGgoSa3ViZXJuZXRlc192ZXJzaW9uGAUgASgJEhMKC2NsdXN0ZXJfdWlkGAYgASgJEhgKEGFnZW50X2dlbmVyYXRpb24YByABKAQSNAoQaW5pdGlhbGl6ZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAkgASgJEhAKCGNvbmZsaWN0GAogASgJEhgKEGNvbmZsaWN0X21lc3NhZ2UYCyABKAkSMQoNY29uZmxpY3RfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRdW5rbm93bl9yZXNvdXJjZXMYDSABKAUSMAoMdW5rbm93bl90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKOAQoRU3RvcmVkQ3JlZGVudGlhbHMSMAoEa2V5cxgBIAMoCzIiLm1vb3JhZ2UuaW50ZXJuYWwudjEuUmVnaXN0ZXJlZEtleRIwCgxyZXZva2VkX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDXJldm9rZV9yZWFzb24YAyABKAkisgEKDVJlZ2lzdGVyZWRLZXkSEgoKdGh1bWJwcmludBgBIAEoDBIzCg9yZWdpc3RlcmVkX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWNhbmRpZGF0ZRgDIAEoCBItCglub3RfYWZ0ZXIYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNhX2ZpbmdlcnByaW50GAUgASgMIogCCg9TdG9yZWRKb2luVG9rZW4SDAoEaGFzaBgBIAEoDBISCgpkYXRhX3BsYW5lGAIgASgJEhYKDmRhdGFfcGxhbmVfdWlkGAMgASgJEi8KC2NyZWF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMY29uc3VtZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIbChNjb25zdW1lcl90aHVtYnByaW50GAcgASgMEgoKAmlkGAggASgJIi0KDFN0b3JlZEFwaUtleRIPCgdhcGlfa2V5GAEgASgMEgwKBGhhc2gYAiABKAwifwoNU3RvcmVkUmVxdWVzdBIUCgxyZXF1ZXN0X2hhc2gYASABKAwSFQoNcmVzcG9uc2VfbmFtZRgCIAEoCRIQCghyZXNwb25zZRgDIAEoDBIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiuwEKEVN0b3JlZEF1ZGl0UmVjb3JkEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBWFjdG9yGAIgASgJEg4KBm1ldGhvZBgDIAEoCRIQCghyZXNvdXJjZRgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEg8KB291dGNvbWUYBiABKAkSEgoKZ2VuZXJhdGlvbhgHIAEoAxISCgpzdXBwcmVzc2VkGAggASgDIr0BCg9TdG9yZWRBdWRpdFNlYWwSEAoIc2VxdWVuY2UYASABKAMSFwoPcHJldmlvdXNfZGlnZXN0GAIgASgMEg4KBmRpZ2VzdBgDIAEoDBItCglzZWFsX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEHJlY29yZF9yZXZpc2lvbnMYBSADKAMSFgoOcmVjb3JkX2RpZ2VzdHMYBiADKAwSDgoGcHJ1bmVkGAcgASgIIkIKD1N0b3JlZENvbmRpdGlvbhIvCgljb25kaXRpb24YASABKAsyHC5tb29yYWdlLmNvbW1vbi52MS5Db25kaXRpb24iJQoLU3RvcmVkRXBvY2gSFgoOYWNjZXB0ZWRfZXBvY2gYASABKAwigQEKEFN0b3JlZERpdmVyZ2VuY2USDAoEbmFtZRgBIAEoCRILCgN1aWQYAiABKAkSDAoEa2luZBgDIAEoBRIWCg5hZ2VudF9yZXZpc2lvbhgEIAEoAxIUCgxodWJfcmV2aXNpb24YBSABKAMSFgoOZGF0YV9wbGFuZV91aWQYBiABKAkqdQoJTGlua1N0YXRlEhoKFkxJTktfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRMSU5LX1NUQVRFX0NPTk5FQ1RFRBABEhsKF0xJTktfU1RBVEVfRElTQ09OTkVDVEVEEAISFQoRTElOS19TVEFURV9TSUxFTlQQA2IGcHJvdG8z", [file_google_protobuf_timestamp, file_moorage_agent_v1_sync, file_moorage_common_v1_condition]);
 
 /**
  * StoredStatus is what the hub keeps of an agent's report on one resource, under a key beside the resource, so that
@@ -117,11 +117,46 @@ export type StoredLink = Message<"moorage.internal.v1.StoredLink"> & {
   initializedTime?: Timestamp | undefined;
 
   /**
-   * reason of the last transition, e.g. NoHeartbeat, StreamEnded, ClusterChanged.
+   * reason of the last transition, e.g. NoHeartbeat, StreamEnded.
    *
    * @generated from field: string reason = 9;
    */
   reason: string;
+
+  /**
+   * conflict over the identity: TwinAgents or ClusterChanged; empty without one.
+   *
+   * @generated from field: string conflict = 10;
+   */
+  conflict: string;
+
+  /**
+   * conflict_message for people.
+   *
+   * @generated from field: string conflict_message = 11;
+   */
+  conflictMessage: string;
+
+  /**
+   * conflict_time by the hub's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp conflict_time = 12;
+   */
+  conflictTime?: Timestamp | undefined;
+
+  /**
+   * unknown_resources that the agent holds and the hub does not know, as of the last compare. They stay.
+   *
+   * @generated from field: int32 unknown_resources = 13;
+   */
+  unknownResources: number;
+
+  /**
+   * unknown_time by the hub's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp unknown_time = 14;
+   */
+  unknownTime?: Timestamp | undefined;
 };
 
 /**
@@ -199,6 +234,13 @@ export type RegisteredKey = Message<"moorage.internal.v1.RegisteredKey"> & {
    * @generated from field: google.protobuf.Timestamp not_after = 4;
    */
   notAfter?: Timestamp | undefined;
+
+  /**
+   * ca_fingerprint is the SHA-256 of the authority's certificate that signed its newest certificate.
+   *
+   * @generated from field: bytes ca_fingerprint = 5;
+   */
+  caFingerprint: Uint8Array;
 };
 
 /**
@@ -402,6 +444,13 @@ export type StoredAuditRecord = Message<"moorage.internal.v1.StoredAuditRecord">
    * @generated from field: int64 generation = 7;
    */
   generation: bigint;
+
+  /**
+   * suppressed counts refusals that were too many to be recorded, since the last one that was.
+   *
+   * @generated from field: int64 suppressed = 8;
+   */
+  suppressed: bigint;
 };
 
 /**
@@ -410,6 +459,69 @@ export type StoredAuditRecord = Message<"moorage.internal.v1.StoredAuditRecord">
  */
 export const StoredAuditRecordSchema: GenMessage<StoredAuditRecord> = /*@__PURE__*/
   messageDesc(file_moorage_internal_v1_record, 7);
+
+/**
+ * StoredAuditSeal closes a run of audit records into the hash chain.
+ *
+ * @generated from message moorage.internal.v1.StoredAuditSeal
+ */
+export type StoredAuditSeal = Message<"moorage.internal.v1.StoredAuditSeal"> & {
+  /**
+   * sequence from 1, without gaps.
+   *
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * previous_digest is the digest of the seal before; 32 zero bytes on the first.
+   *
+   * @generated from field: bytes previous_digest = 2;
+   */
+  previousDigest: Uint8Array;
+
+  /**
+   * digest of this seal; see moorage.hub.v1.AuditSeal.
+   *
+   * @generated from field: bytes digest = 3;
+   */
+  digest: Uint8Array;
+
+  /**
+   * seal_time by the hub's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp seal_time = 4;
+   */
+  sealTime?: Timestamp | undefined;
+
+  /**
+   * record_revisions in order; one for each record of the run.
+   *
+   * @generated from field: repeated int64 record_revisions = 5;
+   */
+  recordRevisions: bigint[];
+
+  /**
+   * record_digests in the same order.
+   *
+   * @generated from field: repeated bytes record_digests = 6;
+   */
+  recordDigests: Uint8Array[];
+
+  /**
+   * pruned is true once retention deleted the records of this run and all before it: the anchor of the chain.
+   *
+   * @generated from field: bool pruned = 7;
+   */
+  pruned: boolean;
+};
+
+/**
+ * Describes the message moorage.internal.v1.StoredAuditSeal.
+ * Use `create(StoredAuditSealSchema)` to create a new message.
+ */
+export const StoredAuditSealSchema: GenMessage<StoredAuditSeal> = /*@__PURE__*/
+  messageDesc(file_moorage_internal_v1_record, 8);
 
 /**
  * StoredCondition is a condition that the hub itself owns.
@@ -430,7 +542,7 @@ export type StoredCondition = Message<"moorage.internal.v1.StoredCondition"> & {
  * Use `create(StoredConditionSchema)` to create a new message.
  */
 export const StoredConditionSchema: GenMessage<StoredCondition> = /*@__PURE__*/
-  messageDesc(file_moorage_internal_v1_record, 8);
+  messageDesc(file_moorage_internal_v1_record, 9);
 
 /**
  * StoredEpoch says which epoch an operator accepted.
@@ -451,7 +563,7 @@ export type StoredEpoch = Message<"moorage.internal.v1.StoredEpoch"> & {
  * Use `create(StoredEpochSchema)` to create a new message.
  */
 export const StoredEpochSchema: GenMessage<StoredEpoch> = /*@__PURE__*/
-  messageDesc(file_moorage_internal_v1_record, 9);
+  messageDesc(file_moorage_internal_v1_record, 10);
 
 /**
  * StoredDivergence is one resource in which an agent and a hub with a lost history differ.
@@ -507,7 +619,7 @@ export type StoredDivergence = Message<"moorage.internal.v1.StoredDivergence"> &
  * Use `create(StoredDivergenceSchema)` to create a new message.
  */
 export const StoredDivergenceSchema: GenMessage<StoredDivergence> = /*@__PURE__*/
-  messageDesc(file_moorage_internal_v1_record, 10);
+  messageDesc(file_moorage_internal_v1_record, 11);
 
 /**
  * LinkState is the stored state of a data plane's link.
