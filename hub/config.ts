@@ -1,6 +1,7 @@
 /** The hub's configuration: one table; flags, environment, file, help and reference derive from it. */
 import { address, choice, duration, integer, optionalText, text } from "@moorage/shared/config";
 import type { ConfigOf } from "@moorage/shared/config";
+import { limits } from "@moorage/shared/limits";
 import { LOG_LEVELS } from "@moorage/shared/log";
 
 /** Every option of the hub. */
@@ -45,6 +46,20 @@ export const hubOptions = {
   failpoint: optionalText({
     help: "For tests alone: NAME:kill|error|sleep[@N], what to do at the N-th time that a step of shared/failpoint.ts is reached",
   }),
+  memoryLimit: integer(
+    { min: 128 * 1024 * 1024, max: 2 ** 40 },
+    {
+      help: "Resident memory above which new agent streams and watches are refused; those that are open go on",
+      default: 2 * 1024 ** 3,
+    },
+  ),
+  connectionsPerAddress: integer(
+    { min: 1, max: 1_000_000 },
+    {
+      help: "Connections of one source address on the API and enrolment ports; raise it behind a load balancer",
+      default: limits.connectionsPerAddress,
+    },
+  ),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Log as JSON lines or as text for people", default: "json" }),
 };

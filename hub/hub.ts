@@ -18,7 +18,8 @@ import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { ServingStatus, createHealth } from "@moorage/shared/grpc/health";
 import type { Address } from "@moorage/shared/grpc/listener";
-import { agentPortLimits, apiLimits } from "@moorage/shared/grpc/options";
+import { isWatch } from "@moorage/shared/grpc/dispatch";
+import { agentPortLimits, apiLimits, enrolmentPortLimits } from "@moorage/shared/grpc/options";
 import { createReflection } from "@moorage/shared/grpc/reflection";
 import type { RunningServer } from "@moorage/shared/grpc/server";
 import { startServer } from "@moorage/shared/grpc/server";
@@ -40,6 +41,8 @@ import type { HubConfig } from "./config.ts";
 import { createIdentity } from "./identity/create-identity.ts";
 import type { Identity } from "./identity/identity.ts";
 import { callMetrics, hubMetrics } from "./ops/metrics.ts";
+import type { Sampler, Shedder } from "./ops/shedding.ts";
+import { createShedder, processSampler } from "./ops/shedding.ts";
 import { openSqliteStore } from "./store/sqlite/sqlite.ts";
 import type { Store } from "./store/store.ts";
 import { createSync } from "./sync/create-sync.ts";
@@ -53,6 +56,8 @@ export interface HubDeps {
   log: Logger;
   /** Instead of the SQLite store of the data directory; the caller closes it. */
   store?: Store;
+  /** Instead of this process's load. */
+  sampler?: Sampler;
 }
 
 /** A running hub. */
@@ -62,6 +67,7 @@ export interface Hub {
   readonly sync: Sync;
   readonly store: Store;
   readonly metrics: Metrics;
+  readonly shedder: Shedder;
   /** Secret of the first API key, on the start that made it. */
   readonly bootstrapSecret: string | undefined;
   /** Settles when the hub has ended by itself: a failure. */
@@ -118,6 +124,13 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     });
     let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
     const api = createApi({ store, clock, rng, identity, advertised: () => advertised });
+    const shedder = createShedder({
+      clock,
+      rng,
+      metrics,
+      ...(deps.sampler === undefined ? processSampler() : { sampler: deps.sampler }),
+      thresholds: { loopDelayMs: limits.shedLoopDelayMs, rssBytes: config.memoryLimit },
+    });
     const servers = await listenAll({
       config,
       clock,
@@ -125,6 +138,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       sync,
       api: api.services,
       before: api.before,
+      shedder,
       onCall: callMetrics(metrics, log),
     });
     undo.push(...Object.values(servers.all).map((s) => () => s.drain(0)));
@@ -149,7 +163,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       ops: ops.address,
     };
     return run(
-      { addresses, identity, sync, store, metrics, bootstrapSecret },
+      { addresses, identity, sync, store, metrics, shedder, bootstrapSecret },
       { config, deps, servers, ops, sweep: () => api.writer.sweep(), closeStore: deps.store === undefined },
     );
   } catch (thrown) {
@@ -186,7 +200,7 @@ function run(
   };
   // The streams are drained by `stop` itself, with a time of its own.
   const streams: Service = { name: parts.sync.name, run: (signal) => parts.sync.run(signal) };
-  const running = runServices([parts.identity, streams, sweeper], { signal: end.signal, log });
+  const running = runServices([parts.identity, parts.shedder, streams, sweeper], { signal: end.signal, log });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {
     on.servers.health.set("", ServingStatus.NOT_SERVING);
@@ -217,6 +231,7 @@ async function listenAll(on: {
   sync: Sync;
   api: readonly BoundService[];
   before: NonNullable<Parameters<typeof startServer>[0]["before"]>;
+  shedder: Shedder;
   onCall: NonNullable<Parameters<typeof startServer>[0]["onCall"]>;
 }) {
   const { config, clock, identity, sync } = on;
@@ -253,6 +268,14 @@ async function listenAll(on: {
   const tls = () => ({ certPem: certificate.current().certPem, keyPem: certificate.current().keyPem });
   const agentTls = () => ({ ...tls(), clientCaPem: identity.trustBundlePem });
   const shared = { clock, onCall: on.onCall };
+  const admission = {
+    acceptsPerSecond: limits.acceptsPerSecond,
+    handshakeMs: limits.handshakeMs,
+    pendingPerAddress: limits.pendingConnectionsPerAddress,
+    onRefused: on.shedder.refused,
+  };
+  // On the agent port a certificate tells clients apart; elsewhere it is their address alone.
+  const perAddress = { ...admission, connectionsPerAddress: config.connectionsPerAddress };
   try {
     const api = await start({
       ...shared,
@@ -261,7 +284,11 @@ async function listenAll(on: {
       tls: tls(),
       services: [...on.api, health.service, reflection],
       limits: apiLimits,
-      before: on.before,
+      admission: perAddress,
+      before(ctx, method) {
+        if (isWatch(method)) on.shedder.check();
+        return on.before(ctx, method);
+      },
     });
     const agent = await start({
       ...shared,
@@ -274,7 +301,10 @@ async function listenAll(on: {
         bind(IdentityService, identity.identityHandlers),
       ],
       limits: agentPortLimits,
-      acceptsPerSecond: limits.acceptsPerSecond,
+      admission,
+      before(_ctx, method) {
+        if (method === SyncService.method.sync) on.shedder.check();
+      },
       codec: { readUnknownFields: false },
     });
     const enrolment = await start({
@@ -283,8 +313,8 @@ async function listenAll(on: {
       option: "--enrolment-address",
       tls: tls(),
       services: [bind(EnrolmentService, identity.enrolmentHandlers)],
-      limits: agentPortLimits,
-      acceptsPerSecond: limits.acceptsPerSecond,
+      limits: enrolmentPortLimits,
+      admission: perAddress,
       codec: { readUnknownFields: false },
     });
     certificate.onRenewed(() => {

@@ -18,6 +18,9 @@ export const limits = {
   apiMessageElements: 65_536,
   /** Messages within messages. */
   messageDepth: 100,
+  /** The largest message on the enrolment port: a token and a certificate request. */
+  enrolmentMessageBytes: 16 * KiB,
+  enrolmentMessageElements: 256,
   /** A bundle as uploaded. */
   bundlePackedBytes: 8 * MiB,
   /** A bundle unpacked. */
@@ -49,14 +52,61 @@ export const limits = {
   agentStreamsPerConnection: 16,
   /** HTTP/2 streams a connection on the API port. */
   apiStreamsPerConnection: 256,
+  /** Header block of one HTTP/2 request, and header fields in it. */
+  headerListBytes: 16 * KiB,
+  headerPairs: 64,
+  /** Memory of one HTTP/2 session: above it, new streams of the connection are refused. */
+  agentSessionMemoryBytes: 16 * MiB,
+  apiSessionMemoryBytes: 64 * MiB,
+  /** RST_STREAM of a peer: so many at once, so many a second; then its connection ends. */
+  streamResetBurst: 1_000,
+  streamResetsPerSecond: 33,
+  /** A silent connection is pinged after so long and dropped without an answer: noticed within 40 s. */
+  keepaliveMs: 30_000,
+  keepaliveTimeoutMs: 10_000,
+  /** A connection without a call is ended after so long. */
+  agentConnectionIdleMs: 60_000,
+  apiConnectionIdleMs: 600_000,
+  enrolmentConnectionIdleMs: 10_000,
+  /** A client's back-off before it connects again. */
+  reconnectMs: 200,
+  reconnectMaxMs: 5_000,
+  /** Connections of one source address (a /64 of IPv6) before their first call, on any port. */
+  pendingConnectionsPerAddress: 256,
+  /** Connections of one source address on the API and enrolment ports, unless configured. */
+  connectionsPerAddress: 1_000,
   /** Watch and WaitFor calls an API key at a time. */
   watchesPerApiKey: 128,
   /** Initial syncs under way at a time, and how long one waits for its turn. */
   initialSyncs: 64,
   initialSyncWaitMs: 10_000,
+  /** Attempts to open a stream that a data plane has at hand, and the time after which it gets one back. */
+  streamAttempts: 20,
+  streamAttemptMs: 2_000,
+  /** Data planes whose attempts are remembered before full buckets are forgotten. */
+  streamAttemptBuckets: 20_000,
   /** TLS handshakes accepted a second on the agent port. */
   acceptsPerSecond: 250,
+  /** From accept to the first call, and from a call to its first message. */
   handshakeMs: 5_000,
+  /** From the end of an aborted stream to its reset, for a peer that does not read its status. */
+  abortGraceMs: 250,
+  /** For calls that outlive a drain: time to read their status. */
+  drainFlushMs: 100,
+  /** The load shedder: it samples so often and refuses newcomers when the event loop's p99 is above this. */
+  shedSampleMs: 1_000,
+  shedLoopDelayMs: 200,
+  /** Samples in a row to begin and to end shedding; it ends below this part of the limits. */
+  shedLateSamples: 2,
+  shedCalmSamples: 3,
+  shedEndRatio: 0.8,
+  /** Whom it refuses comes back after about so long. */
+  shedRetryMs: 5_000,
+  /** A client tries a safe call again: so often, after up to so long, for so long in all. */
+  retryAttempts: 20,
+  retryBaseMs: 100,
+  retryCapMs: 5_000,
+  retryTotalMs: 60_000,
   yamlAliases: 100,
   /** Tokens of one YAML text, about seven for a line of one key and value: 0.1 s of CPU. */
   yamlTokens: 150_000,

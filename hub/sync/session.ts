@@ -141,9 +141,11 @@ export class Session {
     this.#wake.notify();
   }
 
-  /** Ends the stream with an error status. */
+  /** Ends the stream with an error status, at once even when the agent does not read. */
   abort(error: MoorageError): void {
+    if (this.#outcome !== undefined) return;
     this.#end({ error });
+    this.#stream.abort(error);
   }
 
   /** Ends the stream in good order: the agent comes back after the delay. */

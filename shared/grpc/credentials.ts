@@ -1,3 +1,4 @@
+import type { SecureServerOptions } from "node:http2";
 import { createSecureContext } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
 
@@ -24,9 +25,13 @@ function contextOptions(tls: ServerTls) {
 export class ReloadableCredentials extends ServerCredentials {
   readonly #mutual: boolean;
 
-  constructor(tls: ServerTls) {
+  /** `http2` are options of the HTTP/2 server, for which grpc-js has no way of its own either. */
+  constructor(tls: ServerTls, http2: SecureServerOptions = {}) {
     const mutual = tls.clientCaPem !== undefined;
-    super({ requestCert: mutual, rejectUnauthorized: mutual, minVersion: MIN_VERSION }, contextOptions(tls));
+    super(
+      { ...http2, requestCert: mutual, rejectUnauthorized: mutual, minVersion: MIN_VERSION },
+      contextOptions(tls),
+    );
     this.#mutual = mutual;
   }
 

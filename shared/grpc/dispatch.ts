@@ -10,6 +10,11 @@ export function methodPath(method: DescMethod): string {
   return `/${method.parent.typeName}/${method.name}`;
 }
 
+/** True for a method whose answer does not end by itself (AIP-style `Watch...`). */
+export function isWatch(method: DescMethod): boolean {
+  return method.methodKind === "server_streaming" && method.name.startsWith("Watch");
+}
+
 /**
  * Runs the handler of one call to its end. Resolves when the answer is complete (the transport then
  * sends OK) and rejects with what the handler threw.

@@ -1,7 +1,8 @@
 import type { AddressInfo, Socket } from "node:net";
-import { createServer } from "node:net";
-import type { Clock } from "../clock.ts";
+import { createServer, isIPv6 } from "node:net";
+import type { Clock, Timer } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
+import { fullBucket, takeToken } from "./token-bucket.ts";
 
 /** A TCP port, as configured. */
 export interface Address {
@@ -10,16 +11,45 @@ export interface Address {
   port: number;
 }
 
+/** Why a connection was ended before it carried a call. */
+export const refusedReasons = [
+  "accept_rate",
+  "address_pending",
+  "address_connections",
+  "handshake_timeout",
+] as const;
+export type RefusedReason = (typeof refusedReasons)[number];
+
 /** An open port before anything speaks on it. */
 export interface Listener {
   /** The address bound. */
   readonly address: Address;
   /** Connections open now. */
   connections(): number;
+  /** The connection of `peer` (`host:port`) carries a call: it has shown that it is a client. */
+  established(peer: string): void;
   /** Refuses new connections. Idempotent. */
   stopAccepting(): void;
   /** Destroys all connections. */
   destroyAll(): void;
+}
+
+/** What a port admits; all of it is checked before any TLS work is spent. */
+export interface ListenOptions {
+  address: Address;
+  /** The setting that holds the address. */
+  option?: string;
+  clock: Clock;
+  /** Accepted connections a second, a token bucket one second deep; unlimited when absent. */
+  acceptsPerSecond?: number;
+  /** Time from accept to the first call; then the connection is ended. Unlimited when absent. */
+  handshakeMs?: number;
+  /** Connections of one source address (of a /64 for IPv6) before their first call. */
+  pendingPerAddress?: number;
+  /** Connections of one source address at all; absent where a certificate tells clients apart. */
+  connectionsPerAddress?: number;
+  onRefused?: (reason: RefusedReason) => void;
+  accept(socket: Socket): void;
 }
 
 /** What a busy or forbidden port means, in words. */
@@ -42,51 +72,129 @@ export function listenError(address: Address, thrown: NodeJS.ErrnoException, opt
 }
 
 /**
- * Opens a port and hands each socket to `accept`. Above `acceptsPerSecond` (a token bucket one
- * second deep, on `clock`) new sockets are destroyed before any TLS work is spent on them.
+ * What connections are counted by: the address, of IPv6 its first 64 bits, since a single host has
+ * as many addresses as it likes below them. An IPv4-mapped address is the IPv4 one.
  */
-export function listen(options: {
-  address: Address;
-  option?: string;
-  acceptsPerSecond?: number;
-  clock: Clock;
-  accept(socket: Socket): void;
-}): Promise<Listener> {
-  const sockets = new Set<Socket>();
-  const rate = options.acceptsPerSecond ?? Number.POSITIVE_INFINITY;
-  let tokens = rate;
-  let lastMs = options.clock.monotonicMs();
-  const admitted = (): boolean => {
-    if (rate === Number.POSITIVE_INFINITY) return true;
-    const nowMs = options.clock.monotonicMs();
-    tokens = Math.min(rate, tokens + ((nowMs - lastMs) / 1000) * rate);
-    lastMs = nowMs;
-    if (tokens < 1) return false;
-    tokens -= 1;
-    return true;
-  };
+export function sourceOf(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped !== undefined) return mapped;
+  if (!isIPv6(address)) return address;
+  const [head = "", tail] = (address.split("%")[0] as string).split("::");
+  const groups = head === "" ? [] : head.split(":");
+  const after = tail === undefined || tail === "" ? 0 : tail.split(":").length;
+  const zeros = tail === undefined ? 0 : 8 - groups.length - after;
+  const all = [...groups, ...Array<string>(zeros).fill("0"), ...(tail ?? "").split(":").filter(Boolean)];
+  return `${all.slice(0, 4).join(":")}::/64`;
+}
+
+/** Opens a port and hands each admitted socket to `accept`; the others are reset. */
+export function listen(options: ListenOptions): Promise<Listener> {
+  const door = new Door(options);
   const server = createServer({ noDelay: true }, (socket) => {
     // Errors of a raw socket are reported again by TLS or HTTP/2 above; alone they must not crash.
     socket.on("error", () => undefined);
-    if (!admitted()) {
-      socket.resetAndDestroy();
-      return;
-    }
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
-    options.accept(socket);
+    if (door.enter(socket)) options.accept(socket);
+    else socket.resetAndDestroy();
   });
   return new Promise((resolve, reject) => {
     server.once("error", (thrown) => reject(listenError(options.address, thrown, options.option)));
     server.listen({ ...options.address, backlog: 4096 }, () => {
       resolve({
         address: { host: options.address.host, port: (server.address() as AddressInfo).port },
-        connections: () => sockets.size,
+        connections: () => door.connections(),
+        established: (peer) => door.established(peer),
         stopAccepting: () => void server.close(),
-        destroyAll() {
-          for (const socket of sockets) socket.destroy();
-        },
+        destroyAll: () => door.destroyAll(),
       });
     });
   });
+}
+
+/** A connection of the door. */
+interface Visitor {
+  socket: Socket;
+  source: string;
+  /** No call yet. */
+  pending: boolean;
+  timer: Timer | undefined;
+}
+
+/** Connections now, before their first call and at all, of one source. */
+interface Source {
+  pending: number;
+  all: number;
+}
+
+/** Who is in, and whether the next may enter. */
+class Door {
+  readonly #o: ListenOptions;
+  readonly #visitors = new Map<string, Visitor>();
+  readonly #sources = new Map<string, Source>();
+  readonly #rate;
+  #bucket;
+
+  constructor(options: ListenOptions) {
+    this.#o = options;
+    const most = options.acceptsPerSecond;
+    this.#rate = most === undefined ? undefined : { burst: most, perSecond: most };
+    this.#bucket = this.#rate === undefined ? undefined : fullBucket(this.#rate, options.clock.monotonicMs());
+  }
+
+  connections(): number {
+    return this.#visitors.size;
+  }
+
+  destroyAll(): void {
+    for (const { socket } of this.#visitors.values()) socket.destroy();
+  }
+
+  /** Lets a socket in, or says why not. The address is asked first: a flood of one must not use up the rate of all. */
+  enter(socket: Socket): boolean {
+    if (socket.remoteAddress === undefined) return false;
+    const source = sourceOf(socket.remoteAddress);
+    const counts = this.#sources.get(source) ?? { pending: 0, all: 0 };
+    const refused = this.#refuses(counts);
+    if (refused !== undefined) {
+      this.#o.onRefused?.(refused);
+      return false;
+    }
+    const peer = `${socket.remoteAddress}:${socket.remotePort}`;
+    this.#sources.set(source, counts);
+    counts.pending += 1;
+    counts.all += 1;
+    const visitor: Visitor = { socket, source, pending: true, timer: undefined };
+    if (this.#o.handshakeMs !== undefined) {
+      visitor.timer = this.#o.clock.setTimer(this.#o.handshakeMs, () => {
+        this.#o.onRefused?.("handshake_timeout");
+        socket.destroy();
+      });
+    }
+    this.#visitors.set(peer, visitor);
+    socket.once("close", () => {
+      this.established(peer);
+      this.#visitors.delete(peer);
+      counts.all -= 1;
+      if (counts.all === 0) this.#sources.delete(source);
+    });
+    return true;
+  }
+
+  established(peer: string): void {
+    const visitor = this.#visitors.get(peer);
+    if (visitor === undefined || !visitor.pending) return;
+    visitor.timer?.cancel();
+    visitor.pending = false;
+    const counts = this.#sources.get(visitor.source);
+    if (counts !== undefined) counts.pending -= 1;
+  }
+
+  #refuses(counts: Source): RefusedReason | undefined {
+    if (counts.pending >= (this.#o.pendingPerAddress ?? Number.POSITIVE_INFINITY)) return "address_pending";
+    if (counts.all >= (this.#o.connectionsPerAddress ?? Number.POSITIVE_INFINITY))
+      return "address_connections";
+    if (this.#rate === undefined || this.#bucket === undefined) return undefined;
+    const taken = takeToken(this.#bucket, this.#rate, this.#o.clock.monotonicMs());
+    this.#bucket = taken.bucket;
+    return taken.waitMs > 0 ? "accept_rate" : undefined;
+  }
 }

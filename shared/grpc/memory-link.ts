@@ -88,6 +88,11 @@ function pair(method: DescMethod, options: PairOptions) {
     options.onOver(abort);
     up.end();
   };
+  const fail = (thrown: unknown) => {
+    const error = MoorageError.from(thrown);
+    down.fail(decodeStatus(error.code, error.message, encodeStatus(error)));
+    over();
+  };
   const server: ServerDuplex<unknown, unknown> = {
     read: () => map(up.read(), (data) => decode(method.input, data, {})),
     write: (message) => down.push(Uint8Array.from(encode(method.output, message))),
@@ -96,11 +101,9 @@ function pair(method: DescMethod, options: PairOptions) {
       down.end();
       over();
     },
-    fail(thrown) {
-      const error = MoorageError.from(thrown);
-      down.fail(decodeStatus(error.code, error.message, encodeStatus(error)));
-      over();
-    },
+    fail,
+    // Nothing stands between the two ends that could keep a status back.
+    abort: fail,
   };
   const client: ClientDuplex<unknown, unknown> = {
     read: () => map(down.read(), (data) => decode(method.output, data, {})),

@@ -1,14 +1,15 @@
 import { createServer } from "node:http";
-import { connect as tcpConnect, type AddressInfo } from "node:net";
+import { connect as tcpConnect, type AddressInfo, type Socket } from "node:net";
 import { X509Certificate } from "node:crypto";
 import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
 import { afterEach, expect, test } from "vitest";
+import type { Clock } from "../clock.ts";
 import { systemClock } from "../clock.ts";
 import { Code } from "../errors.ts";
 import { systemRng } from "../rng.ts";
 import { createCa, issueServerCertificate } from "../x509.ts";
 import { connect } from "./client.ts";
-import { listen } from "./listener.ts";
+import { listen, sourceOf } from "./listener.ts";
 import { agentLimits, agentPortLimits } from "./options.ts";
 import { certificateFingerprint, fetchPinnedCa } from "./pinned-ca.ts";
 import { startServer } from "./server.ts";
@@ -76,25 +77,91 @@ test("a proxy is asked for exactly the one target, with TLS end to end", async (
   expect(asked).toEqual([`hub.test:${server.address.port}`]);
 });
 
-test("connections above the rate are reset before they cost anything", async () => {
-  let accepted = 0;
-  const frozen = { ...systemClock, monotonicMs: () => 0 };
+/** A listener on loopback, and how to knock: resolves true when the connection was let in. */
+async function door(
+  options: Omit<Parameters<typeof listen>[0], "address" | "accept" | "clock"> & { clock?: Clock },
+) {
+  const accepted: Socket[] = [];
+  const refused: string[] = [];
   const listener = await listen({
+    clock: systemClock,
+    ...options,
     address: loopback,
-    acceptsPerSecond: 2,
-    clock: frozen,
-    accept: () => (accepted += 1),
+    accept: (socket) => accepted.push(socket),
+    onRefused: (reason) => refused.push(reason),
   });
   closers.push(() => {
     listener.stopAccepting();
     listener.destroyAll();
   });
-  const sockets = [1, 2, 3].map(() => tcpConnect(listener.address.port, "127.0.0.1"));
-  await Promise.race(
-    sockets.map(
-      (s) => new Promise<void>((resolve) => s.on("error", () => undefined).once("close", () => resolve())),
-    ),
-  );
-  expect(accepted).toBe(2);
-  for (const s of sockets) s.destroy();
+  const knock = async () => {
+    const before = accepted.length;
+    const socket = tcpConnect(listener.address.port, "127.0.0.1").on("error", () => undefined);
+    closers.push(() => void socket.destroy());
+    const ended = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+    const said = refused.length;
+    while (accepted.length === before && refused.length === said)
+      await new Promise((resolve) => setImmediate(resolve));
+    return { in: accepted.length > before, socket, ended, peer: `127.0.0.1:${socket.localPort}` };
+  };
+  return { listener, knock, refused };
+}
+
+test("connections above the rate are reset before they cost anything", async () => {
+  const { knock, refused } = await door({
+    acceptsPerSecond: 2,
+    clock: { ...systemClock, monotonicMs: () => 0 },
+  });
+  const knocks = [await knock(), await knock(), await knock()];
+  expect(knocks.map((k) => k.in)).toEqual([true, true, false]);
+  await knocks[2]?.ended;
+  expect(refused).toEqual(["accept_rate"]);
+});
+
+test("one address has so many connections before their first call, and so many at all", async () => {
+  const { knock, refused, listener } = await door({ pendingPerAddress: 2, connectionsPerAddress: 3 });
+  const first = await knock();
+  await knock();
+  expect((await knock()).in).toBe(false);
+  listener.established(first.peer);
+  // Established twice is established once.
+  listener.established(first.peer);
+  const third = await knock();
+  expect(third.in).toBe(true);
+  listener.established(third.peer);
+  expect((await knock()).in).toBe(false);
+  expect(refused).toEqual(["address_pending", "address_connections"]);
+  first.socket.destroy();
+  while (listener.connections() > 2) await new Promise((resolve) => setImmediate(resolve));
+  expect((await knock()).in).toBe(true);
+});
+
+test("a connection without a call is ended in time, one with a call is not", async () => {
+  const fire: (() => void)[] = [];
+  const clock: Clock = {
+    ...systemClock,
+    setTimer(ms, fn) {
+      expect(ms).toBe(5_000);
+      fire.push(fn);
+      return { cancel: () => void fire.splice(fire.indexOf(fn), 1) };
+    },
+  };
+  const { knock, refused, listener } = await door({ handshakeMs: 5_000, clock });
+  const [silent, calling] = [await knock(), await knock()];
+  listener.established(calling.peer);
+  expect(fire.length).toBe(1);
+  for (const fn of [...fire]) fn();
+  await silent.ended;
+  expect(refused).toEqual(["handshake_timeout"]);
+  expect(listener.connections()).toBe(1);
+});
+
+test("a source is an IPv4 address or the first half of an IPv6 one", () => {
+  expect(sourceOf("10.0.0.1")).toBe("10.0.0.1");
+  expect(sourceOf("::ffff:10.0.0.1")).toBe("10.0.0.1");
+  expect(sourceOf("2001:db8:1:2:3:4:5:6")).toBe("2001:db8:1:2::/64");
+  expect(sourceOf("2001:db8:1:2::6")).toBe("2001:db8:1:2::/64");
+  expect(sourceOf("2001:db8::6")).toBe("2001:db8:0:0::/64");
+  expect(sourceOf("::1")).toBe("0:0:0:0::/64");
+  expect(sourceOf("fe80::1%eth0")).toBe("fe80:0:0:0::/64");
 });

@@ -1,7 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ServerDuplexStream, UntypedServiceImplementation } from "@grpc/grpc-js";
 import { Metadata, Server, ServerCredentials } from "@grpc/grpc-js";
-import type { Clock } from "../clock.ts";
+import type { Clock, Timer } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
 import { limits } from "../limits.ts";
 import { serviceDefinition } from "./adapter.ts";
@@ -9,11 +9,12 @@ import type { CodecOptions } from "./codec.ts";
 import { Undecodable } from "./codec.ts";
 import type { ServerTls } from "./credentials.ts";
 import { ReloadableCredentials } from "./credentials.ts";
-import { methodPath, serveCall } from "./dispatch.ts";
-import type { Address } from "./listener.ts";
+import { isWatch, methodPath, serveCall } from "./dispatch.ts";
+import { encodingOf, onStreamClosed, resetStream } from "./internals.ts";
+import type { Address, Listener, ListenOptions } from "./listener.ts";
 import { listen } from "./listener.ts";
 import type { WireLimits } from "./options.ts";
-import { channelOptions } from "./options.ts";
+import { channelOptions, http2Options } from "./options.ts";
 import { DETAILS_KEY, encodeStatus } from "./status-details.ts";
 import type { BoundService, CallContext, ServerDuplex } from "./types.ts";
 
@@ -26,6 +27,12 @@ export interface CallReport {
   error: MoorageError | undefined;
 }
 
+/** Limits on connections; see {@link ListenOptions}. */
+export type Admission = Pick<
+  ListenOptions,
+  "acceptsPerSecond" | "handshakeMs" | "pendingPerAddress" | "connectionsPerAddress" | "onRefused"
+>;
+
 /** What a port needs. */
 export interface ServerOptions {
   address: Address;
@@ -36,8 +43,8 @@ export interface ServerOptions {
   services: readonly BoundService[];
   limits: WireLimits;
   clock: Clock;
-  /** Accepted connections a second; unlimited when absent. */
-  acceptsPerSecond?: number;
+  /** What the listener admits; nothing is refused for what is absent. */
+  admission?: Admission;
   codec?: CodecOptions;
   /** Called before the handler; what it throws is the call's status. For authentication and admission. */
   before?: (ctx: CallContext, method: DescMethod) => void | Promise<void>;
@@ -45,7 +52,7 @@ export interface ServerOptions {
   onCall?: (report: CallReport) => void;
 }
 
-/** An open port. */
+/** An open port. A call whose first message does not come within `limits.handshakeMs` is ended. */
 export interface RunningServer {
   /** The address bound, with the port taken. */
   readonly address: Address;
@@ -69,18 +76,22 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       `Cannot listen on "${options.address.host}:${options.address.port}": without TLS only loopback is served`,
     );
   }
-  const credentials = options.tls === "insecure" ? undefined : new ReloadableCredentials(options.tls);
+  const http2 = http2Options(options.limits);
+  const credentials = options.tls === "insecure" ? undefined : new ReloadableCredentials(options.tls, http2);
   const server = new Server(channelOptions(options.limits));
-  const { maxElements } = options.limits;
-  const codec: CodecOptions = {
-    ...options.codec,
-    ...(maxElements === undefined ? {} : { elements: { elements: maxElements, depth: limits.messageDepth } }),
-  };
-  for (const service of options.services) {
-    server.addService(serviceDefinition(service.desc, codec), implementation(service, options));
-  }
   const injector = server.createConnectionInjector(credentials ?? ServerCredentials.createInsecure());
-  const listener = await listen({ ...options, accept: (socket) => injector.injectConnection(socket) });
+  const listener = await listen({
+    ...options.admission,
+    address: options.address,
+    ...(options.option === undefined ? {} : { option: options.option }),
+    clock: options.clock,
+    accept: (socket) => injector.injectConnection(socket),
+  });
+  const port: Port = { options, listener, live: new Set() };
+  const codec = codecOf(options);
+  for (const service of options.services) {
+    server.addService(serviceDefinition(service.desc, codec), implementation(service, port));
+  }
   let draining: Promise<void> | undefined;
   return {
     address: listener.address,
@@ -89,29 +100,68 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       if (credentials === undefined) throw new Error("Cannot replace TLS material: the port has none");
       credentials.replace(tls);
     },
-    drain(ms) {
-      draining ??= new Promise((resolve) => {
-        listener.stopAccepting();
-        const timer = options.clock.setTimer(ms, () => {
-          server.forceShutdown();
-          listener.destroyAll();
-          resolve();
-        });
-        server.tryShutdown(() => {
-          timer.cancel();
-          listener.destroyAll();
-          resolve();
-        });
-      });
-      return draining;
-    },
+    drain: (ms) => (draining ??= drain(server, port, ms)),
   };
 }
 
-function implementation(service: BoundService, options: ServerOptions): UntypedServiceImplementation {
+/** What the calls of a port share. */
+interface Port {
+  options: ServerOptions;
+  listener: Listener;
+  live: Set<LiveCall>;
+}
+
+/** A call under way. */
+interface LiveCall {
+  method: DescMethod;
+  end(error: MoorageError): void;
+}
+
+function codecOf({ codec, limits: { maxElements } }: ServerOptions): CodecOptions {
+  if (maxElements === undefined) return codec ?? {};
+  return { ...codec, elements: { elements: maxElements, depth: limits.messageDepth } };
+}
+
+/** Watches end at once, since they do not end by themselves; whatever is left after `ms` is ended, too. */
+function drain(server: Server, port: Port, ms: number): Promise<void> {
+  const { clock } = port.options;
+  const { live, listener } = port;
+  return new Promise((resolve) => {
+    const over = () => {
+      listener.destroyAll();
+      resolve();
+    };
+    const force = () => {
+      server.forceShutdown();
+      over();
+    };
+    let timer = clock.setTimer(ms, () => {
+      if (live.size === 0) {
+        force();
+        return;
+      }
+      for (const call of live) call.end(shuttingDown());
+      timer = clock.setTimer(limits.drainFlushMs, force);
+    });
+    listener.stopAccepting();
+    for (const call of live) if (isWatch(call.method)) call.end(shuttingDown());
+    server.tryShutdown(() => {
+      timer.cancel();
+      over();
+    });
+  });
+}
+
+function shuttingDown(): MoorageError {
+  return new MoorageError(Code.UNAVAILABLE, "The call was ended: the server is shutting down", {
+    reason: "SHUTTING_DOWN",
+  });
+}
+
+function implementation(service: BoundService, port: Port): UntypedServiceImplementation {
   const functions: UntypedServiceImplementation = {};
   for (const method of service.desc.methods) {
-    functions[method.localName] = (call: Call) => void serve(call, { service, method, options });
+    functions[method.localName] = (call: Call) => void serve(call, { service, method, port });
   }
   return functions;
 }
@@ -119,9 +169,11 @@ function implementation(service: BoundService, options: ServerOptions): UntypedS
 /** The one place where a call starts and ends; never rejects. */
 async function serve(
   call: Call,
-  on: { service: BoundService; method: DescMethod; options: ServerOptions },
+  on: { service: BoundService; method: DescMethod; port: Port },
 ): Promise<void> {
-  const { method, options } = on;
+  const { method, port } = on;
+  const { options } = port;
+  port.listener.established(call.getPeer());
   const startMs = options.clock.monotonicMs();
   const controller = new AbortController();
   call.once("cancelled", () => {
@@ -141,16 +193,66 @@ async function serve(
       call.emit("error", { code: failed.code, details: failed.message, metadata: trailer });
     }
   };
-  const stream = duplex(call, { signal: controller.signal, finish, isOver: () => over });
+  const stream = duplex(call, {
+    clock: options.clock,
+    signal: controller.signal,
+    finish,
+    isOver: () => over,
+  });
+  const live: LiveCall = { method, end: (error) => stream.abort(error) };
+  port.live.add(live);
+  let late: Timer | undefined;
   try {
+    refuseCompression(encodingOf(call));
     await options.before?.(ctx, method);
-    await serveCall(on.service, method, { stream, ctx });
+    late = options.clock.setTimer(limits.handshakeMs, () => stream.abort(tooLate(ctx.method)));
+    await serveCall(on.service, method, { stream: withFirst(stream, () => late?.cancel()), ctx });
     finish();
   } catch (thrown) {
     // What a handler throws because its caller went away is the caller's doing.
     finish({ value: controller.signal.aborted ? controller.signal.reason : thrown });
   }
+  late?.cancel();
+  port.live.delete(live);
   options.onCall?.({ method, ctx, durationMs: options.clock.monotonicMs() - startMs, error: failed });
+}
+
+/**
+ * grpc-js inflates every message of a received chunk at once, each up to the message limit: 60 KiB
+ * on the wire become tens of megabytes. Neither our clients nor our agents compress.
+ */
+function refuseCompression(encoding: string): void {
+  if (encoding === "identity") return;
+  throw new MoorageError(
+    Code.UNIMPLEMENTED,
+    `Cannot read messages with grpc-encoding "${encoding}": only "identity" is accepted`,
+    { reason: "COMPRESSION_REFUSED" },
+  );
+}
+
+function tooLate(method: string): MoorageError {
+  return new MoorageError(
+    Code.DEADLINE_EXCEEDED,
+    `No message of "${method}" came within ${limits.handshakeMs} ms`,
+    { reason: "FIRST_MESSAGE_LATE" },
+  );
+}
+
+/** The stream, with `onFirst` called when something of the caller was read: a message, or its end. */
+function withFirst(
+  stream: ServerDuplex<unknown, unknown>,
+  onFirst: () => void,
+): ServerDuplex<unknown, unknown> {
+  return {
+    ...stream,
+    async *read() {
+      for await (const message of stream.read()) {
+        onFirst();
+        yield message;
+      }
+      onFirst();
+    },
+  };
 }
 
 function context(
@@ -173,7 +275,12 @@ function context(
 
 function duplex(
   call: Call,
-  on: { signal: AbortSignal; finish(thrown?: { value: unknown }): void; isOver(): boolean },
+  on: {
+    clock: Clock;
+    signal: AbortSignal;
+    finish(thrown?: { value: unknown }): void;
+    isOver(): boolean;
+  },
 ): ServerDuplex<unknown, unknown> {
   return {
     async *read() {
@@ -199,5 +306,10 @@ function duplex(
     },
     end: () => on.finish(),
     fail: (thrown) => on.finish({ value: thrown }),
+    abort(thrown) {
+      on.finish({ value: thrown });
+      const timer = on.clock.setTimer(limits.abortGraceMs, () => resetStream(call));
+      onStreamClosed(call, () => timer.cancel());
+    },
   };
 }

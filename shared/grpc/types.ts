@@ -37,9 +37,14 @@ export interface DuplexStream<In, Out> {
   end(): void;
 }
 
-/** A stream at the server; `fail` ends it with the status of `thrown`. */
+/**
+ * A stream at the server. `fail` ends it with the status of `thrown`, behind all that is queued.
+ * `abort` does so too, but a peer that does not read is not waited for: its stream is reset after
+ * `limits.abortGraceMs`.
+ */
 export interface ServerDuplex<In, Out> extends DuplexStream<In, Out> {
   fail(thrown: unknown): void;
+  abort(thrown: unknown): void;
 }
 
 /** A stream at the client; `cancel` gives it up at once. */

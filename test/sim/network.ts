@@ -81,6 +81,7 @@ export class Path {
       drained: () => stream.drained(),
       end: () => later(() => stream.end()),
       fail: (thrown) => later(() => stream.fail(thrown)),
+      abort: (thrown) => later(() => stream.abort(thrown)),
     };
   }
 }

@@ -1,0 +1,41 @@
+import type { ServerHttp2Stream } from "node:http2";
+import { constants } from "node:http2";
+import type { ServerDuplexStream } from "@grpc/grpc-js";
+
+/**
+ * What grpc-js 1.14 has and does not show. Each use fails safe when an upgrade takes it away, and
+ * transport tests fail then: the forced reset (streamOf) and the refusal of compression (encodingOf).
+ */
+interface Inside {
+  call?: { stream?: ServerHttp2Stream; incomingEncoding?: unknown };
+}
+
+type Call = ServerDuplexStream<unknown, unknown>;
+
+/** The HTTP/2 stream of a call. */
+function streamOf(call: Call): ServerHttp2Stream | undefined {
+  return (call as unknown as Inside).call?.stream;
+}
+
+/** The encoding that the caller's messages may have; "identity" is none. */
+export function encodingOf(call: Call): string {
+  return String((call as unknown as Inside).call?.incomingEncoding ?? "unknown");
+}
+
+/** Calls `fn` once the HTTP/2 stream of a call has closed; at once when it has, or is not known. */
+export function onStreamClosed(call: Call, fn: () => void): void {
+  const stream = streamOf(call);
+  if (stream === undefined || stream.destroyed) fn();
+  else stream.once("close", fn);
+}
+
+/**
+ * Ends a call's HTTP/2 stream now, whatever waits to be sent on it. The peer sees RST_STREAM with
+ * CANCEL as soon as it reads again; this end is free at once, even when the peer's socket is full.
+ */
+export function resetStream(call: Call): void {
+  const stream = streamOf(call);
+  if (stream === undefined || stream.destroyed) return;
+  stream.close(constants.NGHTTP2_CANCEL);
+  stream.destroy();
+}
