@@ -5,6 +5,7 @@ import { createSecureContext } from "node:tls";
 import type { Clock } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
 import { methodDefinition } from "./adapter.ts";
+import { NamedServerCredentials } from "./client-credentials.ts";
 import { makeClient } from "./dispatch.ts";
 import type { Address } from "./listener.ts";
 import type { WireLimits } from "./options.ts";
@@ -39,6 +40,9 @@ export interface ConnectOptions {
   proxy?: Address & { credentials?: string };
 }
 
+/** 24 days, a little less than 2^31 ms. */
+const MAX_TIMEOUT_MS = 24 * 24 * 3_600_000;
+
 /** Connects lazily to a server; a broken connection is tried again by the next call. */
 export function connect(options: ConnectOptions): Link {
   const target = join(options.target);
@@ -48,15 +52,16 @@ export function connect(options: ConnectOptions): Link {
     const window = options.ownConnection.flowControlWindowBytes;
     if (window !== undefined) channel["grpc-node.flow_control_window"] = window;
   }
-  if (options.tls !== "insecure" && options.tls.serverName !== undefined) {
-    channel["grpc.ssl_target_name_override"] = options.tls.serverName;
-  }
   if (options.proxy !== undefined) {
     channel["grpc.http_connect_target"] = `dns:${target}`;
     if (options.proxy.credentials !== undefined)
       channel["grpc.http_connect_creds"] = options.proxy.credentials;
   }
-  const client = new GrpcClient(join(options.proxy ?? options.target), credentials(options.tls), channel);
+  const client = new GrpcClient(
+    join(options.proxy ?? options.target),
+    credentials(options.tls, options.target.host),
+    channel,
+  );
   return {
     client: (service) => makeClient(service, (method, call) => open(client, method, { call, link: options })),
     close: () => client.close(),
@@ -67,7 +72,7 @@ function join(address: Address): string {
   return address.host.includes(":") ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-function credentials(tls: ClientTls | "insecure"): ChannelCredentials {
+function credentials(tls: ClientTls | "insecure", host: string): ChannelCredentials {
   if (tls === "insecure") return ChannelCredentials.createInsecure();
   const context = createSecureContext({
     minVersion: "TLSv1.3",
@@ -75,7 +80,7 @@ function credentials(tls: ClientTls | "insecure"): ChannelCredentials {
     ...(tls.certPem === undefined ? {} : { cert: tls.certPem }),
     ...(tls.keyPem === undefined ? {} : { key: tls.keyPem }),
   });
-  return ChannelCredentials.createFromSecureContext(context);
+  return new NamedServerCredentials(context, tls.serverName ?? host);
 }
 
 function open(
@@ -87,8 +92,9 @@ function open(
   for (const [name, value] of Object.entries({ ...on.link.headers?.(), ...on.call.headers }))
     metadata.set(name, value);
   const definition = methodDefinition(method, {});
-  const deadline =
-    on.call.timeoutMs === undefined ? {} : { deadline: on.link.clock.now() + on.call.timeoutMs };
+  // A grpc-timeout of 2^31 ms or more overflows at the server: the call would be late at once.
+  const timeoutMs = Math.min(on.call.timeoutMs ?? 0, MAX_TIMEOUT_MS);
+  const deadline = on.call.timeoutMs === undefined ? {} : { deadline: on.link.clock.now() + timeoutMs };
   const call = client.makeBidiStreamRequest(
     definition.path,
     definition.requestSerialize,
