@@ -56,8 +56,6 @@ export const failpoints = {
   "agent/before-prune": "all objects are applied, what is no longer wanted is still there",
   "agent/before-inventory-result": "all is applied and pruned, the inventory does not say so",
   "agent/removal-told": "a removal is done and durable, the hub was not told",
-  "identity/issued": "an agent's certificate is signed, its key is not registered",
-  "identity/registered": "a key is registered and its token consumed, the agent has no answer",
   "identity/ca-made": "a new authority is made, neither saved nor trusted",
   "identity/ca-trusted": "a new authority is in the trust bundle on disk, the former one signs",
   "identity/ca-saved": "a new authority signs after the next start, nobody was told",

@@ -24,6 +24,15 @@ const MOST_CACHED = 10_000;
 /** Name of the first key. */
 const BOOTSTRAP = "bootstrap";
 
+/** A JWS in compact form, signature included: three parts. */
+const JWT = /^Bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)$/i;
+
+/** Callers that hold no API key. */
+export interface OtherCallers {
+  jwt?: (token: string) => Promise<ApiPrincipal>;
+  certificate?: (der: Uint8Array) => Promise<ApiPrincipal>;
+}
+
 interface Cached {
   principal: ApiPrincipal;
   expireMs: number;
@@ -51,8 +60,11 @@ export class StoredApiKeys implements ApiKeys {
   /** Only while changes are followed may anything be kept. */
   #following = false;
 
-  constructor(ctx: IdentityContext) {
+  readonly #others: OtherCallers;
+
+  constructor(ctx: IdentityContext, others: OtherCallers = {}) {
     this.#ctx = ctx;
+    this.#others = others;
   }
 
   async create(
@@ -127,7 +139,14 @@ export class StoredApiKeys implements ApiKeys {
     return apiKey;
   }
 
-  async authenticate(authorization: string | undefined): Promise<ApiPrincipal> {
+  async authenticate(
+    authorization: string | undefined,
+    certificateDer?: Uint8Array | undefined,
+  ): Promise<ApiPrincipal> {
+    const { jwt, certificate } = this.#others;
+    if (certificateDer !== undefined && certificate !== undefined) return certificate(certificateDer);
+    const token = JWT.exec(authorization ?? "")?.[1];
+    if (token !== undefined && jwt !== undefined) return jwt(token);
     const secret = /^Bearer (mk_[A-Za-z0-9_-]{43})$/i.exec(authorization ?? "")?.[1];
     if (secret === undefined) {
       throw unauthenticated(
@@ -195,7 +214,8 @@ export class StoredApiKeys implements ApiKeys {
     }
     const { name, role, scopes, expireTime } = found.apiKey;
     const expireMs = expireTime === undefined ? Number.POSITIVE_INFINITY : timestampMs(expireTime);
-    const cached = { principal: { actor: name, role, scopes }, expireMs };
+    const ends = Number.isFinite(expireMs) ? { expireMs } : {};
+    const cached = { principal: { actor: name, role, scopes, ...ends }, expireMs };
     if (this.#following && changes === this.#changes) {
       if (this.#cache.size >= MOST_CACHED) this.#cache.clear();
       this.#cache.set(cacheKey, cached);

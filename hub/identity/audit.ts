@@ -16,12 +16,31 @@ export interface AuditFacts {
   resource: string;
   outcome: string;
   requestId?: string;
+  /** Refusals that were too many to be recorded before this one. */
+  suppressed?: number;
+}
+
+const audited = new WeakSet<object>();
+
+/** Notes that a refusal left its record already, with more facts than its caller's port knows. */
+export function markAudited(error: object): void {
+  audited.add(error);
+}
+
+/** Whether {@link markAudited} was called for it. */
+export function isAudited(error: object): boolean {
+  return audited.has(error);
 }
 
 /** The operation that keeps a record of an act, for the act's own transaction. */
 export function auditOp(at: { clock: Clock; rng: Rng }, facts: AuditFacts): Op {
   const nowMs = at.clock.now();
-  const record = create(StoredAuditRecordSchema, { ...facts, time: timestampFromMs(nowMs) });
+  const { suppressed, ...rest } = facts;
+  const record = create(StoredAuditRecordSchema, {
+    ...rest,
+    time: timestampFromMs(nowMs),
+    suppressed: BigInt(suppressed ?? 0),
+  });
   const name = `${prefixes.audit}${String(nowMs).padStart(13, "0")}/${uuid(at.rng)}`;
   return { put: { key: key(name), value: toBinary(StoredAuditRecordSchema, record) } };
 }

@@ -57,13 +57,52 @@ export function allows(principal: Pick<ApiPrincipal, "role" | "scopes">, access:
 
 /** Throws PERMISSION_DENIED unless {@link allows}. */
 export function authorize(principal: ApiPrincipal, access: Access): void {
-  if (allows(principal, access)) return;
+  if (!allows(principal, access)) throw denied(principal, access);
+}
+
+/** What a caller may see of a collection: undefined is all of it, else what lies within these scopes. */
+export type Within = readonly string[] | undefined;
+
+/** Whether a resource of a listed or watched collection is shown. */
+export function isWithin(within: Within, name: string): boolean {
+  return within === undefined || within.some((s) => scopeCovers(s, name));
+}
+
+/** Whether a scope names, or lies above, members of a collection that it does not cover whole. */
+function reaches(scope: string, collectionName: string): boolean {
+  // Every tenant and data plane may have applications.
+  if (collectionName === "applications") return /^(tenants|dataPlanes)\//.test(scope);
+  const [family, dash] = collectionName.split("/");
+  if (dash === "-") return scope.startsWith(`${family}/`);
+  const depth = collectionName.split("/").length + 1;
+  return scope.startsWith(`${collectionName}/`) && scope.split("/").length <= depth;
+}
+
+/**
+ * For the list or watch of a collection (`tenants`, `applications`, `tenants/-/applications`,
+ * `tenants/acme/applications`): the part of it that the caller may see. Throws PERMISSION_DENIED when that
+ * is nothing, whether or not anything exists.
+ */
+export function authorizeCollection(
+  principal: ApiPrincipal,
+  access: Access & { verb: "list" | "watch" },
+): Within {
+  if (allows(principal, access)) return undefined;
+  const within = principal.scopes.filter((s) => reaches(s, access.name));
+  if (within.length === 0 || !roleAllows(principal.role, access)) throw denied(principal, access);
+  return within;
+}
+
+function denied(principal: ApiPrincipal, access: Access): MoorageError {
   const why = roleAllows(principal.role, access)
     ? "its scopes do not cover it"
     : "its role does not allow it";
-  throw new MoorageError(
+  return new MoorageError(
     Code.PERMISSION_DENIED,
     `Cannot ${access.verb} "${access.name}" as "${principal.actor}": ${why}`,
-    { reason: "PERMISSION_DENIED", metadata: { verb: access.verb, resource: access.name } },
+    {
+      reason: "PERMISSION_DENIED",
+      metadata: { verb: access.verb, resource: access.name, actor: principal.actor },
+    },
   );
 }

@@ -1,43 +1,64 @@
 import { chmod, mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
-import type { Clock, Timer } from "@moorage/shared/clock";
+import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
-import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
-import type { CertifiedKey } from "@moorage/shared/x509";
-import { createCa, issueServerCertificate, parseCertificate, splitBundle } from "@moorage/shared/x509";
-import type { Authority, KeyProvider, ServerCertificate } from "./identity.ts";
+import { createCa, parseCertificate, splitBundle } from "@moorage/shared/x509";
+import type { Authority, KeyProvider } from "./identity.ts";
 
-/** The built-in certificate authority: one P-256 key, made once, and the listeners' certificates. */
+/** Where the certificate authority is kept: one P-256 key at a time, in files. */
 
 const DAY_MS = 24 * 3_600_000;
 /** Life of the authority's own certificate. */
-const CA_MS = 3650 * DAY_MS;
-/** Life of a listener's certificate; renewed at two thirds of it. */
-const SERVER_MS = 30 * DAY_MS;
-/** Delay before a failed renewal is tried again. */
-const RETRY_MS = 60_000;
+export const CA_MS = 3650 * DAY_MS;
 
-/** Keeps the authority in files: `ca.key` (0600), `ca.crt`, `ca-bundle.pem`. */
+/** The subject of every authority of a trust domain: one, so that a cross-signed one is self-issued. */
+export const caName = (trustDomain: string): string => `Moorage CA ${trustDomain}`;
+
+const KEY_BLOCK = /-----BEGIN PRIVATE KEY-----[^-]+-----END PRIVATE KEY-----\n?/;
+
+/**
+ * Keeps the authority in files: `ca.key` (0600) is the signing key, its certificate and the cross-signed
+ * ones, so that one rename changes them together; `ca-bundle.pem` is what is trusted; `ca.crt` is a copy
+ * of the certificate for people.
+ */
 export function fileKeyProvider(dataDir: string): KeyProvider {
   const path = (name: string) => join(dataDir, name);
   return {
     async load() {
-      const keyPem = await read(path("ca.key"));
-      if (keyPem === undefined) return undefined;
-      const certPem = await read(path("ca.crt"));
-      if (certPem === undefined) throw broken(path("ca.crt"), "it is missing although ca.key is there");
+      const text = await read(path("ca.key"));
+      if (text === undefined) return undefined;
       await chmod(path("ca.key"), 0o600);
-      return { ca: { certPem, keyPem }, bundlePem: (await read(path("ca-bundle.pem"))) ?? certPem };
+      const keyPem = KEY_BLOCK.exec(text)?.[0];
+      if (keyPem === undefined) throw broken(path("ca.key"), "it does not hold a private key");
+      // Written by the first version, the key file holds the key alone.
+      const own = text.includes("BEGIN CERTIFICATE") ? text : await read(path("ca.crt"));
+      if (own === undefined) throw broken(path("ca.crt"), "it is missing although ca.key is there");
+      const [certPem, ...cross] = splitBundle(own.replace(KEY_BLOCK, ""));
+      if (certPem === undefined) throw broken(path("ca.key"), "it does not hold a certificate");
+      return {
+        ca: { certPem, keyPem },
+        bundlePem: (await read(path("ca-bundle.pem"))) ?? certPem,
+        crossPem: joinPem(cross),
+      };
     },
-    async save({ ca, bundlePem }) {
+    async save({ ca, bundlePem, crossPem }) {
       await mkdir(dataDir, { recursive: true, mode: 0o700 });
-      // The key last: as long as it is absent nothing was signed, and all of it is made anew.
+      // The bundle first: what signs after the rename of the key is trusted already. Nothing was signed
+      // with a key that is absent, and all of it is made anew.
       await write(path("ca-bundle.pem"), bundlePem, 0o644);
+      await write(path("ca.key"), joinPem([ca.keyPem, ca.certPem, crossPem]), 0o600);
       await write(path("ca.crt"), ca.certPem, 0o644);
-      await write(path("ca.key"), ca.keyPem, 0o600);
     },
   };
+}
+
+/** PEM texts one below the other. */
+export function joinPem(parts: readonly string[]): string {
+  return parts
+    .filter((p) => p.trim() !== "")
+    .map((p) => `${p.trim()}\n`)
+    .join("");
 }
 
 async function read(path: string): Promise<string | undefined> {
@@ -81,63 +102,8 @@ export async function loadAuthority(
     }
     return kept;
   }
-  const ca = await createCa({ name: `Moorage CA ${on.trustDomain}`, ttlMs: CA_MS }, on);
-  const made = { ca, bundlePem: ca.certPem };
+  const ca = await createCa({ name: caName(on.trustDomain), ttlMs: CA_MS }, on);
+  const made = { ca, bundlePem: ca.certPem, crossPem: "" };
   await provider.save(made);
   return made;
-}
-
-/** What {@link serverCertificate} needs. */
-export interface ServerCertificateOptions {
-  authority: Authority;
-  clock: Clock;
-  rng: Rng;
-  log: Logger;
-  dnsNames: string[];
-  ipAddresses?: string[];
-}
-
-/** Issues a listener's certificate now, and again at two thirds of its life until `stop`. */
-export async function serverCertificate(
-  o: ServerCertificateOptions,
-): Promise<ServerCertificate & { stop(): void }> {
-  const issue = (): Promise<CertifiedKey> =>
-    issueServerCertificate(
-      {
-        ca: o.authority.ca,
-        dnsNames: o.dnsNames,
-        ttlMs: SERVER_MS,
-        ...(o.ipAddresses === undefined ? {} : { ipAddresses: o.ipAddresses }),
-      },
-      o,
-    );
-  const listeners = new Set<(certificate: CertifiedKey) => void>();
-  let current = await issue();
-  let timer: Timer | undefined;
-  let stopped = false;
-  const arm = (delayMs: number) => {
-    if (!stopped) timer = o.clock.setTimer(delayMs, () => void renew());
-  };
-  const renew = async () => {
-    try {
-      current = await issue();
-      for (const fn of listeners) fn(current);
-      arm((SERVER_MS * 2) / 3);
-    } catch (error) {
-      o.log.error("Cannot renew the server certificate", { error });
-      arm(RETRY_MS);
-    }
-  };
-  arm((SERVER_MS * 2) / 3);
-  return {
-    current: () => current,
-    onRenewed(fn) {
-      listeners.add(fn);
-      return () => listeners.delete(fn);
-    },
-    stop() {
-      stopped = true;
-      timer?.cancel();
-    },
-  };
 }

@@ -18,9 +18,9 @@ export interface IdentityContext {
   trustDomain: string;
 }
 
-/** {@link IdentityContext} with the authority that signs. */
+/** {@link IdentityContext} with the authority that signs; read anew at each use, a rotation changes it. */
 export interface AuthorityContext extends IdentityContext {
-  authority: Authority;
+  readonly authority: Authority;
 }
 
 /** A new secret: a prefix that says what it is, and 256 random bits. */
@@ -43,6 +43,8 @@ export interface IssuedAgent {
   chainPem: string;
   thumbprint: string;
   notAfterMs: number;
+  /** SHA-256 of the authority's certificate in hex. */
+  caFingerprint: string;
 }
 
 /** Signs a certificate for an agent's request: of the request only the proven key is used. */
@@ -52,13 +54,12 @@ export async function issueAgent(
   csrDer: Uint8Array,
 ): Promise<IssuedAgent> {
   const uri = agentUri(ctx.trustDomain, dataPlaneUid);
-  const chainPem = await issueClientCertificate(
-    { ca: ctx.authority.ca, csrDer, uri, ttlMs: limits.certificateMs },
-    ctx,
-  );
+  const { ca } = ctx.authority;
+  const chainPem = await issueClientCertificate({ ca, csrDer, uri, ttlMs: limits.certificateMs }, ctx);
   failpoint("identity/mid-issue");
   const { keyThumbprint, notAfterMs } = parseCertificate(chainPem);
-  return { chainPem, thumbprint: keyThumbprint, notAfterMs };
+  const caFingerprint = parseCertificate(ca.certPem).fingerprint;
+  return { chainPem, thumbprint: keyThumbprint, notAfterMs, caFingerprint };
 }
 
 /** When an agent is to renew: two thirds of a certificate's life. */

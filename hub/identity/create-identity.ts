@@ -1,11 +1,16 @@
 import { authenticateAgent, confirmAgentKey } from "./agents.ts";
 import { StoredApiKeys } from "./api-keys.ts";
-import { fileKeyProvider, loadAuthority, serverCertificate } from "./ca.ts";
+import { AuthorityKeeper } from "./authority.ts";
+import { fileKeyProvider, loadAuthority } from "./ca.ts";
+import { clientCertificates } from "./client-certs.ts";
 import type { AuthorityContext } from "./context.ts";
 import { followCredentials } from "./credentials.ts";
 import { createEnrolment } from "./enrol.ts";
 import type { Identity, IdentityOptions } from "./identity.ts";
+import { createJwtVerifier } from "./oidc.ts";
 import { createRenewal } from "./renew.ts";
+import { createRotation } from "./rotation.ts";
+import { serverCertificate } from "./server-certificate.ts";
 import { createJoinTokens } from "./tokens.ts";
 
 /** Makes the hub's identity, and its authority on first use. See identity.ts for the contract. */
@@ -14,15 +19,33 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
   const provider = options.keyProvider ?? (dataDir === undefined ? undefined : fileKeyProvider(dataDir));
   if (provider === undefined)
     throw new Error("Cannot make an identity: neither dataDir nor keyProvider is given");
-  const authority = await loadAuthority(provider, { clock, rng, trustDomain });
-  const ctx: AuthorityContext = { store, clock, rng, log, trustDomain, authority };
-  const apiKeys = new StoredApiKeys(ctx);
+  const loaded = await loadAuthority(provider, { clock, rng, trustDomain });
+  const keeper = new AuthorityKeeper(loaded, { provider, clock, rng, trustDomain });
+  const ctx: AuthorityContext = {
+    store,
+    clock,
+    rng,
+    log,
+    trustDomain,
+    get authority() {
+      return keeper.current;
+    },
+  };
+  const rotation = createRotation(ctx, keeper);
+  const { oidc, clientCertificates: callers } = options;
+  const apiKeys = new StoredApiKeys(ctx, {
+    ...(oidc === undefined ? {} : { jwt: createJwtVerifier(oidc, { clock, log }) }),
+    ...(callers === undefined ? {} : { certificate: clientCertificates(callers, clock) }),
+  });
   const listeners = new Set<(uid: string, valid: ReadonlySet<string>) => void>();
   const certificates: { stop(): void }[] = [];
   return {
     name: "identity",
     trustDomain,
-    trustBundlePem: authority.bundlePem,
+    get trustBundlePem() {
+      return keeper.current.bundlePem;
+    },
+    certificateAuthorities: rotation,
     joinTokens: createJoinTokens(ctx),
     apiKeys,
     enrolmentHandlers: createEnrolment(ctx),
@@ -33,8 +56,9 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
       listeners.add(fn);
       return () => listeners.delete(fn);
     },
+    onTrustBundle: (fn) => keeper.onChange(({ bundlePem }) => fn(bundlePem)),
     async serverCertificate(names) {
-      const certificate = await serverCertificate({ authority, clock, rng, log, ...names });
+      const certificate = await serverCertificate({ authority: keeper, clock, rng, log, ...names });
       certificates.push(certificate);
       return certificate;
     },
@@ -51,7 +75,11 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
         for (const fn of listeners) fn(uid, valid);
       };
       try {
-        await Promise.all([guard(followCredentials(store, notify, either)), guard(apiKeys.follow(either))]);
+        await Promise.all([
+          guard(followCredentials(store, notify, either)),
+          guard(apiKeys.follow(either)),
+          guard(rotation.run(either)),
+        ]);
       } finally {
         for (const certificate of certificates) certificate.stop();
       }

@@ -51,7 +51,13 @@ export function validThumbprints(credentials: StoredCredentials): ReadonlySet<st
 /** Credentials with a key added or its certificate's end moved; expired former keys leave. */
 export function withKey(
   credentials: StoredCredentials,
-  added: { thumbprint: string; notAfterMs: number; candidate: boolean; nowMs: number },
+  added: {
+    thumbprint: string;
+    notAfterMs: number;
+    caFingerprint: string;
+    candidate: boolean;
+    nowMs: number;
+  },
 ): StoredCredentials {
   const thumbprint = new Uint8Array(Buffer.from(added.thumbprint, "hex"));
   const isAdded = (k: RegisteredKey) => Buffer.compare(k.thumbprint, thumbprint) === 0;
@@ -61,6 +67,7 @@ export function withKey(
     registeredTime: known?.registeredTime ?? timestampFromMs(added.nowMs),
     candidate: known === undefined ? added.candidate : known.candidate,
     notAfter: timestampFromMs(added.notAfterMs),
+    caFingerprint: new Uint8Array(Buffer.from(added.caFingerprint, "hex")),
   });
   // One candidate at a time. The newest registered key stays for a rejoin, however old it is.
   const others = credentials.keys.filter((k) => !isAdded(k) && !(k.candidate && entry.candidate));

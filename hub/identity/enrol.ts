@@ -9,7 +9,7 @@ import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
 import { linkKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, KV, Op, Store } from "../store/store.ts";
-import { auditOp } from "./audit.ts";
+import { auditOp, markAudited } from "./audit.ts";
 import type { AuthorityContext, IssuedAgent } from "./context.ts";
 import { issueAgent, RENEW_AFTER_MS, sameBytes, secretHash } from "./context.ts";
 import type { CredentialsAt } from "./credentials.ts";
@@ -76,6 +76,7 @@ async function refuseAudited(ctx: AuthorityContext, dataPlane: string, error: Mo
     outcome: error.reason,
   });
   await ctx.store.txn({ then: [audit] });
+  markAudited(error);
   ctx.log.warn("Enrolment refused", { dataPlane, reason: error.reason });
   throw error;
 }
@@ -155,7 +156,7 @@ async function joinTxn(
   const { kv, token, at, agent, nowMs } = of;
   const uid = token.dataPlaneUid;
   const first = token.consumeTime === undefined;
-  const added = { thumbprint: agent.thumbprint, notAfterMs: agent.notAfterMs, candidate: false, nowMs };
+  const added = { ...agent, candidate: false, nowMs };
   // A new token begins anew: former keys end, and so does a revocation.
   const base = first ? { ...at.credentials, keys: [], revokeReason: "" } : at.credentials;
   if (first) delete base.revokedTime;

@@ -224,12 +224,12 @@ describe("names of agents", () => {
     fc.assert(
       fc.property(forged, (uri) => {
         fc.pre(uri !== good);
-        const read = agentUid({ uris: [uri], dnsNames: [] }, "moorage");
+        const read = agentUid({ uris: [uri], dnsNames: [], otherNames: 0 }, "moorage");
         // Another canonical uid is another identity, never this one.
         expect(read === undefined || (read !== UID && uri === agentUri("moorage", read))).toBe(true);
-        expect(agentUid({ uris: [good, uri], dnsNames: [] }, "moorage")).toBeUndefined();
-        expect(agentUid({ uris: [uri, good], dnsNames: [] }, "moorage")).toBeUndefined();
-        expect(agentUid({ uris: [good], dnsNames: [uri] }, "moorage")).toBeUndefined();
+        expect(agentUid({ uris: [good, uri], dnsNames: [], otherNames: 0 }, "moorage")).toBeUndefined();
+        expect(agentUid({ uris: [uri, good], dnsNames: [], otherNames: 0 }, "moorage")).toBeUndefined();
+        expect(agentUid({ uris: [good], dnsNames: [uri], otherNames: 0 }, "moorage")).toBeUndefined();
       }),
       { numRuns: 2_500 },
     );

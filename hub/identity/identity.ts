@@ -8,6 +8,9 @@ import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { CertifiedKey } from "@moorage/shared/x509";
 import type { Store } from "../store/store.ts";
+import type { TrustedCa } from "./authority.ts";
+import type { Grant } from "./grants.ts";
+import type { OidcOptions } from "./oidc.ts";
 
 /**
  * Who speaks to the hub: the contract of this folder; `create-identity.ts` makes one.
@@ -34,6 +37,8 @@ export interface ApiPrincipal {
   role: Role;
   /** Name prefixes, whole segments; empty means everything. */
   scopes: readonly string[];
+  /** Wall time at which the credential ends; absent for one without an end. Long calls are to end then. */
+  expireMs?: number;
 }
 
 /** Who does something, for the audit record. */
@@ -66,8 +71,15 @@ export interface ApiKeys {
   /** Keys after a name, in order of name. */
   list(q: { afterName?: string; limit: number }): Promise<{ apiKeys: ApiKey[]; more: boolean }>;
   delete(name: string, by: Actor): Promise<ApiKey>;
-  /** The principal of an `authorization` header; UNAUTHENTICATED otherwise. */
-  authenticate(authorization: string | undefined): Promise<ApiPrincipal>;
+  /**
+   * The principal of a call: of its client certificate (DER) where the port demands one, else of its
+   * `authorization` header, an API key or a JWT. UNAUTHENTICATED otherwise; PERMISSION_DENIED for a known
+   * caller without a grant.
+   */
+  authenticate(
+    authorization: string | undefined,
+    certificateDer?: Uint8Array | undefined,
+  ): Promise<ApiPrincipal>;
   /** Calls `fn` with the actor of each key that was deleted or changed. */
   onChange(fn: (actor: string) => void): () => void;
   /**
@@ -81,7 +93,7 @@ export interface ApiKeys {
 /** Keeps the authority's key. */
 export interface KeyProvider {
   load(): Promise<Authority | undefined>;
-  /** Called once, before anything is signed. */
+  /** Replaces what is kept, whole; called before anything is signed with its key. */
   save(authority: Authority): Promise<void>;
 }
 
@@ -90,6 +102,30 @@ export interface Authority {
   ca: CertifiedKey;
   /** CA certificates in PEM; holds the one of `ca`. */
   bundlePem: string;
+  /** Certificates that lead from former authorities to this one, newest first; empty before a rotation. */
+  crossPem: string;
+}
+
+/** The certificate authority at a moment. */
+export interface CertificateAuthorityState {
+  /** The signing one first. */
+  certificates: TrustedCa[];
+  bundlePem: string;
+  rotating: boolean;
+  /** Agents whose newest certificate is of a former authority and has not run out. */
+  remaining: number;
+}
+
+/** Looking at and rotating the certificate authority. */
+export interface CertificateAuthorities {
+  describe(): Promise<CertificateAuthorityState>;
+  /**
+   * Makes a new signing authority; the former stays trusted until {@link retireWhenDue} ends it. Error:
+   * FAILED_PRECONDITION `ROTATION_UNDER_WAY` unless `force`.
+   */
+  rotate(request: { force: boolean }, by: Actor): Promise<CertificateAuthorityState>;
+  /** Ends former authorities that no agent needs any more, or whose certificates have all run out. */
+  retireWhenDue(): Promise<void>;
 }
 
 /** A server certificate that is issued anew in time. */
@@ -109,14 +145,19 @@ export interface IdentityOptions {
   dataDir?: string;
   keyProvider?: KeyProvider;
   trustDomain: string;
+  /** Accepts JWTs of an issuer on the API port. */
+  oidc?: OidcOptions;
+  /** Accepts client certificates of this authority on the API port that demands them. */
+  clientCertificates?: { caPem: string; grants: readonly Grant[] };
 }
 
 /** Identity of agents and API callers. */
 export interface Identity {
   readonly name: string;
   readonly trustDomain: string;
-  /** CA certificates in PEM: the listeners' and the agents'. */
+  /** CA certificates in PEM, the listeners' and the agents', as of now: a rotation changes them. */
   readonly trustBundlePem: string;
+  readonly certificateAuthorities: CertificateAuthorities;
   readonly joinTokens: JoinTokens;
   readonly apiKeys: ApiKeys;
   readonly enrolmentHandlers: Handlers<typeof EnrolmentService>;
@@ -127,8 +168,13 @@ export interface Identity {
   confirmAgentKey(principal: AgentPrincipal): Promise<void>;
   /** Calls `fn` with a data plane and the thumbprints that may still speak for it, on each change. */
   onCredentials(fn: (dataPlaneUid: string, valid: ReadonlySet<string>) => void): () => void;
-  /** A certificate of the listeners for these names; renewed while `run` runs. */
+  /** Calls `fn` with the CA certificates whenever they changed. */
+  onTrustBundle(fn: (bundlePem: string) => Promise<void> | void): () => void;
+  /** A certificate of the listeners for these names; renewed while `run` runs, and at each rotation. */
   serverCertificate(names: { dnsNames: string[]; ipAddresses?: string[] }): Promise<ServerCertificate>;
-  /** Follows changes of credentials and keys, and renews server certificates, until `signal` aborts. */
+  /**
+   * Follows changes of credentials and keys, renews server certificates and ends former authorities, until
+   * `signal` aborts.
+   */
   run(signal: AbortSignal): Promise<void>;
 }

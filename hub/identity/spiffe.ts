@@ -15,11 +15,12 @@ export function agentUri(trustDomain: string, dataPlaneUid: string): string {
  * decoding of any kind: a prefix match is how CVE-2026-4740 let one cluster renew as another.
  */
 export function agentUid(
-  names: Pick<CertificateInfo, "uris" | "dnsNames">,
+  names: Pick<CertificateInfo, "uris" | "dnsNames" | "otherNames">,
   trustDomain: string,
 ): string | undefined {
   const uri = names.uris[0];
-  if (uri === undefined || names.uris.length !== 1 || names.dnsNames.length !== 0) return undefined;
+  if (uri === undefined || names.uris.length !== 1) return undefined;
+  if (names.dnsNames.length !== 0 || names.otherNames !== 0) return undefined;
   const uid = uri.slice(agentUri(trustDomain, "").length);
   return UID.test(uid) && uri === agentUri(trustDomain, uid) ? uid : undefined;
 }
