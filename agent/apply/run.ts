@@ -3,6 +3,7 @@ import { aggregate } from "../health/aggregate.ts";
 import { gates } from "../health/builtin.ts";
 import type { Health } from "../health/health.ts";
 import { isNotFound, KubeError } from "../kube/errors.ts";
+import type { KubeObject } from "../kube/object.ts";
 import { apiVersionOf, dig } from "../kube/object.ts";
 import { applyObject, type ApplyContext } from "./apply-object.ts";
 import type { ApplyResult, ApplySetInput } from "./apply-set.ts";
@@ -36,16 +37,39 @@ const DEFAULT_CONCURRENCY = 16;
  */
 export async function applySet(input: ApplySetInput): Promise<ApplyResult> {
   const types = await resolveTypes(input);
+  const planned = planOf(input, types);
+  return "refused" in planned ? refused(input, planned.refused, planned.message) : run(input, planned);
+}
+
+type Planned = Plan | { refused: string; message: string };
+
+/** Plans by the desired set itself: a set that is handed in again, as each full compare does, is not planned again. */
+const plans = new WeakMap<readonly KubeObject[], { facts: string; planned: Planned }>();
+
+function planOf(input: ApplySetInput, types: ReadonlyMap<string, "Namespaced" | "Cluster">): Planned {
+  const labels = memberLabels(input.identity);
+  const namespaces = input.policy?.namespaces;
+  const facts = JSON.stringify([[...types], labels, input.defaultNamespace, namespaces]);
+  const kept = plans.get(input.desired);
+  if (kept?.facts === facts) return kept.planned;
+  const planned = planAnew(input, { types, labels });
+  plans.set(input.desired, { facts, planned });
+  return planned;
+}
+
+function planAnew(
+  input: ApplySetInput,
+  by: { types: ReadonlyMap<string, "Namespaced" | "Cluster">; labels: Readonly<Record<string, string>> },
+): Planned {
   const objects = normalise(input.desired, {
-    scopeOf: (apiVersion, kind) => types.get(`${apiVersion}/${kind}`),
-    labels: memberLabels(input.identity),
+    scopeOf: (apiVersion, kind) => by.types.get(`${apiVersion}/${kind}`),
+    labels: by.labels,
     ...(input.defaultNamespace === undefined ? {} : { defaultNamespace: input.defaultNamespace }),
     ...(input.policy?.namespaces === undefined ? {} : { namespaces: input.policy.namespaces }),
   });
-  if ("errors" in objects) return refused(input, "InvalidManifests", objects.errors.join("; "));
+  if ("errors" in objects) return { refused: "InvalidManifests", message: objects.errors.join("; ") };
   const planned = plan(objects);
-  if ("error" in planned) return refused(input, "InvalidOrder", planned.error);
-  return run(input, planned);
+  return "error" in planned ? { refused: "InvalidOrder", message: planned.error } : planned;
 }
 
 async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {

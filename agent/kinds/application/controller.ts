@@ -51,8 +51,18 @@ interface Place {
   account: { namespace: string; name: string };
 }
 
+/** What an order was rendered to, and with what; one that did not change is not rendered again. */
+interface Rendered {
+  bundle: Bundle;
+  dataPlane: string;
+  objects: KubeObject[];
+}
+
 /** The controller of kind Application. */
 export function applicationController(context: KindContext, bundles: BundleStore): KindController {
+  /** By the order itself, which is replaced whole when it changes. */
+  const rendered = new WeakMap<ApplicationBody, Rendered>();
+
   async function reconcile(uid: string, signal: AbortSignal): Promise<Outcome> {
     const record = context.mirror.get(uid);
     if (record === undefined || record.body.kind !== "Application" || !context.leaseHeld())
@@ -163,17 +173,23 @@ export function applicationController(context: KindContext, bundles: BundleStore
     body: ApplicationBody,
     from: { bundle: Bundle; spec: ApplicationSpec },
   ): KubeObject[] {
+    const dataPlane = context.dataPlane();
+    const kept = rendered.get(body);
+    if (kept !== undefined && kept.bundle === from.bundle && kept.dataPlane === dataPlane)
+      return kept.objects;
     const place = placeOf(record, body);
     const secrets: JsonObject = {};
     for (const [name, ref] of Object.entries(from.spec.secretReferences))
       secrets[name] = { name: ref.name, key: ref.key };
-    return renderBundle(from.bundle, (from.spec.parameters ?? {}) as JsonObject, {
+    const objects = renderBundle(from.bundle, (from.spec.parameters ?? {}) as JsonObject, {
       application: record.name.split("/").at(-1) ?? "",
       tenant: place.tenant ?? "",
       namespace: place.namespace,
-      dataPlane: context.dataPlane(),
+      dataPlane,
       secrets,
     }) as unknown as KubeObject[];
+    rendered.set(body, { bundle: from.bundle, dataPlane, objects });
+    return objects;
   }
 
   async function run(
