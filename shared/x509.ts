@@ -237,14 +237,17 @@ async function verifiedKey(csrDer: Uint8Array): Promise<x509.PublicKey> {
 
 /** Reads a certificate in PEM or DER; throws INVALID_ARGUMENT on anything else. */
 export function parseCertificate(certificate: string | Uint8Array): CertificateInfo {
-  let cert: x509.X509Certificate;
   try {
-    cert = load(certificate);
+    // Extensions are parsed when they are asked for: all of the reading may fail.
+    return infoOf(load(certificate));
   } catch (thrown) {
     throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot read the certificate: it is malformed", {
       cause: thrown,
     });
   }
+}
+
+function infoOf(cert: x509.X509Certificate): CertificateInfo {
   const extensions = cert.extensions.filter((e) => e.type === SUBJECT_ALTERNATIVE_NAME);
   const names = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.items ?? [];
   const others = names.filter((n) => n.type !== "url" && n.type !== "dns").length;
@@ -284,7 +287,8 @@ export async function verifyAgainstBundle(
     const ca = new x509.X509Certificate(pem);
     if (!current(ca) || !(ca.getExtension(x509.BasicConstraintsExtension)?.ca ?? false)) continue;
     if (cert.issuer !== ca.subject) continue;
-    if (await cert.verify({ publicKey: ca.publicKey, signatureOnly: true })) return true;
+    // A signature that cannot be read is nobody's.
+    if (await cert.verify({ publicKey: ca.publicKey, signatureOnly: true }).catch(() => false)) return true;
   }
   return false;
 }

@@ -69,7 +69,8 @@ function parse(text: string): Comparison[] {
         `expects a comparison like spec.customer_id = "c1" at character ${(path?.at ?? text.length) + 1}`,
       );
     }
-    if (!/^[a-z_]+(\.[A-Za-z0-9_./-]+)*$/.test(path.text))
+    // The class holds the dot itself: a repeated group would try every way to split a run of them.
+    if (!/^[a-z_]+(\.[A-Za-z0-9_./-]+)?$/.test(path.text))
       throw invalidField("filter", `"${path.text.slice(0, 64)}" is no field path`);
     out.push({ path: toPath(path.text), equal: op.text === "=", value: value.text });
     i += 3;
