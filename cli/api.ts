@@ -3,6 +3,7 @@ import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb"
 import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
@@ -55,6 +56,7 @@ export function openApi(context: Context, clock: Clock) {
     joinTokens: link.client(JoinTokenService),
     apiKeys: link.client(ApiKeyService),
     wait: link.client(WaitService),
+    hub: link.client(HubService),
   };
   const unary = { timeoutMs: CALL_MS };
 

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { ChildExit, addAdminCommands } from "./commands-admin.ts";
 import { addBundleCommands } from "./commands-bundle.ts";
+import { addHubCommands } from "./commands-hub.ts";
 import { addLoginCommands } from "./commands-login.ts";
 import { addApply, addResourceCommands } from "./commands-resources.ts";
 import { ExitCode, errorLines, exitCodeOf, exitMeanings } from "./exit.ts";
@@ -27,6 +28,7 @@ export function buildProgram(io: Io): Command {
   addApply(program.command("applications").description("The verb apply, in the words of applications"), io);
   addBundleCommands(program, io);
   addAdminCommands(program, io);
+  addHubCommands(program, io);
   settle(program, io);
   return program;
 }
