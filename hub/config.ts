@@ -1,8 +1,27 @@
 /** The hub's configuration: one table; flags, environment, file, help and reference derive from it. */
 import { address, choice, duration, integer, optionalText, text } from "@moorage/shared/config";
-import type { ConfigOf } from "@moorage/shared/config";
+import type { ConfigOf, OptionSpec } from "@moorage/shared/config";
+import type { Address } from "@moorage/shared/grpc/listener";
 import { limits } from "@moorage/shared/limits";
 import { LOG_LEVELS } from "@moorage/shared/log";
+import type { Grant } from "./identity/grants.ts";
+import { grantForm, parseGrants } from "./identity/grants.ts";
+
+/** An address that may be absent. */
+const optionalAddress = (base: { help: string }): OptionSpec<Address | undefined> => ({
+  ...address(base),
+  default: undefined,
+  hasDefault: true,
+});
+
+/** Rules that grant roles to callers from outside. */
+const grants = (base: { help: string }): OptionSpec<Grant[] | undefined> => ({
+  ...base,
+  value: "RULES",
+  parse: parseGrants,
+  default: undefined,
+  hasDefault: true,
+});
 
 /** Every option of the hub. */
 export const hubOptions = {
@@ -62,6 +81,32 @@ export const hubOptions = {
   ),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Log as JSON lines or as text for people", default: "json" }),
+  oidcIssuer: optionalText({
+    help: "Issuer whose JSON Web Tokens the API accepts, as in their claim iss; none are accepted without it",
+  }),
+  oidcAudience: optionalText({ help: "Audience that must be in the tokens' claim aud" }),
+  oidcJwks: optionalText({ help: "The issuer's public keys, a JSON Web Key Set: a file, or an https URL" }),
+  oidcCaFile: optionalText({
+    help: "PEM file of the authority to trust at that URL (default: the machine's)",
+  }),
+  oidcGrants: grants({
+    help: `What claims grant, ${grantForm}; the first rule that fits counts, e.g. groups=platform:admin;sub=ci:operator@tenants/acme`,
+  }),
+  oidcScopesClaim: optionalText({
+    help: "Claim with the names of the resources that a token is limited to; a token without it is refused",
+  }),
+  oidcActorClaim: text({ help: "Claim that names the caller in audit records", default: "sub" }),
+  apiClientCertAddress: optionalAddress({
+    help: "Listener of the public API for callers with client certificates (mutual TLS 1.3); closed without it",
+  }),
+  clientCaFile: optionalText({ help: "PEM file of the authority of the callers' client certificates" }),
+  clientCertGrants: grants({
+    help: `What client certificates grant, ${grantForm}; NAME is uri (the one alternative name) or subject (the whole, RFC 4514)`,
+  }),
+  auditRetention: duration({
+    help: "Time that sealed audit records are kept; 0s keeps all",
+    default: 400 * 86_400_000,
+  }),
 };
 
 /** The hub's configuration. */

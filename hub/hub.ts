@@ -2,7 +2,7 @@
  * A hub as a whole: store, identity, sync, API and their listeners, in the order in which they start.
  * `main.ts` runs one as a process; tests run it in theirs, with a store and a clock of their own.
  */
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { BlobService } from "@moorage/proto/moorage/agent/v1/blob_pb";
 import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
@@ -38,8 +38,11 @@ import { sleep } from "@moorage/shared/clock";
 import type { Advertised } from "./api/admin.ts";
 import { createApi } from "./api/create-api.ts";
 import type { HubConfig } from "./config.ts";
+import { createAuditSealer } from "./identity/audit-sealer.ts";
 import { createIdentity } from "./identity/create-identity.ts";
+import { createDenialAudit } from "./identity/denials.ts";
 import type { Identity } from "./identity/identity.ts";
+import { identityOptions } from "./identity/options.ts";
 import { callMetrics, hubMetrics } from "./ops/metrics.ts";
 import type { Sampler, Shedder } from "./ops/shedding.ts";
 import { createShedder, processSampler } from "./ops/shedding.ts";
@@ -62,7 +65,14 @@ export interface HubDeps {
 
 /** A running hub. */
 export interface Hub {
-  readonly addresses: { api: Address; agent: Address; enrolment: Address; ops: Address };
+  readonly addresses: {
+    api: Address;
+    agent: Address;
+    enrolment: Address;
+    ops: Address;
+    /** Where it is open. */
+    apiClientCert?: Address;
+  };
   readonly identity: Identity;
   readonly sync: Sync;
   readonly store: Store;
@@ -107,11 +117,17 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       log: log.child({ part: "identity" }),
       dataDir: config.dataDir,
       trustDomain: config.trustDomain,
+      ...(await identityOptions(config)),
     });
     const bootstrapSecret = await identity.apiKeys.bootstrap((secret) =>
       writeFile(join(config.dataDir, "admin.key"), `${secret}\n`, { mode: 0o600 }),
     );
-    await writeFile(join(config.dataDir, "ca.pem"), identity.trustBundlePem);
+    const writeCa = (pem: string) => writeFile(join(config.dataDir, "ca.pem"), pem);
+    await writeCa(identity.trustBundlePem);
+    identity.onTrustBundle(writeCa);
+    const audit = { store, clock, rng, log: log.child({ part: "audit" }) };
+    const denials = createDenialAudit(audit);
+    const sealer = createAuditSealer({ ...audit, retentionMs: config.auditRetention });
     const sync = createSync({
       store,
       clock,
@@ -139,9 +155,9 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       api: api.services,
       before: api.before,
       shedder,
-      onCall: callMetrics(metrics, log),
+      onCall: both(callMetrics(metrics, log), denials.onCall),
     });
-    undo.push(...Object.values(servers.all).map((s) => () => s.drain(0)));
+    undo.push(...servers.open.map((s) => () => s.drain(0)));
     const host = (a: Address) => `${config.publicHost ?? a.host}:${a.port}`;
     advertised = {
       agentAddress: host(servers.all.agent.address),
@@ -161,10 +177,19 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       agent: servers.all.agent.address,
       enrolment: servers.all.enrolment.address,
       ops: ops.address,
+      ...(servers.clientApi === undefined ? {} : { apiClientCert: servers.clientApi.address }),
     };
     return run(
       { addresses, identity, sync, store, metrics, shedder, bootstrapSecret },
-      { config, deps, servers, ops, sweep: () => api.writer.sweep(), closeStore: deps.store === undefined },
+      {
+        config,
+        deps,
+        servers,
+        ops,
+        sweep: () => api.writer.sweep(),
+        sealer,
+        closeStore: deps.store === undefined,
+      },
     );
   } catch (thrown) {
     for (const end of undo.reverse())
@@ -172,6 +197,15 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     throw thrown;
   }
 }
+
+type OnCall = NonNullable<Parameters<typeof startServer>[0]["onCall"]>;
+
+const both =
+  (first: OnCall, second: OnCall): OnCall =>
+  (report) => {
+    first(report);
+    second(report);
+  };
 
 type Parts = Omit<Hub, "failed" | "stop">;
 type Servers = Awaited<ReturnType<typeof listenAll>>;
@@ -185,6 +219,7 @@ function run(
     ops: OpsServer;
     sweep: () => Promise<number>;
     closeStore: boolean;
+    sealer: Service;
   },
 ): Hub {
   const { clock, log } = on.deps;
@@ -200,14 +235,16 @@ function run(
   };
   // The streams are drained by `stop` itself, with a time of its own.
   const streams: Service = { name: parts.sync.name, run: (signal) => parts.sync.run(signal) };
-  const running = runServices([parts.identity, parts.shedder, streams, sweeper], { signal: end.signal, log });
+  const running = runServices([parts.identity, parts.shedder, streams, sweeper, on.sealer], {
+    signal: end.signal,
+    log,
+  });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {
     on.servers.health.set("", ServingStatus.NOT_SERVING);
     // Agents first: each is told when to come back, so that they do not come back at once.
     await parts.sync.drain(on.config.drainTime);
-    const { api, agent, enrolment } = on.servers.all;
-    await Promise.all([api.drain(API_DRAIN_MS), agent.drain(API_DRAIN_MS), enrolment.drain(API_DRAIN_MS)]);
+    await Promise.all(on.servers.open.map((server) => server.drain(API_DRAIN_MS)));
     end.abort(new DOMException("the hub stops", "AbortError"));
     await running.catch((error: unknown) => log.error("a service failed while stopping", { error }));
     await on.ops.close();
@@ -290,6 +327,20 @@ async function listenAll(on: {
         return on.before(ctx, method);
       },
     });
+    const clientCaPem = config.clientCaFile === undefined ? "" : await readFile(config.clientCaFile, "utf8");
+    const clientTls = () => ({ ...tls(), clientCaPem });
+    const clientApi =
+      config.apiClientCertAddress === undefined
+        ? undefined
+        : await start({
+            ...shared,
+            address: config.apiClientCertAddress,
+            option: "--api-client-cert-address",
+            tls: clientTls(),
+            services: [...on.api, health.service, reflection],
+            limits: apiLimits,
+            before: on.before,
+          });
     const agent = await start({
       ...shared,
       address: config.agentAddress,
@@ -319,10 +370,11 @@ async function listenAll(on: {
     });
     certificate.onRenewed(() => {
       api.replaceTls(tls());
+      clientApi?.replaceTls(clientTls());
       enrolment.replaceTls(tls());
       agent.replaceTls(agentTls());
     });
-    return { all: { api, agent, enrolment }, health };
+    return { all: { api, agent, enrolment }, clientApi, open, health };
   } catch (thrown) {
     await Promise.all(open.map((s) => s.drain(0)));
     throw thrown;

@@ -31,7 +31,10 @@ export class Auth {
   /** For the server's `before`: throws UNAUTHENTICATED. */
   readonly before = async (ctx: CallContext): Promise<void> => {
     if (open.test(ctx.method)) return;
-    this.#principals.set(ctx, await this.#apiKeys.authenticate(ctx.metadata.get("authorization")));
+    this.#principals.set(
+      ctx,
+      await this.#apiKeys.authenticate(ctx.metadata.get("authorization"), ctx.peerCertificateDer),
+    );
   };
 
   /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */
