@@ -113,14 +113,17 @@ async function pump(
   }
 }
 
-/** The one message of a direction that carries exactly one. */
-async function only(messages: AsyncIterable<unknown>, what: string): Promise<unknown> {
+/** The one message of a direction that carries exactly one; else it is the sender's mistake. */
+async function only(messages: AsyncIterable<unknown>, what: "request" | "response"): Promise<unknown> {
+  const code = what === "request" ? Code.INVALID_ARGUMENT : Code.INTERNAL;
+  const refuse = (why: string) =>
+    new MoorageError(code, `The ${what} has ${why}`, { reason: "MALFORMED_CALL" });
   let found: unknown;
   for await (const message of messages) {
-    if (found !== undefined) throw new MoorageError(Code.INTERNAL, `The ${what} has more than one message`);
+    if (found !== undefined) throw refuse("more than one message");
     found = message;
   }
-  if (found === undefined) throw new MoorageError(Code.INTERNAL, `The ${what} has no message`);
+  if (found === undefined) throw refuse("no message");
   return found;
 }
 
