@@ -1,25 +1,23 @@
 import { writeSync } from "node:fs";
-import { key } from "@moorage/hub/store/bytes";
+import { key, prefix } from "@moorage/hub/store/bytes";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import { systemClock } from "@moorage/shared/clock";
+import { armFailpoint } from "@moorage/shared/failpoint";
 import { systemRng } from "@moorage/shared/rng";
 
 /**
- * A write storm that ends by kill -9, for kill.test.ts. Arguments: the data directory, a number
- * unique to this run, the count of acknowledgements at which to kill itself (0: be killed from
- * outside), and `ackBeforeCommit` to break the store. Each acknowledged write is one line on
- * standard output before its writer goes on: `<revision> <key> <value>`.
+ * A write storm that ends by kill -9, see storm.ts. Arguments: the data directory, a number unique to
+ * this run, the count of acknowledgements at which to kill itself (0: be killed from outside), and a
+ * failpoint to arm. Each acknowledged write is one line on standard output before its writer goes on:
+ * `<revision> <key> <value>`; each revision that a watcher is shown is `watch <watcher> <revision>`.
  */
-const [dir = "", run = "", killAt = "0", failpoint] = process.argv.slice(2);
+const [dir = "", run = "", killAt = "0", armed = ""] = process.argv.slice(2);
 
 const WRITERS = 64;
+const WATCHERS = 4;
 
-const store = await openSqliteStore({
-  dir,
-  clock: systemClock,
-  rng: systemRng,
-  ...(failpoint === "ackBeforeCommit" ? { failpoint } : {}),
-});
+armFailpoint(armed);
+const store = await openSqliteStore({ dir, clock: systemClock, rng: systemRng });
 let acknowledged = 0;
 
 /** Writes all of a line to the parent before anything else happens; a full pipe is tried until it is read. */
@@ -50,7 +48,14 @@ const writer = async (w: number): Promise<never> => {
   }
 };
 
-// Old history is removed while the storm goes on, so that some runs die in the middle of that.
+/** Watches everything, as an agent's stream does, and says what it is shown. */
+const watcher = async (w: number, from: number): Promise<void> => {
+  for await (const batch of store.watch({ ...prefix("w"), from }))
+    if (batch.kind === "events") record(`watch ${run}/${w} ${batch.rev}\n`);
+};
+
 const { rev } = await store.status();
+const watching = Array.from({ length: WATCHERS }, (_, w) => watcher(w, rev + 1));
+// Old history is removed while the storm goes on, so that some runs die in the middle of that.
 await store.compact(rev);
-await Promise.all(Array.from({ length: WRITERS }, (_, w) => writer(w)));
+await Promise.all([...watching, ...Array.from({ length: WRITERS }, (_, w) => writer(w))]);
