@@ -25,10 +25,11 @@ export const Code = {
 } as const;
 export type Code = (typeof Code)[keyof typeof Code];
 
+const names: ReadonlyMap<number, string> = new Map(Object.entries(Code).map(([name, code]) => [code, name]));
+
 /** The name of a code, e.g. `NOT_FOUND`. */
 export function codeName(code: number): string {
-  for (const [name, value] of Object.entries(Code)) if (value === code) return name;
-  return "UNKNOWN";
+  return names.get(code) ?? "UNKNOWN";
 }
 
 /** One broken rule of one field: `field` is the request's field path, e.g. `tenant.spec.data_plane`. */

@@ -8,6 +8,22 @@ export interface Rng {
   bytes(n: number): Uint8Array;
 }
 
+/** Random bytes drawn ahead: a call to the system costs more than the 16 bytes of an id. */
+const pool = new Uint8Array(4_096);
+let poolAt = pool.length;
+
+/** `n` bytes of the pool, which keeps nothing of what it has given. */
+function pooled(n: number): Uint8Array {
+  if (poolAt + n > pool.length) {
+    randomFillSync(pool);
+    poolAt = 0;
+  }
+  const out = pool.slice(poolAt, poolAt + n);
+  pool.fill(0, poolAt, poolAt + n);
+  poolAt += n;
+  return out;
+}
+
 /** Cryptographic randomness of the machine. */
 export const systemRng: Rng = {
   float() {
@@ -16,7 +32,7 @@ export const systemRng: Rng = {
     // 53 random bits, as many as a double's mantissa holds.
     return ((b[0] as number) * 2 ** 21 + ((b[1] as number) >>> 11)) / 2 ** 53;
   },
-  bytes: (n) => randomFillSync(new Uint8Array(n)),
+  bytes: (n) => (n <= 64 ? pooled(n) : randomFillSync(new Uint8Array(n))),
 };
 
 /**

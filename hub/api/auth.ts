@@ -9,10 +9,13 @@ import type { ApiKeys, ApiPrincipal } from "../identity/identity.ts";
 /** Services that answer anybody: health for probes, reflection of the public contract. */
 const open = /^\/grpc\.(health|reflection)\./;
 
+/** Where a call's context carries its principal: a map from one to the other costs as much as the rest. */
+const principalOf = Symbol("principal");
+type Authenticated = CallContext & { [principalOf]?: ApiPrincipal };
+
 /** Authenticates calls and counts the long ones. */
 export class Auth {
   readonly #apiKeys: Pick<ApiKeys, "authenticate" | "onChange">;
-  readonly #principals = new WeakMap<CallContext, ApiPrincipal>();
   readonly #long = new Map<string, Set<AbortController>>();
 
   constructor(apiKeys: Pick<ApiKeys, "authenticate" | "onChange">) {
@@ -31,15 +34,16 @@ export class Auth {
   /** For the server's `before`: throws UNAUTHENTICATED. */
   readonly before = async (ctx: CallContext): Promise<void> => {
     if (open.test(ctx.method)) return;
-    this.#principals.set(
-      ctx,
-      await this.#apiKeys.authenticate(ctx.metadata.get("authorization"), ctx.peerCertificateDer),
+    const principal = await this.#apiKeys.authenticate(
+      ctx.metadata.get("authorization"),
+      ctx.peerCertificateDer,
     );
+    (ctx as Authenticated)[principalOf] = principal;
   };
 
   /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */
   require(ctx: CallContext, verb: Verb, name: string): ApiPrincipal {
-    const principal = this.#principals.get(ctx);
+    const principal = (ctx as Authenticated)[principalOf];
     if (principal === undefined)
       throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
         reason: "UNAUTHENTICATED",

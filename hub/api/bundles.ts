@@ -200,7 +200,7 @@ export class Bundles {
       then: [{ put: { key: k, value: toBinary(BundleVersionSchema, version) } }],
       rows: [],
       resource: version.name,
-      answer: (rev: number) => at({ value: version, modRev: rev }),
+      answer: (on: { rev: number }) => at({ value: version, modRev: on.rev }),
     };
   }
 

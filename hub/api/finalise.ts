@@ -3,6 +3,7 @@ import {
   credentialsKey,
   linkKey,
   placementKey,
+  placementStampKey,
   prefixes,
   resourceKey,
   statusKey,
@@ -18,11 +19,16 @@ import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
 export function finaliseOps(record: Resource, dataPlaneUid: string): { then: Op[]; rows: RowOp[] } {
   const kind = kindOf(record);
   const keys = [resourceKey(kind, record.name), uidKey(record.uid), statusKey(record.uid)];
-  if (kind === "DataPlane") keys.push(linkKey(record.uid), credentialsKey(record.uid));
-  if (record.$typeName === "moorage.hub.v1.Tenant")
-    keys.push(placementKey(record.spec?.dataPlane ?? "", record.name));
+  const stamps: Op[] = [];
+  if (kind === "DataPlane")
+    keys.push(linkKey(record.uid), credentialsKey(record.uid), placementStampKey(record.name));
+  if (record.$typeName === "moorage.hub.v1.Tenant") {
+    const dataPlane = record.spec?.dataPlane ?? "";
+    keys.push(placementKey(dataPlane, record.name));
+    stamps.push(stampOp(dataPlane));
+  }
   return {
-    then: keys.map((k) => ({ delete: { key: key(k) } })),
+    then: [...keys.map((k): Op => ({ delete: { key: key(k) } })), ...stamps],
     rows:
       kind === "DataPlane"
         ? [{ dropDp: { uid: record.uid } }]
@@ -31,6 +37,11 @@ export function finaliseOps(record: Resource, dataPlaneUid: string): { then: Op[
           : [{ dropRes: { dp: dataPlaneUid, uid: record.uid } }],
   };
 }
+
+/** Marks that a tenant comes to or leaves a data plane; without a compare, so that no write waits for another. */
+export const stampOp = (dataPlane: string): Op => ({
+  put: { key: key(placementStampKey(dataPlane)), value: new Uint8Array(0) },
+});
 
 /**
  * The transaction for a row whose removal an agent confirmed. Undefined while the row is no tombstone:

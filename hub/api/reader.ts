@@ -35,11 +35,18 @@ export interface Known {
   dataPlaneUid?: string | undefined;
   status?: KV | undefined;
   link?: Found<StoredLink> | undefined;
+  credentials?: KV | undefined;
+  /** Number of tenants in a data plane. */
+  tenants?: number;
 }
+
+/** Data planes whose number of tenants is kept in memory. */
+const MOST_COUNTS = 10_000;
 
 /** Reads as of `rev` (the head when undefined). */
 export class Reader {
   readonly #store: Store;
+  readonly #counts = new Map<string, { stamp: Rev; tenants: number }>();
   #statuses: { rev: Rev; byUid: WeakRef<ReadonlyMap<string, KV>> } | undefined;
 
   constructor(store: Store) {
@@ -106,13 +113,14 @@ export class Reader {
       revision: Math.max(found.modRev, statusKv?.modRev ?? 0),
     };
     if (record.$typeName !== "moorage.hub.v1.DataPlane") return stored;
-    const credentialsKv = await this.kv(credentialsKey(record.uid), rev);
+    const credentialsKv =
+      "credentials" in known ? known.credentials : await this.kv(credentialsKey(record.uid), rev);
     return {
       ...stored,
       ...(credentialsKv === undefined
         ? {}
         : { credentials: fromBinary(StoredCredentialsSchema, credentialsKv.value) }),
-      tenants: (await this.tenantsOf(record.name, rev)).length,
+      tenants: known.tenants ?? (await this.tenantsOf(record.name, rev)).length,
       revision: Math.max(stored.revision, link?.modRev ?? 0, credentialsKv?.modRev ?? 0),
     };
   }
@@ -128,9 +136,7 @@ export class Reader {
   /** A data plane's link. */
   async link(dataPlaneUid: string, rev?: Rev): Promise<Found<StoredLink> | undefined> {
     const kv = await this.kv(linkKey(dataPlaneUid), rev);
-    return kv === undefined
-      ? undefined
-      : { value: fromBinary(StoredLinkSchema, kv.value), modRev: kv.modRev };
+    return linkOf(kv);
   }
 
   /**
@@ -157,6 +163,16 @@ export class Reader {
     return kvs.map((kv) => keyText(kv.key).slice(below.length));
   }
 
+  /** How many tenants are placed in a data plane at `rev`, at which its placement stamp is of `stamp`. */
+  async tenantCount(dataPlane: string, at: { rev: Rev; stamp: Rev }): Promise<number> {
+    const kept = this.#counts.get(dataPlane);
+    if (kept?.stamp === at.stamp) return kept.tenants;
+    const tenants = (await this.tenantsOf(dataPlane, at.rev)).length;
+    if (this.#counts.size >= MOST_COUNTS) this.#counts.clear();
+    this.#counts.set(dataPlane, { stamp: at.stamp, tenants });
+    return tenants;
+  }
+
   /** All records of a kind whose name begins with `below`. */
   async all(kind: Kind, rev?: Rev, below = ""): Promise<Found<Resource>[]> {
     const { kvs } = await this.#store.range({
@@ -179,6 +195,10 @@ export class Reader {
     return { rev, epoch };
   }
 }
+
+/** A stored link, decoded. */
+export const linkOf = (kv: KV | undefined): Found<StoredLink> | undefined =>
+  kv === undefined ? undefined : { value: fromBinary(StoredLinkSchema, kv.value), modRev: kv.modRev };
 
 /** NOT_FOUND for a name. */
 export function notFound(name: string): MoorageError {

@@ -4,33 +4,40 @@
  */
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
-import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import { checkParameters } from "@moorage/shared/bundle/schema";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
-import type { JsonObject } from "@moorage/shared/yaml";
 import type { Kind } from "../core/keys.ts";
-import { linkKey, placementKey, resourceKey, uidKey } from "../core/keys.ts";
+import {
+  credentialsKey,
+  linkKey,
+  placementKey,
+  placementStampKey,
+  resourceKey,
+  statusKey,
+  uidKey,
+} from "../core/keys.ts";
 import { tombstoneUpdate, upsertUpdate } from "../core/desired.ts";
 import type { DesiredContext } from "../core/desired.ts";
 import { checkEtag, created, deleted, updated } from "../core/lifecycle.ts";
-import { parseName, requireName } from "../core/names.ts";
+import { requireName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { encode, fieldNames, kindOf, schemas } from "../core/resources.ts";
-import { refuseCycle, validate } from "../core/validate.ts";
+import { validate } from "../core/validate.ts";
 import { view } from "../core/views.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
-import type { Compare, RowOp } from "../store/store.ts";
-import { finaliseOps } from "./finalise.ts";
+import type { Rev, RowOp } from "../store/store.ts";
+import { finaliseOps, stampOp } from "./finalise.ts";
 import type { Found, Reader } from "./reader.ts";
-import { notFound } from "./reader.ts";
-import { alreadyExists, missingReference, terminating } from "./refusals.ts";
+import { linkOf, notFound } from "./reader.ts";
+import type { Reads } from "./reads.ts";
+import { Placement } from "./placement.ts";
+import { alreadyExists, terminating } from "./refusals.ts";
 import type { Room } from "./room.ts";
-import type { Change, Writer } from "./writer.ts";
+import type { Change, Committed, Writer } from "./writer.ts";
 
 /** Who calls, with what, for the record. */
 export interface Call {
@@ -51,9 +58,11 @@ export class Resources {
   readonly #clock: Clock;
   readonly #rng: Rng;
   readonly #room: Room;
+  readonly #placement: Placement;
 
   constructor(deps: { reader: Reader; writer: Writer; clock: Clock; rng: Rng; room: Room }) {
     this.#room = deps.room;
+    this.#placement = new Placement(deps.reader);
     this.#reader = deps.reader;
     this.#writer = deps.writer;
     this.#clock = deps.clock;
@@ -69,10 +78,10 @@ export class Resources {
   }
 
   create(call: Call, kind: Kind, what: { name: string; input: Resource }): Promise<Resource> {
-    return this.#write({ ...call, alone: counts(what.input) || depends(what.input) }, kind, async () => {
-      const taken = await this.#reader.resource(what.name);
+    return this.#write({ ...call, alone: counts(what.input) || depends(what.input) }, kind, async (reads) => {
+      const taken = await reads.taken(what.name);
       if (taken !== undefined) throw alreadyExists(taken.value);
-      return this.#planCreate(kind, what);
+      return this.#planCreate(kind, what, reads);
     });
   }
 
@@ -86,11 +95,11 @@ export class Resources {
     return this.#write(
       { ...call, alone: (what.allowMissing && counts(input)) || depends(input) },
       kind,
-      async () => {
-        const found = await this.#reader.resource(input.name);
+      async (reads) => {
+        const found = await reads.resource(input.name);
         if (found === undefined) {
           if (!what.allowMissing) throw notFound(input.name);
-          return this.#planCreate(kind, { name: input.name, input });
+          return this.#planCreate(kind, { name: input.name, input }, reads);
         }
         if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
         const record = updated(found.value, input, {
@@ -100,7 +109,7 @@ export class Resources {
         if (record === found.value)
           return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
         validate(record, found.value);
-        return this.#planPut(record, { found });
+        return this.#planPut(record, { found, reads });
       },
     );
   }
@@ -120,8 +129,8 @@ export class Resources {
   ): Promise<Resource> {
     requireName(kind, "name", what.name);
     if (!call.validateOnly) await this.#deleteChildren(call, kind, what);
-    return this.#write({ ...call, alone: true }, kind, async () => {
-      const found = await this.#reader.resource(what.name);
+    return this.#write({ ...call, alone: true }, kind, async (reads) => {
+      const found = await reads.resource(what.name);
       if (found === undefined) {
         if (what.allowMissing) return { unchanged: what.empty };
         throw notFound(what.name);
@@ -154,14 +163,30 @@ export class Resources {
   #write(
     call: Call & { alone: boolean },
     kind: Kind,
-    plan: () => Promise<{ change: Change<Resource> } | { unchanged: Resource }>,
+    plan: (reads: Reads) => Promise<{ change: Change<Resource> } | { unchanged: Resource }>,
   ): Promise<Resource> {
-    return this.#writer.write<Resource>({ ...call, answer: schemas[kind], plan });
+    const repeat = (kept: Resource, rev: Rev): Promise<Resource> => this.#asOf(kept, rev);
+    return this.#writer.write<Resource>({ ...call, answer: schemas[kind], plan, repeat });
+  }
+
+  /** The view of a record that was committed at `rev`, as of then, or as of now when that is compacted. */
+  async #asOf(record: Resource, rev: Rev): Promise<Resource> {
+    try {
+      const found = await this.#reader.resource(record.name, rev);
+      // Deleted at once: what was answered is all there is.
+      if (found?.value.uid !== record.uid) return record;
+      return view(await this.#reader.stored(found, rev), View.FULL);
+    } catch (thrown) {
+      if (!(thrown instanceof MoorageError) || thrown.reason !== "COMPACTED") throw thrown;
+      const stored = await this.#reader.stored({ value: record, modRev: rev }, undefined);
+      return view({ ...stored, revision: rev }, View.FULL);
+    }
   }
 
   async #planCreate(
     kind: Kind,
     what: { name: string; input: Resource },
+    reads: Reads,
   ): Promise<{ change: Change<Resource> }> {
     const record = created(kind, what.input, {
       name: what.name,
@@ -169,11 +194,12 @@ export class Resources {
       nowMs: this.#clock.now(),
     });
     validate(record);
-    const { change } = await this.#planPut(record, { found: undefined });
+    const { change } = await this.#planPut(record, { found: undefined, reads });
     change.then.push({ put: { key: key(uidKey(record.uid)), value: key(resourceKey(kind, record.name)) } });
     if (record.$typeName === "moorage.hub.v1.Tenant") {
-      const placement = placementKey(record.spec?.dataPlane ?? "", record.name);
-      change.then.push({ put: { key: key(placement), value: key(record.uid) } });
+      const dataPlane = record.spec?.dataPlane ?? "";
+      const placement = placementKey(dataPlane, record.name);
+      change.then.push({ put: { key: key(placement), value: key(record.uid) } }, stampOp(dataPlane));
     }
     return { change };
   }
@@ -181,18 +207,16 @@ export class Resources {
   /** A put of a created or updated record, with the row that its agent reads. */
   async #planPut(
     record: Resource,
-    at: { found: Found<Resource> | undefined },
+    at: { found: Found<Resource> | undefined; reads: Reads },
   ): Promise<{ change: Change<Resource> }> {
-    const kind = kindOf(record);
-    const recordKey = key(resourceKey(kind, record.name));
-    const compares: Compare[] = [{ key: recordKey, target: "modRev", op: "=", to: at.found?.modRev ?? 0 }];
+    const recordKey = key(resourceKey(kindOf(record), record.name));
     const rows: RowOp[] = [];
     let dataPlaneUid = record.uid;
     let context: DesiredContext = {};
     if (record.$typeName === "moorage.hub.v1.DataPlane") {
       if (at.found === undefined) rows.push({ putDp: { uid: record.uid } });
     } else {
-      const place = await this.#place(record, compares, at.found?.value);
+      const place = await this.#placement.of(record, at.found?.value, at.reads);
       if (at.found === undefined) await this.#room.take(place.dataPlane);
       dataPlaneUid = place.dataPlane.uid;
       context = place.context;
@@ -206,140 +230,56 @@ export class Resources {
         update: upsertUpdate(record, context),
       },
     });
+    const value = encode(record);
     return {
       change: {
-        if: compares,
-        then: [{ put: { key: recordKey, value: encode(record) } }],
+        if: [],
+        then: [{ put: { key: recordKey, value } }],
         rows,
         resource: record.name,
-        answer: async (rev) =>
-          view(
-            {
-              ...(await this.#reader.stored(written(record, rev), committed(rev), {
-                dataPlaneUid,
-              })),
-              record,
-              revision: rev,
-            },
-            View.FULL,
-          ),
+        ...this.#answerOf(record, { dataPlaneUid, fresh: at.found === undefined }),
+        committed: (rev) => at.reads.keep(record, { rev, bytes: value.length }),
       },
     };
   }
 
-  /** Checks where a tenant or an application is to live and what it refers to; each thing read is compared. */
-  async #place(
+  /** The view of a record once it is written, with what that needs. */
+  #answerOf(
     record: Resource,
-    compares: Compare[],
-    old: Resource | undefined,
-  ): Promise<{ dataPlane: Resource; context: DesiredContext }> {
-    const { dataPlane, tenant } = await this.#reader.placeOf(record);
-    const same = (name: string, modRev: number) => {
-      const parsed = parseName(name);
-      if (parsed !== undefined)
-        compares.push({ key: key(resourceKey(parsed.kind, name)), target: "modRev", op: "=", to: modRev });
+    at: { dataPlaneUid: string; fresh: boolean },
+  ): Pick<Change<Resource>, "needs" | "kept" | "answer"> {
+    const isDataPlane = record.$typeName === "moorage.hub.v1.DataPlane";
+    const keys = {
+      link: linkKey(at.dataPlaneUid),
+      status: statusKey(record.uid),
+      credentials: credentialsKey(record.uid),
+      stamp: placementStampKey(record.name),
     };
-    if (record.$typeName === "moorage.hub.v1.Tenant") {
-      const field = "tenant.spec.data_plane";
-      if (dataPlane === undefined) throw missingReference(field, record.spec?.dataPlane ?? "");
-      same(dataPlane.value.name, dataPlane.modRev);
-      if (old === undefined) await this.#admit(dataPlane.value, record.spec?.sizeClass ?? "");
-      return { dataPlane: dataPlane.value, context: {} };
-    }
-    const parent = parseName(record.name)?.parent ?? "";
-    if (parent.startsWith("tenants/")) {
-      if (tenant === undefined) throw missingReference("parent", parent);
-      if (tenant.value.deleteTime !== undefined) throw terminating(tenant.value, Code.FAILED_PRECONDITION);
-      same(parent, tenant.modRev);
-    }
-    if (dataPlane === undefined) throw missingReference("parent", parent);
-    if (dataPlane.value.deleteTime !== undefined)
-      throw terminating(dataPlane.value, Code.FAILED_PRECONDITION);
-    if (record.$typeName !== "moorage.hub.v1.Application") return { dataPlane: dataPlane.value, context: {} };
-    const bundle = await this.#bundleOf(record, old);
-    await this.#refuseCycle(record, parent);
+    // Nothing is known yet of what is new.
+    const needs = at.fresh
+      ? isDataPlane
+        ? []
+        : [keys.link]
+      : [keys.link, keys.status, ...(isDataPlane ? [keys.credentials, keys.stamp] : [])];
+    const tenants = async (on: Committed): Promise<number> => {
+      if (!isDataPlane || at.fresh) return 0;
+      if (on.rev === 0) return (await this.#reader.tenantsOf(record.name)).length;
+      return this.#reader.tenantCount(record.name, { rev: on.rev, stamp: on.get(keys.stamp)?.modRev ?? 0 });
+    };
     return {
-      dataPlane: dataPlane.value,
-      context: { bundle, ...(tenant === undefined ? {} : { tenantUid: tenant.value.uid }) },
+      needs,
+      kept: record,
+      answer: async (on) => {
+        const stored = await this.#reader.stored(written(record, on.rev), committed(on.rev), {
+          dataPlaneUid: at.dataPlaneUid,
+          link: linkOf(on.get(keys.link)),
+          status: on.get(keys.status),
+          credentials: on.get(keys.credentials),
+          tenants: await tenants(on),
+        });
+        return view({ ...stored, record, revision: on.rev }, View.FULL);
+      },
     };
-  }
-
-  /** The placement rules of a new tenant. */
-  async #admit(dataPlane: Resource, sizeClass: string): Promise<void> {
-    if (dataPlane.$typeName !== "moorage.hub.v1.DataPlane") return;
-    const refuse = (reason: string, description: string) =>
-      new MoorageError(
-        Code.FAILED_PRECONDITION,
-        `Cannot place a tenant in "${dataPlane.name}": ${description}`,
-        {
-          reason,
-          preconditions: [{ type: reason, subject: dataPlane.name, description }],
-        },
-      );
-    if (dataPlane.deleteTime !== undefined) throw refuse("DECOMMISSIONING", "it is being deleted");
-    if (dataPlane.spec?.scheduling?.cordoned === true)
-      throw refuse(
-        "CORDONED",
-        `it is cordoned: ${dataPlane.spec.scheduling.cordonReason || "no reason given"}`,
-      );
-    const room = sizeClass === "" ? undefined : dataPlane.spec?.capacity[sizeClass];
-    if (room === undefined) return;
-    let used = 0;
-    for (const name of await this.#reader.tenantsOf(dataPlane.name)) {
-      const other = (await this.#reader.resource(name))?.value;
-      if (other?.$typeName === "moorage.hub.v1.Tenant" && other.spec?.sizeClass === sizeClass) used += 1;
-    }
-    if (used >= room)
-      throw refuse(
-        "CAPACITY",
-        `it has room for ${room} tenants of size class "${sizeClass}" and holds ${used}`,
-      );
-  }
-
-  async #bundleOf(record: Resource, old: Resource | undefined): Promise<BundleVersion> {
-    if (record.$typeName !== "moorage.hub.v1.Application") throw new Error("not an application");
-    const name = `${record.spec?.bundle ?? ""}/versions/${record.spec?.version ?? ""}`;
-    const found = await this.#reader.bundle(name);
-    if (found === undefined) throw missingReference("application.spec.version", name);
-    const bundle = found.value;
-    // What runs on a yanked version stays as it is; nothing comes to it.
-    const kept =
-      old?.$typeName === "moorage.hub.v1.Application" &&
-      old.spec?.bundle === record.spec?.bundle &&
-      old.spec?.version === record.spec?.version;
-    if (bundle.yanked && !kept) {
-      throw new MoorageError(
-        Code.FAILED_PRECONDITION,
-        `Cannot use "${name}": it is yanked; choose another version`,
-        {
-          reason: "BUNDLE_YANKED",
-          preconditions: [{ type: "BUNDLE_YANKED", subject: name, description: "the version is yanked" }],
-        },
-      );
-    }
-    const declared = JSON.parse(bundle.parametersSchema) as { schema: JsonObject; defaults: JsonObject };
-    try {
-      checkParameters(declared, (record.spec?.parameters ?? {}) as JsonObject);
-    } catch (thrown) {
-      if (!(thrown instanceof MoorageError) || thrown.code !== Code.INVALID_ARGUMENT) throw thrown;
-      const fields = thrown.fields.map((f) => ({
-        ...f,
-        field: `application.spec.${f.field.replace(/^\/?/, "")}`.replaceAll("/", "."),
-      }));
-      throw new MoorageError(thrown.code, thrown.message, { reason: thrown.reason, fields });
-    }
-    return bundle;
-  }
-
-  async #refuseCycle(record: Resource, parent: string): Promise<void> {
-    if (record.$typeName !== "moorage.hub.v1.Application" || (record.spec?.dependsOn.length ?? 0) === 0)
-      return;
-    const others = new Map<string, readonly string[]>();
-    for (const a of await this.#reader.all("Application", undefined, `${parent}/`)) {
-      if (a.value.$typeName === "moorage.hub.v1.Application" && a.value.name !== record.name)
-        others.set(a.value.name, a.value.spec?.dependsOn ?? []);
-    }
-    refuseCycle(record.name, record.spec?.dependsOn ?? [], others);
   }
 
   async #refuseDelete(record: Resource, force: boolean): Promise<void> {
@@ -427,12 +367,12 @@ export class Resources {
       then: [],
       rows: [],
       resource: at.answered.value.name,
-      answer: async (rev) => {
+      answer: async (on) => {
         if (at.atOnce) return answer;
-        const stored = await this.#reader.stored(written(answer, rev), committed(rev), {
+        const stored = await this.#reader.stored(written(answer, on.rev), committed(on.rev), {
           dataPlaneUid: at.dataPlaneUid,
         });
-        return view({ ...stored, record: answer, revision: rev }, View.FULL);
+        return view({ ...stored, record: answer, revision: on.rev }, View.FULL);
       },
     };
     for (const { value, modRev } of going) {

@@ -37,7 +37,8 @@ function start() {
             then: [{ put: { key: record, value: key(String(next)) } }],
             rows: [],
             resource: "tenants/a",
-            answer: (rev: number) => create(TenantSchema, { name: String(next), revision: BigInt(rev) }),
+            answer: (at: { rev: number }) =>
+              create(TenantSchema, { name: String(next), revision: BigInt(at.rev) }),
           },
         };
       },

@@ -4,7 +4,7 @@
  * between. An answer leaves only after the commit.
  */
 import { createHash } from "node:crypto";
-import { create, fromBinary, toBinary, toJson } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { StoredRequestSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
@@ -14,12 +14,14 @@ import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
-import { canonicalJson } from "../core/resources.ts";
+import { ordered } from "../core/resources.ts";
 import { auditOp } from "../identity/audit.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { Gate } from "./gate.ts";
 import { key, prefix } from "../store/bytes.ts";
-import type { Compare, Op, RowOp, Store } from "../store/store.ts";
+import type { Compare, KV, Op, Rev, RowOp, Store } from "../store/store.ts";
+import { Reader } from "./reader.ts";
+import { Reads, RecordMemory } from "./reads.ts";
 
 /** Tries together with other writes; a write that loses them all goes alone. */
 const TRIES = 4;
@@ -28,15 +30,33 @@ const TRIES_ALONE = 16;
 /** How long a request id is kept with its answer. */
 export const requestIdMs = 24 * 3_600_000;
 
+/** Bytes of records kept in memory for plans. */
+const MEMORY_BYTES = 16 * 1024 * 1024;
+
+/** The store as of a write's commit, as far as its answer needs it. */
+export interface Committed {
+  /** 0 for a write that only was to be checked. */
+  rev: Rev;
+  /** The value of one of the change's `needs`. */
+  get(text: string): KV | undefined;
+}
+
 /** What a write changes. */
 export interface Change<A> {
+  /** Beside those of all that the plan read. */
   if: Compare[];
   then: Op[];
   rows: RowOp[];
   /** Name that the audit record names. */
   resource: string;
-  /** The answer once it is durable, given its revision. */
-  answer(rev: number): A | Promise<A>;
+  /** Keys that the answer shows beside the record; read in the transaction. None of them may be in `then`. */
+  needs?: readonly string[];
+  /** What is kept with a request id, for {@link Write.repeat}; by default the answer. */
+  kept?: A;
+  /** Called once it is durable. */
+  committed?(rev: Rev): void;
+  /** The answer once it is durable. */
+  answer(at: Committed): A | Promise<A>;
 }
 
 /** One write. */
@@ -52,27 +72,37 @@ export interface Write<A extends Message> {
   /** True for a plan that counts, or relies on the absence of, other resources: no other write meanwhile. */
   alone?: boolean;
   /** Reads, checks, and says what to change; undefined with `unchanged` when there is nothing to write. */
-  plan(): Promise<{ change: Change<A> } | { unchanged: A }>;
+  plan(reads: Reads): Promise<{ change: Change<A> } | { unchanged: A }>;
+  /** The answer of a repeated request from what was kept at its commit; by default that. */
+  repeat?(kept: A, rev: Rev): Promise<A>;
 }
+
+/** An answer, or that of an earlier request with the same id; or the revision of an expired one. */
+type Known<A> = { answer: A } | { modRev: Rev };
 
 /** Makes writes durable. */
 export class Writer {
   readonly #store: Store;
+  readonly #reader: Reader;
   readonly #clock: Clock;
   readonly #rng: Rng;
   readonly #gate = new Gate();
+  readonly #memory = new RecordMemory(MEMORY_BYTES);
 
   constructor(deps: { store: Store; clock: Clock; rng: Rng }) {
     this.#store = deps.store;
+    this.#reader = new Reader(deps.store);
     this.#clock = deps.clock;
     this.#rng = deps.rng;
   }
 
   /** Carries a write out. ABORTED when others keep coming between. */
   async write<A extends Message>(w: Write<A>): Promise<A> {
-    const shared =
-      w.alone === true ? undefined : await this.#gate.through(false, () => this.#write(w, TRIES));
-    const done = shared ?? (await this.#gate.through(true, () => this.#write(w, TRIES_ALONE)));
+    const request = this.#requestOf(w);
+    const go = (alone: boolean, tries: number) =>
+      this.#gate.through(alone, () => this.#write(w, { request, tries, guess: !alone && !w.validateOnly }));
+    const shared = w.alone === true ? undefined : await go(false, TRIES);
+    const done = shared ?? (await go(true, TRIES_ALONE));
     if (done !== undefined) return done.answer;
     throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", {
       reason: "CONTENTION",
@@ -81,53 +111,106 @@ export class Writer {
   }
 
   /** Undefined when all tries were lost. */
-  async #write<A extends Message>(w: Write<A>, tries: number): Promise<{ answer: A } | undefined> {
-    const requestKey = this.#requestKey(w.principal, w.requestId);
-    // Not over the bytes: clients write maps in any order, a repeated request need not be the same bytes.
-    const requestHash = createHash("sha256")
-      .update(w.method)
-      .update("\0")
-      .update(canonicalJson(toJson(w.request.schema, w.request.message)))
-      .digest();
-    for (let i = 0; i < tries; i++) {
-      const known = await this.#known<A>(w, { requestKey, requestHash });
-      if (known.answer !== undefined) return { answer: known.answer };
-      const planned = await w.plan();
-      if ("unchanged" in planned) return { answer: planned.unchanged };
-      const { change } = planned;
-      if (w.validateOnly) return { answer: await change.answer(0) };
-      const then = [
-        ...change.then,
-        auditOp(
-          { clock: this.#clock, rng: this.#rng },
-          {
-            actor: w.principal.actor,
-            method: w.method,
-            resource: change.resource,
-            outcome: "OK",
-            requestId: w.requestId,
-          },
-        ),
-      ];
-      const compares = [...change.if];
-      if (requestKey !== undefined) {
-        // The revision is not known before the commit; a repeated request takes it from this record's own.
-        const response = toBinary(w.answer, await change.answer(0));
-        const record = create(StoredRequestSchema, {
-          requestHash,
-          responseName: change.resource,
-          response,
-          expireTime: timestampFromMs(this.#clock.now() + requestIdMs),
-        });
-        then.push({ put: { key: key(requestKey), value: toBinary(StoredRequestSchema, record) } });
-        compares.push({ key: key(requestKey), target: "modRev", op: "=", to: known.modRev });
-      }
-      failpoint("api/before-txn");
-      const { ok, rev } = await this.#store.txn({ if: compares, then, rows: change.rows });
-      failpoint("api/after-txn");
-      if (ok) return { answer: await change.answer(rev) };
+  async #write<A extends Message>(
+    w: Write<A>,
+    on: { request: Requested | undefined; tries: number; guess: boolean },
+  ): Promise<{ answer: A } | undefined> {
+    if (on.guess) {
+      const done = await this.#try(w, { request: on.request, known: 0, guessing: true });
+      if (done !== undefined) return done;
+    }
+    for (let i = 0; i < on.tries; i++) {
+      const known = await this.#known<A>(w, on.request);
+      if ("answer" in known) return known;
+      const done = await this.#try(w, { request: on.request, known: known.modRev, guessing: false });
+      if (done !== undefined) return done;
     }
     return undefined;
+  }
+
+  /** One plan and its transaction; undefined when that, or the guess under it, failed. */
+  async #try<A extends Message>(
+    w: Write<A>,
+    on: { request: Requested | undefined; known: Rev; guessing: boolean },
+  ): Promise<{ answer: A } | undefined> {
+    const reads = new Reads({ reader: this.#reader, memory: this.#memory, guessing: on.guessing });
+    // A guess settles nothing, neither does the plan of a request that may be a repeated one.
+    const unsettled = () => on.guessing && (reads.guessed || on.request !== undefined);
+    let planned;
+    try {
+      planned = await w.plan(reads);
+    } catch (thrown) {
+      if (unsettled()) return undefined;
+      throw thrown;
+    }
+    if ("unchanged" in planned) return unsettled() ? undefined : { answer: planned.unchanged };
+    const { change } = planned;
+    if (w.validateOnly) return { answer: await change.answer(await this.#asIs(change)) };
+    const needs = change.needs ?? [];
+    const compares = [...reads.compares(), ...change.if];
+    const then = [...change.then, this.#audit(w, change)];
+    if (on.request !== undefined) {
+      const { op, compare } = await this.#requestOp(w, change, on as { request: Requested; known: Rev });
+      then.push(op);
+      compares.push(compare);
+    }
+    const gets = needs.map((text): Op => ({ get: { key: key(text) } }));
+    const txn = { if: compares, then: [...then, ...gets], rows: change.rows };
+    failpoint("api/before-txn");
+    const { ok, rev, results } = await this.#store.txn(txn);
+    failpoint("api/after-txn");
+    if (!ok) return undefined;
+    change.committed?.(rev);
+    const get = (text: string): KV | undefined => {
+      const result = results[then.length + needs.indexOf(text)];
+      return result?.kind === "get" ? result.kv : undefined;
+    };
+    return { answer: await change.answer({ rev, get }) };
+  }
+
+  /** What an answer needs, without a commit. */
+  async #asIs<A>(change: Change<A>): Promise<Committed> {
+    const found = new Map<string, KV | undefined>();
+    for (const text of change.needs ?? []) found.set(text, await this.#reader.kv(text));
+    return { rev: 0, get: (text) => found.get(text) };
+  }
+
+  #audit<A extends Message>(w: Write<A>, change: Change<A>): Op {
+    const { actor } = w.principal;
+    const facts = { actor, method: w.method, resource: change.resource, requestId: w.requestId };
+    return auditOp({ clock: this.#clock, rng: this.#rng }, { ...facts, outcome: "OK" });
+  }
+
+  /** The record of a request's id, and the compare that lets one of several repeated requests write it. */
+  async #requestOp<A extends Message>(
+    w: Write<A>,
+    change: Change<A>,
+    at: { request: Requested; known: Rev },
+  ): Promise<{ op: Op; compare: Compare }> {
+    // The revision is not known before the commit; a repeated request takes it from this record's own.
+    const kept = change.kept ?? (await change.answer(await this.#asIs(change)));
+    const record = create(StoredRequestSchema, {
+      requestHash: at.request.hash,
+      responseName: change.resource,
+      response: toBinary(w.answer, kept),
+      expireTime: timestampFromMs(this.#clock.now() + requestIdMs),
+    });
+    const k = key(at.request.key);
+    return {
+      op: { put: { key: k, value: toBinary(StoredRequestSchema, record) } },
+      compare: { key: k, target: "modRev", op: "=", to: at.known },
+    };
+  }
+
+  #requestOf<A extends Message>(w: Write<A>): Requested | undefined {
+    const text = this.#requestKey(w.principal, w.requestId);
+    if (text === undefined) return undefined;
+    // Not over the bytes: clients write maps in any order, a repeated request need not be the same bytes.
+    const hash = createHash("sha256")
+      .update(`${w.method}\0`)
+      .update(toBinary(w.request.schema, ordered(w.request.message)))
+      .digest();
+    return { key: text, hash };
   }
 
   #requestKey(principal: ApiPrincipal, requestId: string): string | undefined {
@@ -142,18 +225,14 @@ export class Writer {
     return `${prefixes.requests}${principal.actor}/${requestId}`;
   }
 
-  async #known<A extends Message>(
-    w: Write<A>,
-    at: { requestKey: string | undefined; requestHash: Buffer },
-  ): Promise<{ answer: A | undefined; modRev: number }> {
-    if (at.requestKey === undefined) return { answer: undefined, modRev: 0 };
-    const { kvs } = await this.#store.range({ start: key(at.requestKey) });
-    const [kv] = kvs;
-    if (kv === undefined) return { answer: undefined, modRev: 0 };
+  async #known<A extends Message>(w: Write<A>, request: Requested | undefined): Promise<Known<A>> {
+    if (request === undefined) return { modRev: 0 };
+    const kv = await this.#reader.kv(request.key);
+    if (kv === undefined) return { modRev: 0 };
     const stored = fromBinary(StoredRequestSchema, kv.value);
     if (stored.expireTime !== undefined && timestampMs(stored.expireTime) <= this.#clock.now())
-      return { answer: undefined, modRev: kv.modRev };
-    if (!at.requestHash.equals(stored.requestHash)) {
+      return { modRev: kv.modRev };
+    if (!request.hash.equals(stored.requestHash)) {
       throw new MoorageError(
         Code.INVALID_ARGUMENT,
         `Cannot repeat request "${w.requestId}": the id was used for another request; use a new id`,
@@ -165,7 +244,7 @@ export class Writer {
     }
     const answer = fromBinary(w.answer, stored.response) as unknown as A & { revision?: bigint };
     if (answer.revision !== undefined) answer.revision = BigInt(kv.modRev);
-    return { answer, modRev: kv.modRev };
+    return { answer: (await w.repeat?.(answer, kv.modRev)) ?? answer };
   }
 
   /** Deletes expired request ids, in small transactions; answers how many. */
@@ -181,6 +260,12 @@ export class Writer {
     }
     return expired.length;
   }
+}
+
+/** A request that may be repeated: the key of its id, and the hash of what it asks. */
+interface Requested {
+  key: string;
+  hash: Buffer;
 }
 
 /** Deletes a transaction of the sweep. */

@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
-import type { DescMessage, JsonValue } from "@bufbuild/protobuf";
+import type { DescMessage } from "@bufbuild/protobuf";
 import {
   ApplicationBodySchema,
   DataPlaneBodySchema,
@@ -23,7 +23,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import type { Kind } from "./keys.ts";
 import type { Resource } from "./resources.ts";
-import { asJson, canonicalJson, kindOf, ofJson } from "./resources.ts";
+import { clone, kindOf } from "./resources.ts";
 
 /** What an application's body needs beside the record. */
 export interface DesiredContext {
@@ -81,7 +81,7 @@ export function tombstoneUpdate(
 }
 
 function bodyOf(given: Resource, context: DesiredContext): Uint8Array {
-  const record = inOrder(given);
+  const record = clone(given);
   const { labels } = record;
   switch (record.$typeName) {
     case "moorage.hub.v1.DataPlane":
@@ -111,11 +111,6 @@ export function blobRef(bundle: BundleVersion) {
     mediaType: "application/vnd.moorage.bundle.v1.tar+gzip",
     chunks: bundle.chunks.map((c) => create(ChunkSchema, { digest: c.digest, sizeBytes: c.sizeBytes })),
   });
-}
-
-/** A copy with all maps in key order: protobuf writes them as they come, and the digest must not depend on that. */
-function inOrder(record: Resource): Resource {
-  return ofJson(kindOf(record), JSON.parse(canonicalJson(asJson(record))) as JsonValue);
 }
 
 export type { Kind };

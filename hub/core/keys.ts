@@ -10,6 +10,7 @@
  * | `bundleVersions/<name>`             | hub.v1.BundleVersion                   | api                   |
  * | `uids/<uid>`                        | the key of the resource, UTF-8         | api, with the above   |
  * | `placements/<dp name>/<tenant name>` | the tenant's uid, UTF-8                | api, with the tenant  |
+ * | `placementStamps/<dp name>`         | empty; its revision is that of the newest change of the placements | api, with the tenant |
  * | `blobs/<sha256 hex of chunk>`       | the bytes of a bundle chunk            | api, before the version |
  * | `status/<uid>`                      | internal.v1.StoredStatus               | sync                  |
  * | `links/<data plane uid>`            | internal.v1.StoredLink                 | sync                  |
@@ -39,6 +40,7 @@ export const prefixes = {
   bundleVersions: "bundleVersions/",
   uids: "uids/",
   placements: "placements/",
+  placementStamps: "placementStamps/",
   blobs: "blobs/",
   status: "status/",
   links: "links/",
@@ -72,6 +74,8 @@ export const uidKey = (uid: string): string => prefixes.uids + uid;
 /** The key that a tenant's place is found by, from its data plane; there as long as the tenant's record. */
 export const placementKey = (dataPlane: string, tenant: string): string =>
   `${prefixes.placements}${dataPlane}/${tenant}`;
+/** The key whose revision tells when the tenants of a data plane were last counted anew. */
+export const placementStampKey = (dataPlane: string): string => prefixes.placementStamps + dataPlane;
 /** The key of the stored status of a resource. */
 export const statusKey = (uid: string): string => prefixes.status + uid;
 /** The key of a data plane's stored link. */

@@ -5,18 +5,33 @@
  * neither. A write that changes nothing gives back the very record, so that nothing is stored.
  */
 import { createHash } from "node:crypto";
-import type { DescField, DescMessage, JsonValue } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
+import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
 import type { Kind } from "./keys.ts";
 import type { Resource } from "./resources.ts";
-import { asJson, canonicalJson, clone, empty, fieldNames, kindOf, ofJson, schemas } from "./resources.ts";
+import {
+  clone,
+  empty,
+  encode,
+  fieldNames,
+  kindOf,
+  ordered,
+  schemas,
+  setOwn,
+  specSchemas,
+} from "./resources.ts";
 
-/** The etag of a resource: 16 hexadecimal digits of a SHA-256 over spec, labels and annotations. */
+/**
+ * The etag of a resource: 16 hexadecimal digits of a SHA-256 over spec, labels and annotations, which
+ * must be in canonical order ({@link ordered}).
+ */
 export function etagOf(resource: Resource): string {
-  const { spec, labels, annotations } = asJson(resource);
-  const text = canonicalJson({ spec: spec ?? {}, labels: labels ?? {}, annotations: annotations ?? {} });
-  return createHash("sha256").update(text).digest("hex").slice(0, 16);
+  const kind = kindOf(resource);
+  const { spec, labels, annotations } = resource;
+  const covered = { ...empty(kind), spec: spec ?? emptySpec(kind), labels, annotations } as Resource;
+  return createHash("sha256").update(encode(covered)).digest("hex").slice(0, 16);
 }
 
 /** A new record from what the caller sent; output-only fields of the input are ignored. */
@@ -39,9 +54,12 @@ export function created(
   return record;
 }
 
-function emptySpec(kind: Kind): unknown {
-  return ofJson(kind, { spec: {} }).spec;
-}
+const emptySpec = (kind: Kind): Message => create(specSchemas[kind] as DescMessage);
+
+const specBytes = (resource: Resource): Uint8Array => {
+  const kind = kindOf(resource);
+  return toBinary(specSchemas[kind] as DescMessage, resource.spec ?? emptySpec(kind));
+};
 
 /**
  * The record after an Update. `paths` are the mask's, relative to the resource; empty means spec,
@@ -55,21 +73,16 @@ export function updated(
 ): Resource {
   checkEtag(old, input.etag);
   const kind = kindOf(old);
-  const before = asJson(old);
-  const source = asJson(input);
-  const after = structuredClone(before) as Record<string, JsonValue>;
+  const record = clone(old);
   for (const path of at.paths.length === 0 || at.paths.includes("*")
     ? ["spec", "labels", "annotations"]
     : at.paths) {
-    copyPath({ from: source, to: after }, jsonPath(kind, path));
+    copyPath({ from: input, to: record }, fieldsOf(kind, path));
   }
-  const record = ofJson(kind, after);
   if (record.spec === undefined) Object.assign(record, { spec: emptySpec(kind) });
   record.etag = etagOf(record);
   if (record.etag === old.etag) return old;
-  const specChanged =
-    canonicalJson((asJson(record)["spec"] ?? {}) as JsonValue) !== canonicalJson(before["spec"] ?? {});
-  if (specChanged) record.generation = old.generation + 1n;
+  if (Buffer.compare(specBytes(record), specBytes(clone(old))) !== 0) record.generation = old.generation + 1n;
   record.updateTime = timestampFromMs(at.nowMs);
   return record;
 }
@@ -98,56 +111,58 @@ export function deleted(old: Resource, nowMs: number): Resource {
 
 const writable = new Set(["spec", "labels", "annotations"]);
 
-/** A mask path as keys of the JSON form; walks the descriptor, so that a typing error is found. */
-function jsonPath(kind: Kind, path: string): string[] {
+/** A mask path: the fields it walks, and the key of a map or document that it ends with, if any. */
+interface MaskPath {
+  fields: DescField[];
+  key: string | undefined;
+}
+
+/** Walks the descriptor along a mask path, so that a typing error is found. */
+function fieldsOf(kind: Kind, path: string): MaskPath {
   const field = "update_mask";
   const parts = path.split(".");
   if (!writable.has(parts[0] ?? ""))
     throw invalidField(field, `"${path.slice(0, 128)}" must begin with spec, labels or annotations`);
-  const out: string[] = [];
+  const fields: DescField[] = [];
   let message: DescMessage | undefined = schemas[kind];
   for (let i = 0; i < parts.length; i++) {
     const f: DescField | undefined = message?.fields.find((x: DescField) => x.name === parts[i]);
     if (f === undefined)
       throw invalidField(field, `"${path.slice(0, 128)}" names no field of ${fieldNames[kind]}`);
-    out.push(f.jsonName);
-    if (f.fieldKind === "map" || f.message?.typeName === "google.protobuf.Struct") {
-      if (i + 1 < parts.length) out.push(parts.slice(i + 1).join("."));
-      return out;
-    }
+    fields.push(f);
+    const rest = i + 1 < parts.length ? parts.slice(i + 1).join(".") : undefined;
+    if (f.fieldKind === "map" || f.message?.typeName === "google.protobuf.Struct")
+      return { fields, key: rest };
     message = f.fieldKind === "message" ? f.message : undefined;
   }
-  return out;
+  return { fields, key: undefined };
 }
+
+type Fields = Record<string, unknown>;
 
 /** Copies one path; what the source lacks goes. */
-function copyPath(
-  json: { from: Record<string, JsonValue>; to: Record<string, JsonValue> },
-  path: readonly string[],
-): void {
-  let { from, to }: { from: Record<string, JsonValue> | undefined; to: Record<string, JsonValue> } = json;
-  for (const key of path.slice(0, -1)) {
-    from = objectAt(from, key);
-    const next = objectAt(to, key);
-    if (next === undefined) {
+function copyPath(at: { from: Message; to: Message }, path: MaskPath): void {
+  let from: Fields | undefined = at.from as unknown as Fields;
+  let to = at.to as unknown as Fields;
+  const last = path.fields.at(-1) as DescField;
+  for (const f of path.fields.slice(0, -1)) {
+    from = from?.[f.localName] as Fields | undefined;
+    if (to[f.localName] === undefined) {
       if (from === undefined) return;
-      to[key] = {};
+      to[f.localName] = create(f.message as DescMessage);
     }
-    to = to[key] as Record<string, JsonValue>;
+    to = to[f.localName] as Fields;
   }
-  const last = path.at(-1) as string;
-  const value = from === undefined || !Object.hasOwn(from, last) ? undefined : from[last];
-  if (value === undefined) delete to[last];
-  else to[last] = value;
+  const value = (from ?? (create(last.parent) as unknown as Fields))[last.localName];
+  if (path.key === undefined) to[last.localName] = ordered(value);
+  else copyKey({ from: value as Fields | undefined, to, field: last.localName }, path.key);
 }
 
-function objectAt(
-  json: Record<string, JsonValue> | undefined,
-  key: string,
-): Record<string, JsonValue> | undefined {
-  if (json === undefined || !Object.hasOwn(json, key)) return undefined;
-  const value = json[key];
-  return value !== null && typeof value === "object" && !Array.isArray(value)
-    ? (value as Record<string, JsonValue>)
-    : undefined;
+/** Copies one entry of a map or document, which the path names in full: label keys hold dots. */
+function copyKey(at: { from: Fields | undefined; to: Fields; field: string }, key: string): void {
+  const has = at.from !== undefined && Object.hasOwn(at.from, key);
+  const entries = { ...(at.to[at.field] as Fields | undefined) };
+  if (has) setOwn(entries, key, (at.from as Fields)[key]);
+  else delete entries[key];
+  if (has || at.to[at.field] !== undefined) at.to[at.field] = ordered(entries);
 }

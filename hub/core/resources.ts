@@ -54,8 +54,32 @@ export const encode = (resource: Resource): Uint8Array =>
 export const decode = (kind: Kind, bytes: Uint8Array): Resource =>
   fromBinary(schemas[kind] as DescMessage, bytes) as unknown as Resource;
 
-/** A deep copy. */
-export const clone = <R extends Resource>(resource: R): R => decode(kindOf(resource), encode(resource)) as R;
+/**
+ * A deep copy of a message or of JSON, with the keys of every map in order and without unknown fields:
+ * protobuf writes maps as they come, and equal resources must encode to equal bytes.
+ */
+export function ordered<T>(value: T): T {
+  if (value === null || typeof value !== "object") return value;
+  if (Array.isArray(value)) return value.map(ordered) as T;
+  if (value instanceof Uint8Array) return value.slice() as T;
+  const source = value as Record<string, unknown>;
+  const keys = Object.keys(source);
+  const out: Record<string, unknown> = {};
+  // A message keeps the order of its fields, for the engine's sake; it is encoded by number in any case.
+  if (!Object.hasOwn(source, "$typeName")) keys.sort();
+  for (const k of keys) if (k !== "$unknown") setOwn(out, k, ordered(source[k]));
+  return out as T;
+}
+
+/** Sets a property whatever its name: `__proto__` by assignment would change the prototype. */
+export function setOwn(object: Record<string, unknown>, name: string, value: unknown): void {
+  if (name === "__proto__")
+    Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true });
+  else object[name] = value;
+}
+
+/** A deep copy in canonical order. */
+export const clone = <R extends Resource>(resource: R): R => ordered(resource);
 
 /** A resource as proto3 JSON. */
 export const asJson = (resource: Resource): Record<string, JsonValue> =>

@@ -20,7 +20,6 @@ import type {
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { truncateMessage } from "@moorage/shared/conditions/conditions";
 import type { Resource } from "./resources.ts";
-import { clone } from "./resources.ts";
 
 /** What is stored beside a record, as of one revision; `revision` is the newest change of any of them. */
 export interface Stored {
@@ -39,7 +38,10 @@ export interface Stored {
 
 /** The resource as the API shows it; the stored one stays as it is. */
 export function view(stored: Stored, how: View): Resource {
-  return viewInto(clone(stored.record), stored, how);
+  const { spec } = stored.record;
+  // All that viewInto writes to: the rest may be shared, for nobody changes a view's parts.
+  const own = { ...stored.record, ...(spec === undefined ? {} : { spec: { ...spec } }) } as Resource;
+  return viewInto(own, stored, how);
 }
 
 /** {@link view} into `out`, an own copy of the record, which may be the record itself: lists spare the copy. */
@@ -47,7 +49,8 @@ export function viewInto(out: Resource, stored: Stored, how: View): Resource {
   const status = stored.status?.status;
   const silent = stored.link?.state === LinkState.SILENT;
   let conditions = agentConditions(stored, silent);
-  if (out.$typeName === "moorage.hub.v1.DataPlane") conditions = [...hubConditions(stored), ...conditions];
+  if (out.$typeName === "moorage.hub.v1.DataPlane")
+    conditions = [...hubConditions(stored), ...withUnknown(stored, conditions)];
   if (how === View.BASIC) conditions = conditions.filter((c) => basic.has(c.type));
   const observedGeneration = status?.observedGeneration ?? 0n;
   out.revision = BigInt(stored.revision);
@@ -193,7 +196,25 @@ const hubOwned: ReadonlySet<string> = new Set(["Connected", "CredentialsValid"])
 const none: ReadonlySet<string> = new Set();
 const camelCase = /^[A-Z][A-Za-z0-9]*$/;
 
-/** Connected and CredentialsValid, from the stored link and the registered keys. */
+/** What only the hub knows of a guarded data plane: the agent holds resources that no record speaks of. */
+function withUnknown(stored: Stored, conditions: Condition[]): Condition[] {
+  const { link } = stored;
+  const guarded = conditions.find((c) => c.type === "DeletionGuarded");
+  if (link === undefined || link.unknownResources === 0 || guarded?.status === "True") return conditions;
+  const c = condition(
+    {
+      type: "DeletionGuarded",
+      status: "True",
+      reason: "UnknownToHub",
+      message: `The agent keeps ${link.unknownResources} resources that this hub does not know: list them with "moorage hub epoch divergences"`,
+      observedGeneration: guarded?.observedGeneration ?? stored.record.generation,
+    },
+    link.unknownTime,
+  );
+  return [...conditions.filter((other) => other !== guarded), c];
+}
+
+/** Connected, CredentialsValid and a conflict of the identity, from the stored link and the registered keys. */
 function hubConditions(stored: Stored): Condition[] {
   const { link, credentials, record } = stored;
   const observedGeneration = record.generation;
@@ -221,6 +242,17 @@ function hubConditions(stored: Stored): Condition[] {
         `No sign of life from the agent (${link.reason}): workloads run on; look at the agent's log and its network`,
       ),
     );
+  if (link !== undefined && link.conflict !== "") {
+    const message = `${link.conflictMessage}; end the other agent, or revoke and enrol anew`;
+    const facts = {
+      type: "IdentityConflict",
+      status: "True",
+      reason: link.conflict,
+      message,
+      observedGeneration,
+    };
+    out.push(condition(facts, link.conflictTime));
+  }
   const valid = (status: string, reason: string, message: string, when: Timestamp | undefined) =>
     condition(
       { type: "CredentialsValid", status, reason, message, observedGeneration },

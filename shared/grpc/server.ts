@@ -177,17 +177,21 @@ async function serve(
   const startMs = options.clock.monotonicMs();
   const controller = new AbortController();
   call.once("cancelled", () => {
-    controller.abort(new MoorageError(Code.CANCELLED, "The call was cancelled by its caller"));
+    // Told of every call whose stream closes; nobody listens any more to a call that was answered.
+    if (!answered) controller.abort(new MoorageError(Code.CANCELLED, "The call was cancelled by its caller"));
   });
   const trailer = new Metadata();
   const ctx = context(call, { method, signal: controller.signal, trailer });
   let failed: MoorageError | undefined;
   let over = false;
+  let answered = false;
   const finish = (thrown?: { value: unknown }) => {
     if (over) return;
     over = true;
-    if (thrown === undefined) call.end(trailer);
-    else {
+    if (thrown === undefined) {
+      answered = method.methodKind === "unary";
+      call.end(trailer);
+    } else {
       failed = MoorageError.from(thrown.value);
       trailer.set(DETAILS_KEY, Buffer.from(encodeStatus(failed)));
       call.emit("error", { code: failed.code, details: failed.message, metadata: trailer });

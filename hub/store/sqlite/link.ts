@@ -9,6 +9,9 @@ import type { Meta } from "./schema.ts";
 
 type WithoutId<T> = T extends unknown ? Omit<T, "id"> : never;
 
+/** Requests in one message to the writer; posting costs about as much as planning a write. */
+const MESSAGE_REQUESTS = 16;
+
 /** A started writer thread. */
 export interface WriterLink {
   meta: Meta;
@@ -80,14 +83,15 @@ export async function startWriter(workerData: WriterOptions, events: WriterEvent
   });
 
   const send = (request: Request): void => {
-    // Everything asked for in one turn of the loop travels as one message.
-    if (outbox.length === 0) {
-      queueMicrotask(() => {
-        worker.postMessage(outbox);
-        outbox = [];
-      });
-    }
+    // What is asked for in one turn of the loop travels together, yet not so much that the writer idles.
+    if (outbox.length === 0) setImmediate(flush);
     outbox.push(request);
+    if (outbox.length >= MESSAGE_REQUESTS) flush();
+  };
+  const flush = (): void => {
+    if (outbox.length === 0) return;
+    worker.postMessage(outbox);
+    outbox = [];
   };
 
   const { meta, leases } = await ready.promise;
