@@ -36,6 +36,12 @@ export const agentOptions = {
   dataPlane: optionalText({ help: "Id of the data plane where no record of it exists" }),
   kubeconfig: optionalText({ help: "kubeconfig file; without it the pod's ServiceAccount is used" }),
   kubeContext: optionalText({ help: "Context of the kubeconfig file" }),
+  kubeTokenFile: optionalText({
+    help: "File of the token for the API server, without a kubeconfig; default: the pod's ServiceAccount token",
+  }),
+  kubeCaFile: optionalText({
+    help: "PEM file of the API server's authority, without a kubeconfig; default: the pod's ServiceAccount CA",
+  }),
   podUid: optionalText({ help: "uid of the agent's pod, for the Lease" }),
   opsAddress: address({
     help: "Address of /metrics, /healthz and /readyz",

@@ -99,5 +99,10 @@ async function clusterCredentials(config: AgentConfig): Promise<Credentials> {
   if (config.inCluster === undefined) {
     throw new Error("Cannot reach a cluster: this is no pod and --kubeconfig is not given");
   }
-  return inClusterCredentials(config.inCluster);
+  const { inCluster, kubeTokenFile: tokenFile, kubeCaFile: caFile } = config;
+  return inClusterCredentials({
+    ...inCluster,
+    ...(tokenFile === undefined ? {} : { tokenFile }),
+    ...(caFile === undefined ? {} : { caFile }),
+  });
 }

@@ -39,7 +39,10 @@ export interface BenchHub extends HubAddress {
 }
 
 /** Starts a hub in `dir`. */
-export async function startBenchHub(dir: string, args: readonly string[] = []): Promise<BenchHub> {
+export async function startBenchHub(
+  dir: string,
+  { args = [], env = {} }: { args?: readonly string[]; env?: Readonly<Record<string, string>> } = {},
+): Promise<BenchHub> {
   mkdirSync(dir, { recursive: true });
   const [api = 0, agent = 0, enrolment = 0, ops = 0] = await Promise.all(
     Array.from({ length: 4 }, () => freePort()),
@@ -51,6 +54,7 @@ export async function startBenchHub(dir: string, args: readonly string[] = []): 
       dir,
       name: "hub",
       nodeArgs: ["--expose-gc"],
+      env,
       args: [
         ...["--data-dir", dataDir, "--log-level", "warn"],
         ...["--api-address", `127.0.0.1:${api}`],

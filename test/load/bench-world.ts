@@ -28,7 +28,13 @@ export async function startBenchWorld(lab: Lab, options: { audit: boolean }): Pr
   lab.defer(() => cluster.stop());
   const hub = await startHub(lab);
   refuseUnsafe({ pids: [...cluster.pids(), hub.child.pid], dirs: [cluster.dir, hub.dataDir] });
-  const agent = await installAgent({ hub, cluster, dir: join(lab.dir, "world"), dataPlane: "bench" });
+  const agent = await installAgent({
+    hub,
+    cluster,
+    dir: join(lab.dir, "world"),
+    dataPlane: "bench",
+    podFiles: { caPem: cluster.caPem },
+  });
   lab.defer(() => agent.stop());
   await pushPacked(hub.api, benchBundle());
   const tenant = "tenants/bench";

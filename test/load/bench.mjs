@@ -7,4 +7,5 @@ if (major < 24 || (major === 24 && minor < 14)) {
   process.exit(2);
 }
 const { bench } = await import("./bench.ts");
-process.exit(await bench({ only: process.env.ONLY ?? "", out: process.env.OUT ?? "" }));
+const { ONLY: only = "", OUT: out = "", SCALE: scale = "" } = process.env;
+process.exit(await bench({ only, out, scale }));

@@ -22,6 +22,7 @@ export function startChild<C extends { do: string }, A extends Record<string, un
   name: string;
   args?: readonly string[];
   nodeArgs?: readonly string[];
+  env?: Readonly<Record<string, string>>;
 }): AskedChild<C, A> {
   const logPath = join(what.dir, `${what.name}.log`);
   const out = openSync(logPath, "a");
@@ -30,7 +31,7 @@ export function startChild<C extends { do: string }, A extends Record<string, un
     stdio: ["ignore", out, out, "ipc"],
     serialization: "advanced",
     cwd: what.dir,
-    env: { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "" },
+    env: { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", ...what.env },
   });
   closeSync(out);
   const { pid } = child;
@@ -60,7 +61,8 @@ export function startChild<C extends { do: string }, A extends Record<string, un
   return {
     pid,
     ask(command) {
-      if (!alive) return Promise.reject(new Error(`The process "${what.name}" has ended:\n${log().slice(-2_000)}`));
+      if (!alive)
+        return Promise.reject(new Error(`The process "${what.name}" has ended:\n${log().slice(-2_000)}`));
       return new Promise((resolve, reject) => {
         const id = ++next;
         waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });

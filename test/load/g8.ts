@@ -1,11 +1,12 @@
 /**
- * G8: what an idle data plane of 300 applications costs: the agent's memory and CPU, and every write
- * call but the Lease's, counted in the API server's audit log.
+ * The agent's half of G8: what an idle data plane of 300 applications costs: the agent's memory and CPU,
+ * and every write call but the Lease's, counted in the API server's audit log.
  */
 import { readFileSync } from "node:fs";
 import { sleep } from "@moorage/shared/clock";
 import { createBenchApplication, startBenchWorld } from "./bench-world.ts";
 import type { GoalReport, Lab } from "./goal.ts";
+import { goalReport } from "./goal.ts";
 import { cpuSeconds, rssMb } from "./procfs.ts";
 import { round } from "./stats.ts";
 
@@ -22,9 +23,10 @@ const GOAL_CPU_PERCENT = 0.2;
 /** Measures G8 on a world of its own. */
 export async function g8(lab: Lab): Promise<GoalReport> {
   const world = await startBenchWorld(lab, { audit: true });
-  lab.progress(`creating ${APPLICATIONS} applications`);
+  const applications = lab.scaled(APPLICATIONS);
+  lab.progress(`creating ${applications} applications`);
   const started = lab.clock.monotonicMs();
-  const ids = Array.from({ length: APPLICATIONS }, (_, i) => `app-${i}`);
+  const ids = Array.from({ length: applications }, (_, i) => `app-${i}`);
   const worker = async (): Promise<void> => {
     for (let id = ids.shift(); id !== undefined; id = ids.shift()) {
       const name = await createBenchApplication(world, id);
@@ -51,29 +53,26 @@ export async function g8(lab: Lab): Promise<GoalReport> {
   const gets = calls.filter((l) => l.includes('"verb":"get"') && !l.includes('"resource":"leases"')).length;
   const rss = rssMb(pid);
   const hubRss = rssMb(world.hub.child.pid);
-  const met = rss <= GOAL_RSS_MB && cpuPercent <= GOAL_CPU_PERCENT && writes === 0;
-  return {
-    text: `agent RSS ${round(rss, 0)} MB (goal ${GOAL_RSS_MB}), CPU ${round(cpuPercent)} % (goal ${GOAL_CPU_PERCENT}), ${writes} write calls (goal 0)  ${met ? "met" : "missed"}  [${APPLICATIONS} applications Ready in ${round(readyMs / 1_000, 1)} s; hub RSS ${round(hubRss, 0)} MB; ${gets} GETs]`,
-    notes: [
-      `idle for ${IDLE_MS / 1_000} s instead of 10 min; the agent authenticates by kubeconfig, which loads client-node; in a pod it does not`,
-    ],
-    record: {
-      id: "G8",
-      value: round(rss, 1),
-      unit: "MB",
-      baseline: null,
-      ratio: null,
-      goal: GOAL_RSS_MB,
-      met,
-      detail: {
-        cpu_percent: round(cpuPercent, 3),
-        cpu_goal_percent: GOAL_CPU_PERCENT,
-        write_calls: writes,
-        get_calls: gets,
-        applications: APPLICATIONS,
-        hub_rss_mb: round(hubRss, 1),
-        all_ready_seconds: round(readyMs / 1_000, 1),
-      },
+  return goalReport({
+    id: "G8",
+    figures: `agent RSS ${round(rss, 0)} MB (goal ${GOAL_RSS_MB}), CPU ${round(cpuPercent)} % (goal ${GOAL_CPU_PERCENT}), ${writes} write calls (goal 0)`,
+    more: `${applications} applications Ready in ${round(readyMs / 1_000, 1)} s; ${IDLE_MS / 1_000} s idle; hub RSS ${round(hubRss, 0)} MB; ${gets} GETs`,
+    notes: ["the agent reads token and CA from files, as in a pod"],
+    value: round(rss, 1),
+    unit: "MB",
+    baseline: null,
+    ratio: null,
+    goal: GOAL_RSS_MB,
+    met: rss <= GOAL_RSS_MB && cpuPercent <= GOAL_CPU_PERCENT && writes === 0,
+    scale: lab.scale,
+    detail: {
+      cpu_percent: round(cpuPercent, 3),
+      cpu_goal_percent: GOAL_CPU_PERCENT,
+      write_calls: writes,
+      get_calls: gets,
+      applications,
+      hub_rss_mb: round(hubRss, 1),
+      all_ready_seconds: round(readyMs / 1_000, 1),
     },
-  };
+  });
 }

@@ -49,7 +49,12 @@ async function run(command: HubCommand): Promise<HubAnswers[HubCommand["do"]]> {
       meter.mark();
       return undefined;
     case "read":
-      return { meter: meter.read(), commits, revision: (await hub.store.status()).rev, connected: hub.sync.connected().length };
+      return {
+        meter: meter.read(),
+        commits,
+        revision: (await hub.store.status()).rev,
+        connected: hub.sync.connected().length,
+      };
     case "collect":
       return collect();
     case "prepare":
@@ -59,6 +64,8 @@ async function run(command: HubCommand): Promise<HubAnswers[HubCommand["do"]]> {
       return fanOut(hub);
     case "awaitAcked":
       return awaitAcked(hub, command);
+    case "awaitPosition":
+      return awaitPosition(hub, command);
   }
 }
 
@@ -74,7 +81,10 @@ async function collect(): Promise<HubAnswers["collect"]> {
 }
 
 /** New content for one tenant of each data plane, encoded before the clock starts. */
-async function prepare(on: Hub, what: { dps: string[]; bodyBytes: number; round: number }): Promise<RowOp[][]> {
+async function prepare(
+  on: Hub,
+  what: { dps: string[]; bodyBytes: number; round: number },
+): Promise<RowOp[][]> {
   const txns: RowOp[][] = [];
   for (const [i, dp] of what.dps.entries()) {
     const rows = await on.store.resAll(dp, { limit: 64 });
@@ -92,7 +102,10 @@ async function prepare(on: Hub, what: { dps: string[]; bodyBytes: number; round:
       digest: createHash("sha256").update(bytes).digest(),
       content: { case: "body" as const, value: bytes },
     };
-    const encoded = toBinary(UpdateSchema, create(UpdateSchema, { ...update, change: { case: "upsert", value } }));
+    const encoded = toBinary(
+      UpdateSchema,
+      create(UpdateSchema, { ...update, change: { case: "upsert", value } }),
+    );
     if (i % ROWS_PER_TXN === 0) txns.push([]);
     txns.at(-1)?.push({ upsertRes: { dp, uid: row.uid, name: row.name, del: false, update: encoded } });
   }
@@ -113,12 +126,27 @@ async function fanOut(on: Hub): Promise<HubAnswers["fanOut"]> {
 async function awaitAcked(on: Hub, what: { dps: string[]; revision: number }): Promise<{ atMs: number }> {
   const wanted = new Set(what.dps);
   for (;;) {
-    const behind = on.sync
+    const acked = on.sync
       .connected()
-      .some((a) => wanted.has(a.dataPlaneUid) && a.ackedRevision < what.revision);
-    if (!behind) return { atMs: hostClock.monotonicMs() };
+      .filter((a) => wanted.has(a.dataPlaneUid) && a.ackedRevision >= what.revision).length;
+    if (acked === wanted.size) return { atMs: hostClock.monotonicMs() };
     await sleep(systemClock, LOOK_MS);
   }
+}
+
+/** The newest row of each data plane up to `revision`, acked by its agent. */
+async function awaitPosition(on: Hub, what: { dps: string[]; revision: number }): Promise<{ atMs: number }> {
+  for (const dp of what.dps) {
+    let newest = 0;
+    for (let afterUid: string | undefined; ;) {
+      const rows = await on.store.resAll(dp, { ...(afterUid === undefined ? {} : { afterUid }), limit: 500 });
+      newest = Math.max(newest, ...rows.filter((r) => r.rev <= what.revision).map((r) => r.rev));
+      if (rows.length < 500) break;
+      afterUid = rows.at(-1)?.uid;
+    }
+    await awaitAcked(on, { dps: [dp], revision: newest });
+  }
+  return { atMs: hostClock.monotonicMs() };
 }
 
 process.on("message", (asked: { id: number; command: HubCommand }) => {

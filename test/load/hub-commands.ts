@@ -13,7 +13,9 @@ export type HubCommand =
   | { do: "prepare"; dps: string[]; bodyBytes: number; round: number }
   /** Commits what was prepared. */
   | { do: "fanOut" }
-  | { do: "awaitAcked"; dps: string[]; revision: number };
+  | { do: "awaitAcked"; dps: string[]; revision: number }
+  /** Answers when each of them was sent, and has acked, all that its data plane has up to `revision`. */
+  | { do: "awaitPosition"; dps: string[]; revision: number };
 
 /** Answers by command; times on the host's monotonic clock. */
 export interface HubAnswers {
@@ -25,4 +27,5 @@ export interface HubAnswers {
   prepare: undefined;
   fanOut: { startMs: number; committedMs: number; revision: number };
   awaitAcked: { atMs: number };
+  awaitPosition: { atMs: number };
 }

@@ -1,7 +1,7 @@
 /**
- * The run behind G1 and G2: single changes of one ConfigMap through the hub, each beside a raw
- * server-side apply of an equal one at the same API server (A-B-A-B). One process makes both writes
- * and holds both watches, so that one monotonic clock stamps everything.
+ * Single changes of one ConfigMap through the hub, each beside a raw server-side apply of an equal one
+ * at the same API server (A-B-A-B). One process makes both writes and holds both watches, so that one
+ * monotonic clock stamps everything. G1 and G2 share one run; G3 makes its own under load.
  */
 import { createHttpClient } from "@moorage/agent/kube/http-client";
 import { staticCredentials } from "@moorage/agent/kube/credentials";
@@ -10,8 +10,9 @@ import { sleep } from "@moorage/shared/clock";
 import { configData, createBenchApplication, markerOf, startBenchWorld } from "./bench-world.ts";
 import type { BenchWorld } from "./bench-world.ts";
 import type { GoalReport, Lab } from "./goal.ts";
+import { goalReport } from "./goal.ts";
 import { cpuSeconds, rssMb } from "./procfs.ts";
-import { blocks, quantile, round } from "./stats.ts";
+import { blocks, quantile, round, spread } from "./stats.ts";
 import { watchConfigMaps, watchReady } from "./watchers.ts";
 
 /** Changes that count, and those before them that warm up code and connections. */
@@ -23,7 +24,7 @@ const SPACING_MS = 100;
 const REPETITIONS = 6;
 
 /** Durations in milliseconds, index by index of one change. */
-export interface LatencyRun {
+export interface Latencies {
   /** A raw server-side apply, call to answer. */
   raw: number[];
   /** The hub's write call starts -> its answer. */
@@ -32,16 +33,26 @@ export interface LatencyRun {
   visible: number[];
   /** The hub's write call starts -> Ready for that generation seen by watch at the hub. */
   ready: number[];
+}
+
+/** A run with what else is known of it. */
+export interface LatencyRun extends Latencies {
   detail: Record<string, number>;
 }
 
-/** Makes the run on a world of its own. */
-export async function runLatency(lab: Lab): Promise<LatencyRun> {
-  const world = await startBenchWorld(lab, { audit: false });
-  const { cluster, hub, agent } = world;
+/** Makes changes one at a time and measures each. */
+export interface LatencyProbe {
+  /** `count` changes, each beside a raw apply. */
+  measure(count: number): Promise<Latencies>;
+}
+
+/** A probe on the world's data plane, closed with the lab's goal. */
+export async function openLatencyProbe(lab: Lab, world: BenchWorld): Promise<LatencyProbe> {
+  const { cluster, hub } = world;
+  const { clock } = lab;
   await cluster.kubectl(["create", "namespace", "bench-raw"]);
   const kube = createHttpClient({
-    clock: lab.clock,
+    clock,
     credentials: staticCredentials(cluster.apiUrl, {
       tls: { ca: cluster.caPem, cert: cluster.admin.cert, key: cluster.admin.key },
     }),
@@ -54,12 +65,8 @@ export async function runLatency(lab: Lab): Promise<LatencyRun> {
   const name = await createBenchApplication(world, "probe");
   await hub.api.wait.waitFor({ name, timeout: { seconds: 60n } });
   const session = kube.asAgent();
-  const visible = watchConfigMaps(session, {
-    namespace: "tenant-bench",
-    clock: lab.clock,
-    signal: stop.signal,
-  });
-  const ready = watchReady(hub, { parent: world.tenant, clock: lab.clock, signal: stop.signal });
+  const visible = watchConfigMaps(session, { namespace: "tenant-bench", clock, signal: stop.signal });
+  const ready = watchReady(hub, { parent: world.tenant, clock, signal: stop.signal });
   const rawApply = (n: number) =>
     session.apply(
       {
@@ -71,36 +78,47 @@ export async function runLatency(lab: Lab): Promise<LatencyRun> {
       { fieldManager: "bench", force: true },
     );
   const change = async (n: number) => {
-    const start = lab.clock.monotonicMs();
+    const start = clock.monotonicMs();
     const updated = await updateMarker(world, { name, marker: markerOf(n) });
-    const acknowledged = lab.clock.monotonicMs();
+    const acknowledged = clock.monotonicMs();
     const seen = await visible.at(`probe/${markerOf(n)}`);
     const readyAt = await ready.at(`${name}@${updated.generation}`);
     return { start, acknowledged: acknowledged - start, visible: seen - start, ready: readyAt - start };
   };
+  let n = 0;
+  return {
+    async measure(count) {
+      const out: Latencies = { raw: [], acknowledged: [], visible: [], ready: [] };
+      for (let i = 0; i < count; i++) {
+        n++;
+        const start = clock.monotonicMs();
+        await rawApply(n);
+        out.raw.push(clock.monotonicMs() - start);
+        await pause(clock, start);
+        const took = await change(n);
+        await pause(clock, took.start);
+        out.acknowledged.push(took.acknowledged);
+        out.visible.push(took.visible);
+        out.ready.push(took.ready);
+      }
+      return out;
+    },
+  };
+}
 
-  const run: LatencyRun = { raw: [], acknowledged: [], visible: [], ready: [], detail: {} };
+/** Makes the run of G1 and G2 on a world of its own. */
+export async function runLatency(lab: Lab): Promise<LatencyRun> {
+  const world = await startBenchWorld(lab, { audit: false });
+  const { hub, agent } = world;
+  const probe = await openLatencyProbe(lab, world);
+  const seconds = Math.ceil(((SAMPLES + WARM_UP) * 2 * SPACING_MS) / 1_000);
+  lab.progress(`${SAMPLES} single changes, each beside a raw apply (about ${seconds} s)`);
+  await probe.measure(WARM_UP);
   const cpu = () => ({ hub: cpuSeconds(hub.child.pid), agent: cpuSeconds(agent.child.pid) });
-  let before = cpu();
-  lab.progress(
-    `${SAMPLES} single changes, each beside a raw apply (about ${Math.ceil(((SAMPLES + WARM_UP) * 2 * SPACING_MS) / 1_000)} s)`,
-  );
-  for (let n = 1; n <= WARM_UP + SAMPLES; n++) {
-    const start = lab.clock.monotonicMs();
-    await rawApply(n);
-    const raw = lab.clock.monotonicMs() - start;
-    await pause(lab.clock, start);
-    const took = await change(n);
-    await pause(lab.clock, took.start);
-    if (n === WARM_UP) before = cpu();
-    if (n <= WARM_UP) continue;
-    run.raw.push(raw);
-    run.acknowledged.push(took.acknowledged);
-    run.visible.push(took.visible);
-    run.ready.push(took.ready);
-  }
+  const before = cpu();
+  const run = await probe.measure(SAMPLES);
   const after = cpu();
-  run.detail = {
+  const detail = {
     hub_cpu_seconds_per_1000: round(((after.hub - before.hub) / SAMPLES) * 1_000),
     agent_cpu_seconds_per_1000: round(((after.agent - before.agent) / SAMPLES) * 1_000),
     hub_rss_mb: round(rssMb(hub.child.pid), 1),
@@ -108,7 +126,7 @@ export async function runLatency(lab: Lab): Promise<LatencyRun> {
     acknowledged_p50_ms: round(quantile(run.acknowledged, 0.5)),
     acknowledged_p99_ms: round(quantile(run.acknowledged, 0.99)),
   };
-  return run;
+  return { ...run, detail };
 }
 
 const updateMarker = (world: BenchWorld, change: { name: string; marker: string }) =>
@@ -130,34 +148,28 @@ export function latencyReport(
   const ratio = p50 / raw50;
   const ratio99 = p99 / raw99;
   const rawBlocks = blocks(run.raw, REPETITIONS);
-  const spread = blocks(goal.samples, REPETITIONS).map(
+  const ratios = blocks(goal.samples, REPETITIONS).map(
     (b, i) => quantile(b, 0.5) / quantile(rawBlocks[i] ?? [], 0.5),
   );
-  const met = ratio <= goal.p50 && ratio99 <= goal.p99;
   const n = goal.samples.length;
-  const range = `${Math.min(...spread).toFixed(1)} to ${Math.max(...spread).toFixed(1)}`;
-  return {
-    text:
-      `p50 ${ratio.toFixed(1)}x raw (goal ${goal.p50}x) p99 ${ratio99.toFixed(1)}x (goal ${goal.p99}x)  ${met ? "met" : "missed"}` +
-      `  [p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms; raw p50 ${raw50.toFixed(1)} ms, p99 ${raw99.toFixed(1)} ms; p50 ${range}x in ${spread.length} runs; n=${n}]`,
-    record: {
-      id: goal.id,
-      value: round(p50, 3),
-      unit: "ms",
-      baseline: round(raw50, 3),
-      ratio: round(ratio, 3),
-      goal: goal.p50,
-      met,
-      detail: {
-        samples: n,
-        p99_ms: round(p99, 3),
-        raw_p99_ms: round(raw99, 3),
-        p99_ratio: round(ratio99, 3),
-        p99_goal_ratio: goal.p99,
-        p50_ratio_range: range,
-        ...run.detail,
-      },
+  return goalReport({
+    id: goal.id,
+    figures: `p50 ${ratio.toFixed(1)}x raw (goal ${goal.p50}x) p99 ${ratio99.toFixed(1)}x (goal ${goal.p99}x)`,
+    more: `p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms; raw p50 ${raw50.toFixed(1)} ms, p99 ${raw99.toFixed(1)} ms; p50 ${spread(ratios)}x in ${ratios.length} runs; n=${n}`,
+    value: round(p50, 3),
+    unit: "ms",
+    baseline: round(raw50, 3),
+    ratio: round(ratio, 3),
+    goal: goal.p50,
+    met: ratio <= goal.p50 && ratio99 <= goal.p99,
+    detail: {
+      samples: n,
+      p99_ms: round(p99, 3),
+      raw_p99_ms: round(raw99, 3),
+      p99_ratio: round(ratio99, 3),
+      p99_goal_ratio: goal.p99,
+      p50_ratio_range: spread(ratios),
+      ...run.detail,
     },
-    notes: [],
-  };
+  });
 }

@@ -35,7 +35,11 @@ export function driverLimit(load: Load): string | undefined {
  * The verdict. A saturated driver can only make times longer and rates lower, so a goal that is met
  * all the same is met.
  */
-export function verdictOf(run: { met: boolean; limit: string | undefined; invalid: string | undefined }): Verdict {
+export function verdictOf(run: {
+  met: boolean;
+  limit: string | undefined;
+  invalid: string | undefined;
+}): Verdict {
   if (run.invalid !== undefined) return "invalid";
   if (run.met) return "met";
   return run.limit === undefined ? "missed" : "driver-limited";

@@ -135,6 +135,8 @@ export async function installAgent(on: {
   cluster: WorldCluster;
   dir: string;
   dataPlane: string;
+  /** Token and CA in files, as Kubernetes gives them to a pod, instead of a kubeconfig. */
+  podFiles?: { caPem: string };
 }): Promise<AgentProcess> {
   const { hub, cluster, dir, dataPlane } = on;
   await hub.api.dataPlanes
@@ -174,7 +176,11 @@ export async function installAgent(on: {
   const token = (
     await cluster.kubectl(["create", "token", "moorage-agent", "-n", agentNamespace, "--duration=24h"])
   ).trim();
-  const kubeconfig = cluster.kubeconfigWithToken(`agent-${dataPlane}`, token);
+  const access =
+    on.podFiles === undefined
+      ? undefined
+      : podAccess(cluster.apiUrl, { dir, dataPlane, token, ...on.podFiles });
+  const kubeArgs = access?.args ?? ["--kubeconfig", cluster.kubeconfigWithToken(`agent-${dataPlane}`, token)];
   const caFile = join(dir, `${dataPlane}-ca.pem`);
   writeFileSync(caFile, Buffer.from(join_.trustBundlePem));
   const opsPort = await freePort();
@@ -183,9 +189,12 @@ export async function installAgent(on: {
       dir,
       name: `agent-${dataPlane}`,
       script: "agent/dist/agent.mjs",
-      env: { NODE_OPTIONS: `${agentNodeOptions} ${process.env["NODE_OPTIONS"] ?? ""}`.trim() },
+      env: {
+        NODE_OPTIONS: `${agentNodeOptions} ${process.env["NODE_OPTIONS"] ?? ""}`.trim(),
+        ...access?.env,
+      },
       args: [
-        ...["--kubeconfig", kubeconfig],
+        ...kubeArgs,
         ...["--namespace", agentNamespace],
         ...["--hub-address", join_.agentAddress],
         ...["--enrolment-address", join_.enrolmentAddress],
@@ -210,6 +219,21 @@ export async function installAgent(on: {
     stop: (signal) => agent.child.stop(signal),
   };
   return agent;
+}
+
+/** What a pod has: address in the environment, token and CA in files. */
+function podAccess(
+  apiUrl: string,
+  pod: { dir: string; dataPlane: string; token: string; caPem: string },
+): { env: Record<string, string>; args: string[] } {
+  const { hostname, port } = new URL(apiUrl);
+  const file = (name: string): string => join(pod.dir, `${pod.dataPlane}-${name}`);
+  writeFileSync(file("token"), pod.token, { mode: 0o600 });
+  writeFileSync(file("kube-ca.pem"), pod.caPem);
+  return {
+    env: { KUBERNETES_SERVICE_HOST: hostname, KUBERNETES_SERVICE_PORT: port },
+    args: ["--kube-token-file", file("token"), "--kube-ca-file", file("kube-ca.pem")],
+  };
 }
 
 /** Packs and publishes a bundle folder; answers its digest. */

@@ -29,6 +29,8 @@ export interface AgentIdentity {
   certPem: string;
   keyPem: string;
   caPem: string;
+  /** Address to come from; the machine's choice when absent. */
+  localAddress?: string;
 }
 
 /** What the agents of one process share. */
@@ -127,9 +129,9 @@ export class ProtocolAgent {
     for (const s of this.#inFlight?.sent ?? []) this.#dirty.add(s.uid);
     this.#inFlight = undefined;
     tally.counts.dials++;
-    const { caPem, certPem, keyPem } = this.identity;
+    const { caPem, certPem, keyPem, localAddress } = this.identity;
     const connection = openConnection(
-      { ...target, caPem, certPem, keyPem },
+      { ...target, caPem, certPem, keyPem, ...(localAddress === undefined ? {} : { localAddress }) },
       {
         onSecure: () => {
           tally.counts.handshakes++;
@@ -421,7 +423,9 @@ export class ProtocolAgent {
 
 function reasonOf(closed: Closed): string {
   const { status, stage } = closed;
-  return status === undefined ? `closed at ${stage}` : `${status.code} ${status.reason || status.message.slice(0, 60)}`;
+  return status === undefined
+    ? `closed at ${stage}`
+    : `${status.code} ${status.reason || status.message.slice(0, 60)}`;
 }
 
 function ms(duration: Duration | undefined): number | undefined {

@@ -13,6 +13,8 @@ import { Deframer, frame } from "./framing.ts";
 export interface ConnectionOptions {
   host: string;
   port: number;
+  /** Address to come from; loopback has many, so that each agent can have its own, as in production. */
+  localAddress?: string;
   /** Name in the hub's certificate. */
   serverName: string;
   caPem: string;
@@ -58,6 +60,7 @@ export function openConnection(options: ConnectionOptions, on: ConnectionEvents)
   const socket = tlsConnect({
     host,
     port,
+    ...(options.localAddress === undefined ? {} : { localAddress: options.localAddress }),
     servername: serverName,
     ca: options.caPem,
     cert: options.certPem,

@@ -58,6 +58,7 @@ export class Driver {
           keyPem,
           certPem: text(answer.certificateChainPem),
           caPem: text(answer.trustBundlePem),
+          ...(target.host === "127.0.0.1" ? { localAddress: loopbackAddress(seed.index) } : {}),
         });
         out.push({ index: seed.index, uid: answer.dataPlaneUid });
       }
@@ -197,3 +198,7 @@ export class Driver {
     });
   }
 }
+
+/** A loopback address of its own for each of 4 million agents. */
+export const loopbackAddress = (index: number): string =>
+  `127.${64 + (Math.floor(index / 62_500) % 64)}.${1 + (Math.floor(index / 250) % 250)}.${1 + (index % 250)}`;

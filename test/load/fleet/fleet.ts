@@ -64,9 +64,8 @@ export async function startFleet(options: {
 }): Promise<Fleet> {
   const { dir, name, target, reports = false, record = false } = options;
   const script = fileURLToPath(new URL("./worker.ts", import.meta.url));
-  const workers = Array.from(
-    { length: options.processes },
-    (_, i): Worker => startChild({ script, dir, name: `${name}-${i}` }),
+  const workers = Array.from({ length: options.processes }, (_, i): Worker =>
+    startChild({ script, dir, name: `${name}-${i}` }),
   );
   const workerOf = (index: number): Worker => workers[index % workers.length] as Worker;
   /** Each process with the indices that are its own, as far as there are any. */
@@ -119,7 +118,9 @@ export async function startFleet(options: {
       };
     },
     async awaitSync(indices, timeoutMs) {
-      await Promise.all(split(indices).map(([w, own]) => w.ask({ do: "awaitSync", indices: own, timeoutMs })));
+      await Promise.all(
+        split(indices).map(([w, own]) => w.ask({ do: "awaitSync", indices: own, timeoutMs })),
+      );
     },
     async awaitReported(indices, timeoutMs) {
       await Promise.all(

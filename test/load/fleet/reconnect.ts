@@ -16,10 +16,7 @@ export interface Ended {
 }
 
 /** Milliseconds to wait. `attempt` counts the dials that failed since the last stream that was up. */
-export function reconnectDelayMs(
-  ended: Ended,
-  on: { attempt: number; spreadMs: number; rng: Rng },
-): number {
+export function reconnectDelayMs(ended: Ended, on: { attempt: number; spreadMs: number; rng: Rng }): number {
   if (ended.goodbyeMs !== undefined) return ended.goodbyeMs;
   if (ended.retryAfterMs !== undefined) return ended.retryAfterMs * (1 + on.rng.float() * 0.2);
   if (ended.established) return on.rng.float() * on.spreadMs;

@@ -66,8 +66,7 @@ export function zeroCounts(): Counts {
 /** The sum of several processes' counters. */
 export function addCounts(all: readonly Counts[]): Counts {
   const sum = zeroCounts();
-  for (const one of all)
-    for (const name of Object.keys(sum) as (keyof Counts)[]) sum[name] += one[name];
+  for (const one of all) for (const name of Object.keys(sum) as (keyof Counts)[]) sum[name] += one[name];
   return sum;
 }
 

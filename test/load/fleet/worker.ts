@@ -42,7 +42,8 @@ process.on("message", (asked: Asked) => {
   const answer = (a: Answered): void => void process.send?.(a);
   run(asked.command).then(
     (value) => answer({ id: asked.id, value }),
-    (error: unknown) => answer({ id: asked.id, error: error instanceof Error ? error.message : String(error) }),
+    (error: unknown) =>
+      answer({ id: asked.id, error: error instanceof Error ? error.message : String(error) }),
   );
 });
 // A parent that died leaves no driver behind.
