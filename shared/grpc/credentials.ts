@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import { createSecureContext } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
@@ -45,6 +46,9 @@ export class ReloadableCredentials extends ServerCredentials {
         "Cannot replace TLS material: a port cannot change whether it demands client certificates",
       );
     }
+    // An empty certificate would load, and the port would then refuse every handshake.
+    if (!new X509Certificate(tls.certPem).checkPrivateKey(createPrivateKey(tls.keyPem)))
+      throw new Error("Cannot replace TLS material: the key is not the certificate's");
     const options = contextOptions(tls);
     createSecureContext(options);
     this.updateSecureContextOptions(options);

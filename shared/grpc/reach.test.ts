@@ -50,7 +50,7 @@ test("a pinned authority is fetched, trusted, and refused when another is pinned
   await expect(wrong).rejects.toMatchObject({ code: Code.UNAUTHENTICATED });
 });
 
-test("a proxy is asked for exactly the one target, with TLS end to end", async () => {
+test("TG19: a proxy is asked for exactly the one target, with TLS end to end", async () => {
   const { server, ca } = await tlsServer();
   const asked: (string | undefined)[] = [];
   const proxy = createServer();

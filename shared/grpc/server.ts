@@ -131,23 +131,19 @@ function drain(server: Server, port: Port, ms: number): Promise<void> {
       listener.destroyAll();
       resolve();
     };
-    const force = () => {
-      server.forceShutdown();
-      over();
-    };
     let timer = clock.setTimer(ms, () => {
-      if (live.size === 0) {
-        force();
-        return;
-      }
       for (const call of live) call.end(shuttingDown());
-      timer = clock.setTimer(limits.drainFlushMs, force);
+      timer = clock.setTimer(live.size === 0 ? 0 : limits.drainFlushMs, () => {
+        server.forceShutdown();
+        over();
+      });
     });
     listener.stopAccepting();
     for (const call of live) if (isWatch(call.method)) call.end(shuttingDown());
     server.tryShutdown(() => {
       timer.cancel();
-      over();
+      // The last statuses are on their way; a destroyed socket would take them along.
+      timer = clock.setTimer(listener.connections() === 0 ? 0 : limits.drainFlushMs, over);
     });
   });
 }
