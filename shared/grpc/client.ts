@@ -113,7 +113,11 @@ function duplex(
   const incoming = new MessageQueue<unknown>(() => {
     if (call.isPaused()) call.resume();
   });
-  const cancel = () => call.cancel();
+  let cancelled = false;
+  const cancel = () => {
+    cancelled = true;
+    call.cancel();
+  };
   let status: StatusObject | undefined;
   call.on("data", (message) => {
     if (!incoming.push(message)) call.pause();
@@ -124,7 +128,7 @@ function duplex(
     if (incoming.ended) return;
     if (status === undefined) incoming.fail(new MoorageError(Code.UNAVAILABLE, "The connection was closed"));
     else if (status.code === 0) incoming.end();
-    else incoming.fail(errorOf(status));
+    else incoming.fail(errorOf(status, cancelled));
   };
   call.on("status", (received: StatusObject) => {
     over = true;
@@ -149,7 +153,17 @@ function duplex(
   };
 }
 
-function errorOf(status: StatusObject): MoorageError {
+/**
+ * The error of a status. A stream that was reset, by the server or by what broke the connection, has
+ * no status of its own: grpc-js calls it INTERNAL or CANCELLED, and it is UNAVAILABLE here, so that
+ * whoever may try again does.
+ */
+function errorOf(status: StatusObject, cancelled: boolean): MoorageError {
   const details = status.metadata.get(DETAILS_KEY)[0];
+  const reset =
+    (status.code === Code.INTERNAL && status.details.startsWith("Received RST_STREAM")) ||
+    (status.code === Code.CANCELLED && !cancelled);
+  if (details === undefined && reset)
+    return new MoorageError(Code.UNAVAILABLE, "The stream was reset", { cause: status });
   return decodeStatus(status.code, status.details, typeof details === "string" ? undefined : details);
 }

@@ -28,6 +28,8 @@ export interface Listener {
   connections(): number;
   /** The connection of `peer` (`host:port`) carries a call: it has shown that it is a client. */
   established(peer: string): void;
+  /** Calls `fn` once, when no connection is open: at once when that is so. */
+  onEmpty(fn: () => void): void;
   /** Refuses new connections. Idempotent. */
   stopAccepting(): void;
   /** Destroys all connections. */
@@ -103,6 +105,7 @@ export function listen(options: ListenOptions): Promise<Listener> {
         address: { host: options.address.host, port: (server.address() as AddressInfo).port },
         connections: () => door.connections(),
         established: (peer) => door.established(peer),
+        onEmpty: (fn) => door.onEmpty(fn),
         stopAccepting: () => void server.close(),
         destroyAll: () => door.destroyAll(),
       });
@@ -130,6 +133,7 @@ class Door {
   readonly #o: ListenOptions;
   readonly #visitors = new Map<string, Visitor>();
   readonly #sources = new Map<string, Source>();
+  readonly #whenEmpty: (() => void)[] = [];
   readonly #rate;
   #bucket;
 
@@ -142,6 +146,11 @@ class Door {
 
   connections(): number {
     return this.#visitors.size;
+  }
+
+  onEmpty(fn: () => void): void {
+    if (this.#visitors.size === 0) fn();
+    else this.#whenEmpty.push(fn);
   }
 
   destroyAll(): void {
@@ -175,6 +184,7 @@ class Door {
       this.#visitors.delete(peer);
       counts.all -= 1;
       if (counts.all === 0) this.#sources.delete(source);
+      if (this.#visitors.size === 0) for (const fn of this.#whenEmpty.splice(0)) fn();
     });
     return true;
   }

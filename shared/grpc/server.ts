@@ -87,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     clock: options.clock,
     accept: (socket) => injector.injectConnection(socket),
   });
-  const port: Port = { options, listener, live: new Set() };
+  const port: Port = { options, listener, live: new Set(), onIdle: () => undefined };
   const codec = codecOf(options);
   for (const service of options.services) {
     server.addService(serviceDefinition(service.desc, codec), implementation(service, port));
@@ -109,6 +109,8 @@ interface Port {
   options: ServerOptions;
   listener: Listener;
   live: Set<LiveCall>;
+  /** Called when the last call has ended. */
+  onIdle: () => void;
 }
 
 /** A call under way. */
@@ -122,28 +124,35 @@ function codecOf({ codec, limits: { maxElements } }: ServerOptions): CodecOption
   return { ...codec, elements: { elements: maxElements, depth: limits.messageDepth } };
 }
 
-/** Watches end at once, since they do not end by themselves; whatever is left after `ms` is ended, too. */
-function drain(server: Server, port: Port, ms: number): Promise<void> {
+/**
+ * Watches end at once, since they do not end by themselves; whatever is left after `ms` is ended, too.
+ * grpc-js's own tryShutdown sends GOAWAY, but does not wait for calls under way: on Node 24 its
+ * sessions count as closed as soon as they are closing.
+ */
+async function drain(server: Server, port: Port, ms: number): Promise<void> {
   const { clock } = port.options;
   const { live, listener } = port;
+  listener.stopAccepting();
+  for (const call of live) if (isWatch(call.method)) call.end(shuttingDown());
+  server.tryShutdown(() => undefined);
+  await within(clock, ms, (done) => {
+    port.onIdle = done;
+    if (live.size === 0) done();
+  });
+  for (const call of live) call.end(shuttingDown());
+  // The last statuses are on their way; a destroyed socket would take them along.
+  await within(clock, limits.drainFlushMs, (done) => listener.onEmpty(done));
+  server.forceShutdown();
+  listener.destroyAll();
+}
+
+/** Resolves when `wait` calls back, `ms` later at most. */
+function within(clock: Clock, ms: number, wait: (done: () => void) => void): Promise<void> {
   return new Promise((resolve) => {
-    const over = () => {
-      listener.destroyAll();
-      resolve();
-    };
-    let timer = clock.setTimer(ms, () => {
-      for (const call of live) call.end(shuttingDown());
-      timer = clock.setTimer(live.size === 0 ? 0 : limits.drainFlushMs, () => {
-        server.forceShutdown();
-        over();
-      });
-    });
-    listener.stopAccepting();
-    for (const call of live) if (isWatch(call.method)) call.end(shuttingDown());
-    server.tryShutdown(() => {
+    const timer = clock.setTimer(ms, resolve);
+    wait(() => {
       timer.cancel();
-      // The last statuses are on their way; a destroyed socket would take them along.
-      timer = clock.setTimer(listener.connections() === 0 ? 0 : limits.drainFlushMs, over);
+      resolve();
     });
   });
 }
@@ -214,6 +223,7 @@ async function serve(
   }
   late?.cancel();
   port.live.delete(live);
+  if (port.live.size === 0) port.onIdle();
   options.onCall?.({ method, ctx, durationMs: options.clock.monotonicMs() - startMs, error: failed });
 }
 

@@ -291,6 +291,26 @@ test("TG13: a drain ends watches and whatever else stays, with a status, in its 
   expect(server.connections()).toBe(0);
 });
 
+test("TG13: a drain waits for a call under way, and no longer", async () => {
+  const called = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  const slow = bind(EnrolmentService, {
+    async enrol() {
+      called.resolve();
+      await go.promise;
+      return { dataPlaneUid: "slow" };
+    },
+  });
+  const server = await serve([slow]);
+  const answer = client(server.address.port).client(EnrolmentService).enrol({});
+  await called.promise;
+  const drained = server.drain(20_000);
+  await systemTurn(20);
+  go.resolve();
+  expect(await answer).toMatchObject({ dataPlaneUid: "slow" });
+  await drained;
+});
+
 /** Lets `ms` of real time pass on the clock, for what only the system does. */
 const systemTurn = (ms: number) => new Promise<void>((resolve) => systemClock.setTimer(ms, resolve));
 
