@@ -10,9 +10,14 @@ CLUSTER ?= 1
 ONLY ?=
 OUT ?=
 SEED ?=
+LONG ?=
+SCALE ?=
+SECONDS ?=
+TARGET ?=
+INPUT ?=
 
-.PHONY: help install tools cluster-tools quickstart check types lint format tidy gen gen-check test unit conformance sim \
-  cluster bench agent cluster-up cluster-down ci clean
+.PHONY: help install tools cluster-tools quickstart check types lint format tidy gen gen-check breaking test unit \
+  conformance faults security sim cluster mutants fuzz bench agent cluster-up cluster-down ci clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,13 +69,22 @@ gen-check: gen
 	  { echo "Generated files are not current: commit what 'make gen' wrote"; exit 1; }
 
 test: install agent $(if $(filter 1,$(CLUSTER)),cluster-tools) ## All tests; CLUSTER=0 leaves out those that need Kubernetes
-	@node test/run.mjs $(if $(filter 1,$(CLUSTER)),unit conformance sim cluster,unit conformance sim)
+	@node test/run.mjs unit conformance faults security sim $(if $(filter 1,$(CLUSTER)),cluster)
 
 unit: install agent ## Unit and tidy tests
 	@node test/run.mjs unit
 
-conformance: install ## Store and client suites on every engine, kill -9 rounds
-	@node test/run.mjs conformance
+conformance: install ## Store and client suites on every engine, kill -9 rounds; LONG=1: a thousand of them
+	@LONG="$(LONG)" node test/run.mjs conformance
+
+faults: install ## Death at each failpoint, power loss, full and damaged disks; LONG=1 does all of it
+	@LONG="$(LONG)" node test/run.mjs faults
+
+security: install ## Attacks on a hub process from outside
+	@LONG="$(LONG)" node test/run.mjs security
+
+mutants: install ## Break the store on purpose: the suites must catch each mutation
+	@node test/conformance/mutants.ts
 
 sim: install ## The simulation; SEED=n replays one seed
 	@MOORAGE_SIM_SEED="$(SEED)" node test/run.mjs sim
@@ -78,8 +92,8 @@ sim: install ## The simulation; SEED=n replays one seed
 cluster: install agent cluster-tools ## Tests against a real API server
 	@node test/run.mjs cluster
 
-bench: install agent cluster-tools ## Goals as ratios and figures; ONLY=G1,G2 OUT=file.json
-	@ONLY="$(ONLY)" OUT="$(OUT)" node test/load/bench.mjs
+bench: install agent cluster-tools ## Goals as ratios and figures; ONLY=G1,G2 OUT=file.json SCALE=0.2
+	@ONLY="$(ONLY)" OUT="$(OUT)" SCALE="$(SCALE)" node test/load/bench.mjs
 
 cluster-up: install cluster-tools ## A Kubernetes API to play with; prints the KUBECONFIG line
 	@node test/cluster/up.mjs up
@@ -87,7 +101,7 @@ cluster-up: install cluster-tools ## A Kubernetes API to play with; prints the K
 cluster-down: install ## End what cluster-up started
 	@node test/cluster/up.mjs down
 
-ci: check test ## What CI runs
+ci: check fuzz test ## What CI runs
 
 clean: ## Remove build output and local state
 	@rm -rf agent/dist .moorage

@@ -54,9 +54,13 @@ export const hubOptions = {
     default: 20_000,
   }),
   reconnectSpread: duration({
-    help: "Agents that lost their stream come back spread over this time",
-    default: 30_000,
+    help: "Agents that lost their stream come back spread over this time; 0: a second for every 250 of them",
+    default: 0,
   }),
+  maxRemovalsPerSync: integer(
+    { min: 0, max: 1_000_000 },
+    { help: "Lowers the agents' own bound on removals at a time; 0 leaves it", default: 0 },
+  ),
   drainTime: duration({ help: "Time for agents to leave when the hub stops", default: 5_000 }),
   storeMaxBytes: integer(
     { min: 16 * 1024 * 1024, max: 2 ** 40 },

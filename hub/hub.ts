@@ -136,7 +136,11 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       identity,
       finalise: finaliser(store),
       metrics,
-      policy: { heartbeatIntervalMs: config.heartbeatInterval, reconnectSpreadMs: config.reconnectSpread },
+      policy: {
+        heartbeatIntervalMs: config.heartbeatInterval,
+        reconnectSpreadMs: config.reconnectSpread,
+        maxRemovalsPerSync: config.maxRemovalsPerSync,
+      },
     });
     let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
     const api = createApi({ store, clock, rng, identity, advertised: () => advertised });

@@ -154,9 +154,17 @@ export interface StoreStatus {
   rev: Rev;
   compactRev: Rev;
   bytes: number;
-  /** The last process did not close the store: a cursor above `rev` then means lost history. */
+  /** The last process did not close the store, and no epoch began since: a cursor above `rev` means lost history. */
   uncleanStart: boolean;
+  /** Head of the history that the present epoch began after; 0 while history is whole. */
+  restoredRev: Rev;
 }
+
+/**
+ * How far the first revision of a new epoch lies above the last one known: further than any store can
+ * have gone on unseen, so that no number is given twice.
+ */
+export const EPOCH_JUMP = 1_000_000_000;
 
 /** One resource of a data plane as last changed; `update` lacks the revision field. */
 export interface ResRow {
@@ -194,6 +202,12 @@ export type CommitListener = (commit: { rev: Rev; dps: readonly string[] }) => v
 export interface Store {
   /** Head, epoch and size; reflects every settled write. */
   status(): Promise<StoreStatus>;
+
+  /**
+   * Begins a new epoch, because history was lost: the head is `restoredRev` from now on, and the next
+   * revision lies {@link EPOCH_JUMP} above it. Durable once settled. Reads of older revisions go on.
+   */
+  newEpoch(): Promise<void>;
 
   /** Keys of a range in byte order. Errors: OUT_OF_RANGE `FUTURE_REVISION`, OUT_OF_RANGE `COMPACTED`. */
   range(q: RangeRequest): Promise<RangeResult>;

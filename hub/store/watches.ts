@@ -33,6 +33,8 @@ export const PROGRESS_MS = 5_000;
 export interface Watches {
   /** Adds committed revisions, in order and without gap, and wakes those who wait. */
   publish(revisions: readonly Revision[]): void;
+  /** The head moved up to `head` without revisions between, after all that was published. */
+  jumped(head: Rev): void;
   watch(w: WatchRequest): AsyncIterable<Batch>;
   /** Ends all watches: they throw `error` once they have delivered nothing more. */
   end(error: Error): void;
@@ -185,6 +187,12 @@ export function watches(options: Options): Watches {
       }
       wakeAll();
       trim();
+    },
+    jumped(head) {
+      recent = [];
+      recentBytes = 0;
+      first = head + 1;
+      wakeAll();
     },
     watch(w) {
       checkRev(w.from, "Watch from revision");

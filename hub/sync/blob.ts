@@ -39,16 +39,45 @@ export function blobsOf(resource: Resource): BlobRef[] {
   return out;
 }
 
+/** Data planes whose blobs are kept by digest. */
+const INDEXES = 256;
+
+/** What each data plane may read, by digest; made on the first read after one of its rows changed. */
+class BlobIndex {
+  readonly #store: Store;
+  readonly #of = new Map<string, Promise<Map<string, Readable>>>();
+
+  constructor(store: Store) {
+    this.#store = store;
+    store.onCommit(({ dps }) => {
+      for (const uid of dps) this.#of.delete(uid);
+    });
+  }
+
+  async find(dataPlaneUid: string, digestHex: string): Promise<Readable | undefined> {
+    let index = this.#of.get(dataPlaneUid);
+    if (index === undefined) {
+      const [oldest] = this.#of.keys();
+      if (this.#of.size >= INDEXES && oldest !== undefined) this.#of.delete(oldest);
+      index = readables(this.#store, dataPlaneUid);
+      this.#of.set(dataPlaneUid, index);
+      index.catch(() => this.#of.delete(dataPlaneUid));
+    }
+    return (await index).get(digestHex);
+  }
+}
+
 /** The handlers of BlobService. */
 export function createBlobHandlers(deps: {
   store: Store;
   identity: AgentIdentity;
 }): Handlers<typeof BlobService> {
+  const index = new BlobIndex(deps.store);
   return {
     async *readBlob(request: ReadBlobRequest, ctx: CallContext) {
       const principal = await deps.identity.authenticateAgent(ctx.peerCertificateDer);
       const digestHex = hex(request.digest);
-      const found = await findReadable(deps.store, principal.dataPlaneUid, digestHex);
+      const found = await index.find(principal.dataPlaneUid, digestHex);
       if (found === undefined) {
         throw new MoorageError(
           Code.NOT_FOUND,
@@ -68,22 +97,18 @@ export function createBlobHandlers(deps: {
   };
 }
 
-async function findReadable(
-  store: Store,
-  dataPlaneUid: string,
-  digestHex: string,
-): Promise<Readable | undefined> {
+async function readables(store: Store, dataPlaneUid: string): Promise<Map<string, Readable>> {
+  const out = new Map<string, Readable>();
   for await (const row of allRows(store, dataPlaneUid)) {
     const { change } = decodeRow(row);
     if (change.case !== "upsert") continue;
     for (const blob of blobsOf(change.value)) {
       const chunks = blob.chunks.map((c) => ({ digestHex: hex(c.digest), size: c.sizeBytes }));
-      if (hex(blob.digest) === digestHex) return { size: Number(blob.sizeBytes), chunks };
-      const chunk = chunks.find((c) => c.digestHex === digestHex);
-      if (chunk !== undefined) return { size: chunk.size, chunks: [chunk] };
+      out.set(hex(blob.digest), { size: Number(blob.sizeBytes), chunks });
+      for (const chunk of chunks) out.set(chunk.digestHex, { size: chunk.size, chunks: [chunk] });
     }
   }
-  return undefined;
+  return out;
 }
 
 async function* parts(store: Store, blob: Readable, offset: number): AsyncGenerator<{ data: Uint8Array }> {

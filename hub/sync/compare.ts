@@ -42,8 +42,11 @@ export class Inventory {
     return this.#held.get(uid);
   }
 
-  /** Uids that no row matched: the hub does not know them, and they stay. */
-  unmatched(): string[] {
-    return [...this.#unseen].sort();
+  /** What no row matched: the hub does not know it, and it stays. In order of uid. */
+  unmatched(): { uid: string; held: HeldResource }[] {
+    return [...this.#unseen].sort().flatMap((uid) => {
+      const held = this.#held.get(uid);
+      return held === undefined ? [] : [{ uid, held }];
+    });
   }
 }

@@ -1,28 +1,50 @@
 import type { ClientHello, SyncRequest } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { CallContext } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
+import { epochKey } from "../core/keys.ts";
+import { key } from "../store/bytes.ts";
+import { Attempts } from "./attempts.ts";
 import { createBlobHandlers } from "./blob.ts";
+import { Conflicts } from "./conflicts.ts";
+import type { DisconnectReason } from "./counts.ts";
 import { syncCounts } from "./counts.ts";
+import { readRestored, settleDivergences } from "./epoch.ts";
 import { readLink } from "./links.ts";
+import type { Opening } from "./open.ts";
 import {
   abilitiesOf,
   checkHello,
   checkLink,
+  claimedPosition,
   decideOpening,
   helloFacts,
-  showClusterChange,
+  hex,
   storeConnected,
 } from "./open.ts";
-import type { SyncStream } from "./session.ts";
+import type { Restored, ResumePlan } from "./plan-resume.ts";
+import { provesLoss } from "./plan-resume.ts";
+import { scaledPolicy } from "./policy.ts";
+import type { SyncStream } from "./messages.ts";
+import type { SessionDeps } from "./session.ts";
 import { Session } from "./session.ts";
 import { Silence, silenceDeadlines } from "./silence.ts";
 import type { AgentPrincipal, Sync, SyncOptions, SyncPolicy } from "./sync.ts";
 import { defaultPolicy } from "./sync.ts";
 import { Turns } from "./turns.ts";
+import { Twins } from "./twins.ts";
 
 /** An initial sync that takes longer gives its turn away; the stream goes on. */
 const TURN_MS = 30_000;
+/** How often the policy is held against the size of the fleet. */
+const POLICY_MS = 5_000;
+/** Time for agents to come back before a hub knows how many they are. Source: sync-and-store.md 1.2, rule 1. */
+const DEFAULT_SPREAD_MS = 30_000;
+/** When a refused twin may try again. */
+const TWIN_RETRY_MS = 60_000;
+/** Agents told of a new policy at a time. */
+const POLICY_PART = 200;
 
 /** Makes the hub's end of all agent streams. See sync.ts for the contract. */
 export function createSync(options: SyncOptions): Sync {
@@ -46,7 +68,15 @@ class Streams {
   readonly #counts;
   readonly #silence: Silence;
   readonly #turns: Turns;
+  readonly #twins: Twins;
+  readonly #attempts: Attempts;
+  readonly #conflicts: Conflicts;
   readonly #serving = new Set<Promise<void>>();
+  /** Set while the hub's epoch waits for its acceptance; refreshed by every stream that opens. */
+  #restored: Restored | undefined;
+  #epochChange: Promise<void> = Promise.resolve();
+  #settling: Promise<void> | undefined;
+  #policyTimer: Timer | undefined;
   #draining = false;
 
   constructor(options: SyncOptions) {
@@ -54,6 +84,9 @@ class Streams {
     this.#o = options;
     this.#policy = { ...defaultPolicy, ...options.policy };
     this.#counts = syncCounts(options.metrics);
+    this.#twins = new Twins(clock);
+    this.#attempts = new Attempts(clock);
+    this.#conflicts = new Conflicts({ store, clock, log });
     this.#turns = new Turns({
       turns: limits.initialSyncs,
       waitMs: limits.initialSyncWaitMs,
@@ -65,7 +98,8 @@ class Streams {
       clock,
       log,
       deadlines: silenceDeadlines(this.#policy.heartbeatIntervalMs),
-      graceMs: this.#policy.reconnectSpreadMs,
+      // Nobody knows yet how many will come back: the default of the protocol is the least to wait for.
+      graceMs: this.#policy.reconnectSpreadMs > 0 ? this.#policy.reconnectSpreadMs : DEFAULT_SPREAD_MS,
       onDisconnected: (uid) =>
         this.#live.get(uid)?.abort(unavailable("no sign of life came in time", "NO_HEARTBEAT")),
     });
@@ -85,24 +119,33 @@ class Streams {
 
   async run(signal: AbortSignal): Promise<void> {
     await this.#silence.start();
+    await this.#conflicts.start();
+    this.#restored = await readRestored(this.#o.store);
+    if (this.#restored === undefined) this.#settle();
+    else this.#o.log.warn("The epoch of this hub waits for its acceptance: deletions are held back", {});
+    const watching = this.#watchEpoch(signal);
+    this.#armPolicy();
     if (!signal.aborted) {
       await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
     }
     this.#draining = true;
+    this.#policyTimer?.cancel();
     this.#silence.stop();
+    this.#conflicts.stop();
     for (const session of this.#live.values()) session.abort(unavailable("the hub is stopping", "STOPPING"));
-    await Promise.allSettled(this.#serving);
+    await Promise.allSettled([...this.#serving, watching, this.#settling]);
   }
 
   async drain(ms: number): Promise<void> {
     this.#draining = true;
     const sessions = [...this.#live.values()];
+    const { reconnectSpreadMs } = this.#scaled();
     await Promise.all(
       sessions.map(
         (session, i) =>
           new Promise<void>((resolve) => {
             this.#o.clock.setTimer((ms * i) / sessions.length, () => {
-              session.goodbye("DRAINING", this.#o.rng.float() * this.#policy.reconnectSpreadMs);
+              session.leave(this.#o.rng.float() * reconnectSpreadMs);
               resolve();
             });
           }),
@@ -121,34 +164,47 @@ class Streams {
   }
 
   async #open(stream: SyncStream, ctx: CallContext): Promise<void> {
-    if (this.#draining) {
-      throw new MoorageError(Code.UNAVAILABLE, "Cannot open a stream: the hub is draining", {
-        reason: "DRAINING",
-        retryAfterMs: Math.round(this.#o.rng.float() * this.#policy.reconnectSpreadMs),
-      });
+    try {
+      await this.#admitted(stream, ctx);
+    } catch (thrown) {
+      const error = MoorageError.from(thrown);
+      if (error.code === Code.UNAUTHENTICATED && error.reason !== "CREDENTIALS_REVOKED")
+        this.#counts.connection("unauthenticated");
+      throw thrown;
     }
+  }
+
+  async #admitted(stream: SyncStream, ctx: CallContext): Promise<void> {
     const { identity, store, clock } = this.#o;
+    if (this.#draining) throw this.#throttled(this.#drainingError());
     const principal = await identity.authenticateAgent(ctx.peerCertificateDer);
+    const uid = principal.dataPlaneUid;
+    try {
+      this.#attempts.take(uid);
+    } catch (thrown) {
+      throw this.#throttled(thrown as MoorageError);
+    }
     const messages = stream.read()[Symbol.asyncIterator]();
     const hello = await this.#hello(messages, principal);
+    this.#counts.messageReceived("hello");
     const version = checkHello(hello, principal);
     const facts = helloFacts(hello);
-    const uid = principal.dataPlaneUid;
     try {
       checkLink((await readLink(store, uid)).link, facts, principal.dataPlane);
     } catch (thrown) {
-      await showClusterChange(store, uid, facts);
+      this.#counts.connection("refused");
+      await this.#conflicts.refused(uid, MoorageError.from(thrown));
       throw thrown;
     }
-    const release = await this.#turns.take();
+    const release = await this.#turns.take().catch((thrown: MoorageError) => {
+      throw this.#throttled(thrown);
+    });
     const turn = clock.setTimer(TURN_MS, release);
     try {
       await this.#silence.up(uid);
       await storeConnected(store, { principal, facts, nowMs: clock.now() });
       await identity.confirmAgentKey(principal);
-      const on = { abilities: abilitiesOf(hello), compareRequested: this.#compareRequested.has(uid) };
-      const opening = await decideOpening(store, hello, on);
-      this.#compareRequested.delete(uid);
+      const opening = await this.#decide(hello, principal);
       // A revocation may have come since the certificate was looked at.
       await identity.authenticateAgent(ctx.peerCertificateDer);
       this.#note(principal, opening.plan);
@@ -160,29 +216,77 @@ class Streams {
     }
   }
 
+  /** How the stream begins; a proof of lost history begins a new epoch first. */
+  async #decide(hello: ClientHello, principal: AgentPrincipal): Promise<Opening> {
+    const uid = principal.dataPlaneUid;
+    const { store } = this.#o;
+    await this.#checkHistory(hello, principal);
+    this.#restored = await readRestored(store);
+    const opening = await decideOpening(store, hello, {
+      abilities: abilitiesOf(hello),
+      compareRequested: this.#compareRequested.has(uid),
+      restored: this.#restored !== undefined,
+      dataPlane: principal.dataPlane,
+    });
+    this.#compareRequested.delete(uid);
+    return opening;
+  }
+
+  /** One at a time: the second agent with the same proof finds the new epoch. */
+  #checkHistory(hello: ClientHello, principal: AgentPrincipal): Promise<void> {
+    const check = async () => {
+      const cursor = claimedPosition(hello);
+      const { epoch, rev, uncleanStart } = await this.#o.store.status();
+      if (cursor === undefined || !provesLoss(cursor, { epochHex: hex(epoch), revision: rev }, uncleanStart))
+        return;
+      this.#o.log.error("History was lost: an agent holds a revision that this hub gave and no longer has", {
+        dataPlane: principal.dataPlane,
+        agentRevision: cursor.revision,
+        head: rev,
+      });
+      await this.#o.store.newEpoch();
+      this.#counts.epochChanged();
+      for (const session of this.#live.values())
+        session.abort(unavailable("the hub began a new epoch", "EPOCH_CHANGED"));
+    };
+    const checked = this.#epochChange.then(check);
+    this.#epochChange = checked.catch(() => undefined);
+    return checked;
+  }
+
   async #serve(session: Session, messages: AsyncIterator<SyncRequest>, signal: AbortSignal): Promise<void> {
     const uid = session.principal.dataPlaneUid;
+    const by = { instance: session.instance, generation: session.agentGeneration };
     const older = this.#live.get(uid);
-    if (older !== undefined && older.agentGeneration > session.agentGeneration) {
-      throw new MoorageError(Code.FAILED_PRECONDITION, "Cannot open a stream: a newer agent has one", {
-        reason: "STALE_GENERATION",
-        metadata: { agent_generation: String(older.agentGeneration) },
-      });
+    if (older === undefined) this.#twins.opened(uid, by);
+    else {
+      const refusal = this.#unfit(session, older);
+      if (refusal !== undefined) {
+        this.#counts.connection("refused");
+        await this.#conflicts.refused(uid, refusal);
+        throw refusal;
+      }
+      older.abort(
+        new MoorageError(Code.ABORTED, "Another stream of this agent came up: the newest one wins", {
+          reason: "REPLACED",
+        }),
+      );
     }
     this.#live.set(uid, session);
-    older?.abort(
-      new MoorageError(Code.ABORTED, "Another stream of this agent came up: the newest one wins", {
-        reason: "REPLACED",
-      }),
-    );
     const gone = () => session.abort(MoorageError.from(signal.reason));
     if (signal.aborted) gone();
     signal.addEventListener("abort", gone, { once: true });
+    this.#counts.connection(older === undefined ? "accepted" : "replaced");
     this.#counts.opened();
+    let reason: DisconnectReason = "closed";
     try {
       await session.run(messages);
+      if (session.saidGoodbye) reason = "goodbye";
+    } catch (thrown) {
+      reason = signal.aborted ? "closed" : reasonOf(MoorageError.from(thrown));
+      throw thrown;
     } finally {
-      this.#counts.closed();
+      this.#counts.closed(reason);
       signal.removeEventListener("abort", gone);
       if (this.#live.get(uid) === session) {
         this.#live.delete(uid);
@@ -191,28 +295,115 @@ class Streams {
     }
   }
 
-  #deps(uid: string, release: () => void) {
+  /** Why a stream may not take over from a live one; undefined when it may. */
+  #unfit(session: Session, older: Session): MoorageError | undefined {
+    const { dataPlane, dataPlaneUid } = session.principal;
+    if (older.agentGeneration > session.agentGeneration) {
+      return new MoorageError(Code.FAILED_PRECONDITION, "Cannot open a stream: a newer agent has one", {
+        reason: "STALE_GENERATION",
+        metadata: { agent_generation: String(older.agentGeneration) },
+      });
+    }
+    const by = { instance: session.instance, generation: session.agentGeneration };
+    if (!this.#twins.replaces(dataPlaneUid, by)) return undefined;
+    return new MoorageError(
+      Code.FAILED_PRECONDITION,
+      `Cannot open a stream for "${dataPlane}": two agents with its identity live at the same time`,
+      { reason: "TWIN_AGENTS", retryAfterMs: TWIN_RETRY_MS },
+    );
+  }
+
+  #deps(uid: string, release: () => void): SessionDeps {
     const { store, clock, rng, log, finalise, replica } = this.#o;
     return {
       store,
       clock,
       log: log.child({ dataPlaneUid: uid }),
       finalise,
-      policy: this.#policy,
+      policy: () => this.#scaled(),
+      restored: () => this.#restored,
+      settleDivergences: () => this.#settle(),
       replica: replica ?? "hub",
       counts: this.#counts,
       random: () => rng.float(),
       seen: () => this.#silence.seen(uid),
+      heartbeatTold: (intervalMs) => this.#silence.told(uid, intervalMs),
       requestCompare: () => void this.#compareRequested.add(uid),
       onInitialEnd: release,
     };
   }
 
-  #note(principal: AgentPrincipal, plan: { mode: string; reason: string; historyLost: boolean }): void {
+  #note(principal: AgentPrincipal, plan: ResumePlan): void {
     this.#counts.resumed(plan.mode);
     const fields = { dataPlane: principal.dataPlane, mode: plan.mode, reason: plan.reason };
-    if (plan.historyLost) this.#o.log.error("An agent holds a revision that this hub does not have", fields);
+    if (plan.aboveHead) this.#o.log.error("An agent claims a revision that this hub never gave", fields);
     else this.#o.log.info("Agent stream is up", fields);
+  }
+
+  // The epoch's acceptance, which is one key of the store.
+
+  async #watchEpoch(signal: AbortSignal): Promise<void> {
+    try {
+      const { rev } = await this.#o.store.status();
+      const at = { start: key(epochKey), from: rev + 1, signal };
+      for await (const batch of this.#o.store.watch(at)) {
+        if (batch.kind === "compacted") return await this.#watchEpoch(signal);
+        this.#restored = await readRestored(this.#o.store);
+        if (this.#restored === undefined) this.#settle();
+      }
+    } catch (error) {
+      // A store that fails ends the hub by itself.
+      if (!signal.aborted) this.#o.log.error("Cannot watch the epoch's acceptance", { error });
+    }
+  }
+
+  /** Sends out what was held back; one run at a time, and one more when it was asked for meanwhile. */
+  #settle(): void {
+    const before = this.#settling ?? Promise.resolve();
+    const run = before
+      .then(() => settleDivergences(this.#o.store))
+      .then((rows) => {
+        if (rows > 0) this.#o.log.info("The epoch is accepted: what was held back goes out", { rows });
+      })
+      .catch((error: unknown) => this.#o.log.error("Cannot send what was held back", { error }))
+      .finally(() => {
+        if (this.#settling === run) this.#settling = undefined;
+      });
+    this.#settling = run;
+  }
+
+  // The policy for a fleet of today's size.
+
+  #scaled(): SyncPolicy {
+    return scaledPolicy(this.#policy, {
+      connected: this.#live.size,
+      acceptsPerSecond: limits.acceptsPerSecond,
+    });
+  }
+
+  #armPolicy(): void {
+    this.#policyTimer = this.#o.clock.setTimer(POLICY_MS, () => {
+      const policy = this.#scaled();
+      let told = 0;
+      // The rest follows with the next look: nobody needs it this very second.
+      for (const session of this.#live.values()) {
+        if (told >= POLICY_PART) break;
+        if (session.tell(policy)) told++;
+      }
+      this.#armPolicy();
+    });
+  }
+
+  #throttled(error: MoorageError): MoorageError {
+    this.#counts.connection("throttled");
+    return error;
+  }
+
+  #drainingError(): MoorageError {
+    return new MoorageError(Code.UNAVAILABLE, "Cannot open a stream: the hub is draining", {
+      reason: "DRAINING",
+      retryAfterMs: Math.round(this.#o.rng.float() * this.#scaled().reconnectSpreadMs),
+    });
   }
 
   /** The first message, which must be a hello and come in time. */
@@ -237,6 +428,24 @@ class Streams {
     throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot open a stream: its first message must be a hello", {
       reason: "PROTOCOL_VIOLATION",
     });
+  }
+}
+
+/** Why a stream ended, for the metric. */
+function reasonOf(error: MoorageError): DisconnectReason {
+  switch (error.reason) {
+    case "REPLACED":
+      return "replaced";
+    case "CREDENTIALS_REVOKED":
+      return "revoked";
+    case "NO_HEARTBEAT":
+      return "silent";
+    case "STOPPING":
+      return "stopping";
+    case "EPOCH_CHANGED":
+      return "epoch";
+    default:
+      return error.code === Code.INTERNAL ? "internal" : "protocol";
   }
 }
 

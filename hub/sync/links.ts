@@ -98,3 +98,33 @@ export function connectedLink(link: StoredLink, hello: HelloFacts, nowMs: number
   const to = { state: LinkState.CONNECTED, reason: "StreamUp", nowMs, seenMs: nowMs } as const;
   return { ...transition(link, to), ...facts };
 }
+
+/** Why two agents are at odds over one identity. */
+export type Conflict = "TwinAgents" | "ClusterChanged";
+
+/** Makes a conflict visible in the stored link, or ends it; one transition each. */
+export async function storeConflict(
+  store: Store,
+  dataPlaneUid: string,
+  to: { conflict: Conflict; message: string; nowMs: number } | undefined,
+): Promise<void> {
+  const conflict = to?.conflict ?? "";
+  await changeLink(store, dataPlaneUid, (link) => {
+    if (link.state === LinkState.UNSPECIFIED || link.conflict === conflict) return undefined;
+    if (to === undefined) return { ...link, conflict, conflictMessage: "" };
+    return { ...link, conflict, conflictMessage: to.message, conflictTime: timestampFromMs(to.nowMs) };
+  });
+}
+
+/** Stores how many resources the agent holds that the hub does not know. */
+export async function storeUnknown(
+  store: Store,
+  dataPlaneUid: string,
+  unknown: { count: number; nowMs: number },
+): Promise<void> {
+  await changeLink(store, dataPlaneUid, (link) =>
+    link.state === LinkState.UNSPECIFIED || link.unknownResources === unknown.count
+      ? undefined
+      : { ...link, unknownResources: unknown.count, unknownTime: timestampFromMs(unknown.nowMs) },
+  );
+}

@@ -1,12 +1,13 @@
 import type { ClientHello, ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type { StoredDivergence, StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { HeldItem } from "@moorage/shared/sync-digest";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import type { ResRow, Store } from "../store/store.ts";
 import type { HelloFacts } from "./links.ts";
 import { changeLink, connectedLink } from "./links.ts";
-import type { ResumePlan } from "./plan-resume.ts";
+import { readDivergences } from "./epoch.ts";
+import type { Position, ResumePlan } from "./plan-resume.ts";
 import { planResume } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
 import { allRows, cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
@@ -80,18 +81,6 @@ function clusterChanged(link: StoredLink, facts: HelloFacts): boolean {
   return link.clusterUid !== "" && facts.clusterUid !== "" && link.clusterUid !== facts.clusterUid;
 }
 
-/** Makes a refused change of cluster visible in the stored link. */
-export async function showClusterChange(
-  store: Store,
-  dataPlaneUid: string,
-  facts: HelloFacts,
-): Promise<void> {
-  const reason = "ClusterChanged";
-  await changeLink(store, dataPlaneUid, (link) =>
-    clusterChanged(link, facts) && link.reason !== reason ? { ...link, reason } : undefined,
-  );
-}
-
 /** Stores that a stream is up, unless the link rules it out by now. */
 export async function storeConnected(
   store: Store,
@@ -161,20 +150,19 @@ export interface Opening {
   epoch: Uint8Array;
   head: number;
   statusKnown: boolean;
+  /** What is held back from this data plane, by uid; empty with a whole history. */
+  divergences: ReadonlyMap<string, StoredDivergence>;
 }
 
 /** Decides how a stream begins, from the hello and what the store holds now. */
 export async function decideOpening(
   store: Store,
   hello: ClientHello,
-  on: { abilities: Abilities; compareRequested: boolean },
+  on: { abilities: Abilities; compareRequested: boolean; restored: boolean; dataPlane: string },
 ): Promise<Opening> {
   const uid = hello.dataPlaneUid;
   const { epoch, rev: head } = await store.status();
-  const cursor =
-    hello.cursor === undefined
-      ? undefined
-      : { epochHex: hex(hello.cursor.epoch), revision: Number(hello.cursor.revision) };
+  const cursor = claimedPosition(hello);
   const found = await survey(store, uid, { abilities: on.abilities, cursorRevision: cursor?.revision ?? 0 });
   const plan = planResume({
     cursor,
@@ -185,7 +173,14 @@ export async function decideOpening(
     compareRequested: on.compareRequested,
   });
   const statusKnown = hello.statusDigest.length > 0 && hex(hello.statusDigest) === hex(found.statusDigest);
-  return { plan, epoch, head, statusKnown };
+  const divergences = on.restored ? await readDivergences(store, on.dataPlane) : new Map<string, never>();
+  return { plan, epoch, head, statusKnown, divergences };
+}
+
+/** The position that a hello claims; undefined without a cursor. */
+export function claimedPosition(hello: ClientHello): Position | undefined {
+  if (hello.cursor === undefined) return undefined;
+  return { epochHex: hex(hello.cursor.epoch), revision: Number(hello.cursor.revision) };
 }
 
 function judgeHeld(hello: ClientHello, found: Survey): "absent" | "equal" | "differs" | "unknown" {

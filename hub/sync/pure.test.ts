@@ -1,11 +1,17 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
+import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import { limits } from "@moorage/shared/limits";
 import { SyncResponseSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { describe, expect, test } from "vitest";
+import { Attempts } from "./attempts.ts";
 import { encodeChanges, packFrames } from "./frames.ts";
 import type { ResumeFacts } from "./plan-resume.ts";
-import { compareSends, planResume } from "./plan-resume.ts";
-import { update } from "./testing.ts";
+import { judgeRow, planResume, provesLoss } from "./plan-resume.ts";
+import { scaledPolicy, worthTelling } from "./policy.ts";
+import { defaultPolicy } from "./sync.ts";
+import { manualClock, update } from "./testing.ts";
+import { Twins } from "./twins.ts";
 import { acked, fits, openWindow, sent } from "./window.ts";
 
 const head = { epochHex: "aa", revision: 100 };
@@ -53,14 +59,135 @@ describe("the resume decision", () => {
     );
   });
 
-  test("under a foreign epoch nothing at or below the held revision is sent", () => {
-    const held = { name: "n", digestHex: "01", revision: 9 };
-    expect(compareSends({ rev: 9, del: true, digestHex: "" }, held, true)).toBe(false);
-    expect(compareSends({ rev: 10, del: true, digestHex: "" }, held, true)).toBe(true);
-    expect(compareSends({ rev: 8, del: false, digestHex: "02" }, held, true)).toBe(false);
-    expect(compareSends({ rev: 8, del: false, digestHex: "02" }, held, false)).toBe(true);
-    expect(compareSends({ rev: 8, del: false, digestHex: "01" }, held, false)).toBe(false);
-    expect(compareSends({ rev: 1, del: false, digestHex: "01" }, undefined, true)).toBe(true);
+  test("only a hub that was not closed in order takes a cursor above its head as proof of a loss", () => {
+    const above = { epochHex: "aa", revision: 101 };
+    expect(provesLoss(above, head, true)).toBe(true);
+    expect(provesLoss(above, head, false)).toBe(false);
+    expect(provesLoss({ epochHex: "bb", revision: 101 }, head, true)).toBe(false);
+    expect(provesLoss({ epochHex: "aa", revision: 100 }, head, true)).toBe(false);
+    expect(provesLoss({ epochHex: "aa", revision: 2 ** 52 }, head, true)).toBe(false);
+  });
+});
+
+describe("a row in a compare", () => {
+  const restored = { rev: 100, newFrom: 1_100 };
+  const held = (revision: number, digestHex = "01") => ({ name: "n", digestHex, revision });
+  const row = (rev: number, digestHex = "02") => ({ rev, del: digestHex === "", digestHex });
+  const whole = { cursorRevision: 90, restored: undefined };
+  const lost = { cursorRevision: 130, restored };
+
+  test.each([
+    ["differs and is newer", row(91), held(50), whole, "send"],
+    ["is equal", row(91, "01"), held(50), whole, "skip"],
+    ["is not held", row(5), undefined, whole, "send"],
+    ["is a tombstone", row(91, ""), held(50), whole, "send"],
+    ["differs and is not above what is held", row(40), held(120), whole, "restamp"],
+    ["is a tombstone that the agent would ignore", row(40, ""), held(120), whole, "restamp"],
+    ["restored: is equal", row(40, "01"), held(120), lost, "skip"],
+    ["restored: newer at the agent", row(40), held(120), lost, DivergenceKind.NEWER_AT_AGENT],
+    ["restored: written after it over newer", row(1_200), held(120), lost, DivergenceKind.NEWER_AT_AGENT],
+    ["restored: written after it over the backup's", row(1_200), held(99), lost, "send"],
+    ["restored: over what came after it", row(1_300), held(1_200), lost, "send"],
+    ["restored: a tombstone", row(95, ""), held(50), lost, DivergenceKind.TOMBSTONE_WITHHELD],
+    ["restored: a new tombstone", row(1_200, ""), held(50), lost, DivergenceKind.TOMBSTONE_WITHHELD],
+    ["restored: gone at the agent", row(95), undefined, lost, DivergenceKind.DELETED_AT_AGENT],
+    ["restored: never reached the agent", row(95), undefined, { ...lost, cursorRevision: 90 }, "send"],
+    ["restored: made after it", row(1_200), undefined, lost, "send"],
+    ["restored: no cursor to tell", row(95), undefined, { ...lost, cursorRevision: undefined }, "send"],
+  ] as const)("that %s", (_what, r, h, on, expected) => {
+    const action = judgeRow(r, h, on);
+    expect(action.kind === "withhold" ? action.as : action.kind).toBe(expected);
+  });
+
+  test("before an acceptance nothing removes, rolls back or revives what the agent did after the backup", () => {
+    const hold = fc.option(fc.record({ revision: fc.nat(2_000), digestHex: fc.constantFrom("01", "02") }), {
+      nil: undefined,
+    });
+    const rows = fc.record({ rev: fc.nat(2_000), digestHex: fc.constantFrom("", "01", "02") });
+    fc.assert(
+      fc.property(rows, hold, fc.option(fc.nat(1_100), { nil: undefined }), (r, h, cursorRevision) => {
+        const sends = judgeRow({ ...r, del: r.digestHex === "" }, h && { ...h, name: "n" }, {
+          cursorRevision,
+          restored,
+        }).kind;
+        if (sends !== "send" && sends !== "restamp") return;
+        expect(r.digestHex).not.toBe("");
+        if (h !== undefined) expect(h.revision > restored.rev && h.revision <= restored.newFrom).toBe(false);
+        else if (cursorRevision !== undefined) expect(r.rev).toBeGreaterThan(cursorRevision);
+      }),
+    );
+  });
+});
+
+describe("the policy of a fleet", () => {
+  const base = { ...defaultPolicy };
+  test("keeps heartbeats below what a hub takes, and spreads a return over the time of its admission", () => {
+    const of = (connected: number) => scaledPolicy(base, { connected, acceptsPerSecond: 250 });
+    expect(of(0)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 1_000 });
+    expect(of(1_000)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 4_000 });
+    expect(of(10_000)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 40_000 });
+    expect(of(50_000)).toMatchObject({ heartbeatIntervalMs: 100_000, reconnectSpreadMs: 200_000 });
+    const fixed = scaledPolicy(
+      { ...base, reconnectSpreadMs: 7_000 },
+      { connected: 9_000, acceptsPerSecond: 250 },
+    );
+    expect(fixed.reconnectSpreadMs).toBe(7_000);
+  });
+
+  test("is told again only when it moved", () => {
+    const at = (reconnectSpreadMs: number) => ({ ...base, reconnectSpreadMs });
+    expect(worthTelling(at(4_000), at(4_700))).toBe(false);
+    expect(worthTelling(at(4_000), at(5_100))).toBe(true);
+    expect(worthTelling(at(5_100), at(4_000))).toBe(true);
+    expect(worthTelling(base, { ...base, maxRemovalsPerSync: 3 })).toBe(true);
+  });
+});
+
+describe("twins", () => {
+  const by = (instance: string, generation = 5n) => ({ instance, generation });
+  test("an instance that comes back after another of its generation is refused, again and again", () => {
+    const twins = new Twins(manualClock());
+    twins.opened("dp", by("a"));
+    expect(twins.replaces("dp", by("b"))).toBe(false);
+    expect(twins.replaces("dp", by("a"))).toBe(true);
+    expect(twins.replaces("dp", by("a"))).toBe(true);
+    expect(twins.replaces("dp", by("b"))).toBe(false);
+    expect(twins.replaces("other", by("a"))).toBe(false);
+  });
+
+  test("an agent that redials, restarts or takes turns with a replica is none", () => {
+    const twins = new Twins(manualClock());
+    twins.opened("dp", by("a"));
+    for (let i = 0; i < 10; i++) expect(twins.replaces("dp", by("a"))).toBe(false);
+    for (let i = 0; i < 10; i++) expect(twins.replaces("dp", by(`restart-${i}`))).toBe(false);
+    const replicas = new Twins(manualClock());
+    replicas.opened("dp", by("a", 5n));
+    expect(replicas.replaces("dp", by("b", 6n))).toBe(false);
+    expect(replicas.replaces("dp", by("a", 7n))).toBe(false);
+  });
+
+  test("replicas that outbid each other without end are found out too, and forgotten after a while", async () => {
+    const clock = manualClock();
+    const twins = new Twins(clock);
+    twins.opened("dp", by("a", 1n));
+    const turns = [2, 3, 4, 5, 6, 7].map((g) => twins.replaces("dp", by(g % 2 === 0 ? "b" : "a", BigInt(g))));
+    expect(turns.slice(0, 3)).toEqual([false, false, false]);
+    expect(turns).toContain(true);
+    await clock.advance(10 * 60_000);
+    expect(twins.replaces("dp", by("a", 9n))).toBe(false);
+  });
+});
+
+describe("attempts", () => {
+  test("are bounded for each data plane and come back with time", async () => {
+    const clock = manualClock();
+    const attempts = new Attempts(clock);
+    for (let i = 0; i < limits.streamAttempts; i++) attempts.take("a");
+    expect(() => attempts.take("a")).toThrow(`more than ${limits.streamAttempts} attempts`);
+    attempts.take("b");
+    await clock.advance(limits.streamAttemptMs);
+    attempts.take("a");
+    expect(() => attempts.take("a")).toThrow(/attempts/);
   });
 });
 

@@ -1,47 +1,108 @@
+import { create } from "@bufbuild/protobuf";
+import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import type { StoredDivergence } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { ResRow } from "../store/store.ts";
 import type { Inventory } from "./compare.ts";
-import { compareSends } from "./plan-resume.ts";
+import { restamp } from "./epoch.ts";
+import type { HeldResource, Restored } from "./plan-resume.ts";
+import { judgeRow } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
 import { cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
 import type { Reporter, StatusDeps } from "./status.ts";
 import { writeWithheld } from "./status.ts";
 
-/** For whom rows are selected. `compare` is set during the first part of a compare. */
+/** For whom rows are selected. */
 export interface Selection {
   by: Reporter;
   abilities: Abilities;
-  compare: { inventory: Inventory; foreignEpoch: boolean } | undefined;
+  /** Set during the first part of a compare; `cursorRevision` is that of the agent's cursor. */
+  compare: { inventory: Inventory; cursorRevision: number | undefined } | undefined;
+  /** Set while the hub's epoch waits for its acceptance. */
+  restored: Restored | undefined;
+  /** What is held back from this data plane, by uid. */
+  divergences: ReadonlyMap<string, StoredDivergence>;
+}
+
+/** Rows to send, and what is newly held back. */
+export interface Selected {
+  rows: ResRow[];
+  withheld: StoredDivergence[];
 }
 
 /**
- * The rows that go to the agent: all but what it cannot take (the hub's own verdict says so then)
- * and, in a compare, what it holds already or has rejected.
+ * Sorts rows into those that go to the agent and those that are held back. Left out are what the agent
+ * cannot take (the hub's own verdict says so then) and, in a compare, what it holds already or has
+ * rejected.
  */
 export async function selectRows(
   deps: StatusDeps,
   rows: readonly ResRow[],
   on: Selection,
-): Promise<ResRow[]> {
-  const out: ResRow[] = [];
-  for (const row of rows) if (await selects(deps, row, on)) out.push(row);
+): Promise<Selected> {
+  const out: Selected = { rows: [], withheld: [] };
+  for (const row of rows) await select(deps, row, { on, out });
   return out;
 }
 
-async function selects(deps: StatusDeps, row: ResRow, on: Selection): Promise<boolean> {
+async function select(deps: StatusDeps, row: ResRow, to: { on: Selection; out: Selected }): Promise<void> {
+  const { on, out } = to;
   const { change } = decodeRow(row);
   const held = on.compare?.inventory.match(row.uid);
   if (change.case === "upsert") {
     const message = cannotTake(change.value, on.abilities);
-    if (message !== undefined) {
-      await writeWithheld(deps, on.by, { row, message });
-      return false;
-    }
+    if (message !== undefined) return writeWithheld(deps, on.by, { row, message });
   }
-  if (on.compare === undefined) return true;
+  if (on.compare === undefined) {
+    const kind = heldBack(row, on);
+    if (kind === undefined) out.rows.push(row);
+    else out.withheld.push(divergenceOf(row, kind, { on, held: undefined }));
+    return;
+  }
   const digestHex = change.case === "upsert" ? Buffer.from(change.value.digest).toString("hex") : "";
-  if (!compareSends({ rev: row.rev, del: row.del, digestHex }, held, on.compare.foreignEpoch)) return false;
-  if (row.del || held === undefined) return true;
-  // A rejected revision is not sent again: the agent kept the one before and would reject it anew.
+  const action = judgeRow({ rev: row.rev, del: row.del, digestHex }, held, {
+    cursorRevision: on.compare.cursorRevision,
+    restored: on.restored,
+  });
+  switch (action.kind) {
+    case "skip":
+      return;
+    case "withhold":
+      out.withheld.push(divergenceOf(row, action.as, { on, held }));
+      return;
+    case "restamp":
+      await restamp(deps.store, { dataPlaneUid: on.by.dataPlaneUid, uid: row.uid });
+      return;
+    case "send":
+      if (row.del || held === undefined || (await mayAccept(deps, row))) out.rows.push(row);
+  }
+}
+
+/** A rejected revision is not sent again: the agent kept the one before and would reject it anew. */
+async function mayAccept(deps: StatusDeps, row: ResRow): Promise<boolean> {
   const status = (await readStatus(deps.store, row.uid)).stored?.status;
   return !isRejected(status, row.rev) || isWithheld(status);
+}
+
+/** Outside of a compare: tombstones wait, and all that a compare has found to differ. */
+function heldBack(row: ResRow, on: Selection): DivergenceKind | undefined {
+  if (on.restored === undefined) return undefined;
+  if (row.del) return DivergenceKind.TOMBSTONE_WITHHELD;
+  return on.divergences.get(row.uid)?.kind as DivergenceKind | undefined;
+}
+
+function divergenceOf(
+  row: ResRow,
+  kind: DivergenceKind,
+  from: { on: Selection; held: HeldResource | undefined },
+): StoredDivergence {
+  const before = from.on.divergences.get(row.uid);
+  return create(StoredDivergenceSchema, {
+    name: row.name,
+    uid: row.uid,
+    kind,
+    agentRevision: BigInt(from.held?.revision ?? before?.agentRevision ?? 0),
+    hubRevision: BigInt(row.rev),
+    dataPlaneUid: from.on.by.dataPlaneUid,
+  });
 }

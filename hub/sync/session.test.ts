@@ -3,8 +3,10 @@ import { ResourceStatusSchema, Resume, Verdict_State } from "@moorage/proto/moor
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import { describe, expect, test } from "vitest";
+import { limits } from "@moorage/shared/limits";
 import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
+import { writeReport } from "./status.ts";
 import { remove, settle, testHub, want } from "./testing.ts";
 
 async function hubWith(...dps: string[]) {
@@ -131,15 +133,74 @@ describe("a stream", () => {
     expect((await hub.store.resByUid("a", "t1"))?.del).toBe(false);
   });
 
-  test("keeps no status of another data plane's resource", async () => {
+  test("ignores the status of what the hub does not know, and denies that of another's resource", async () => {
     const hub = await hubWith("a", "b");
     await want(hub.store, "b", { t1: "one" });
+    await want(hub.store, "a", { own: "one" });
+    await hub.store.txn({
+      then: [{ put: { key: Buffer.from("uids/t1"), value: Buffer.from("tenants/t1") } }],
+    });
     const agent = hub.connect("a");
     await agent.hello();
-    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1" }] } as never });
+    agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "nobody" }] } as never });
     await settle();
     expect(agent.got.at(-1)?.case).toBe("statusAck");
+    for (const gone of [false, true]) {
+      const thief = hub.connect("a");
+      await thief.hello();
+      thief.send({
+        case: "status",
+        value: { seq: 1n, statuses: [{ uid: "own" }, { uid: "t1", gone }] } as never,
+      });
+      await settle();
+      expect(thief.state.error?.reason).toBe("NOT_YOUR_RESOURCE");
+    }
     expect((await readStatus(hub.store, "t1")).stored).toBeUndefined();
+    expect((await readStatus(hub.store, "own")).stored).toBeUndefined();
+    expect((await hub.store.resByUid("b", "t1"))?.del).toBe(false);
+  });
+
+  test("asks once for everything when a full report and the store disagree", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const agent = hub.connect("a");
+    await agent.hello();
+    const report = (seq: bigint, digest: Uint8Array) =>
+      agent.send({ case: "status", value: { seq, statuses: [{ uid: "t1" }], full: true, digest } as never });
+    report(1n, new Uint8Array(32));
+    await settle();
+    expect(agent.got.slice(-2).map((m) => m.case)).toEqual(["statusAck", "reportRequest"]);
+    report(2n, new Uint8Array(32));
+    await settle();
+    expect(agent.got.at(-1)?.case).toBe("statusAck");
+    const right = hub.connect("a");
+    await right.hello();
+    const status = create(ResourceStatusSchema, { uid: "t1" });
+    right.send({
+      case: "status",
+      value: { seq: 1n, statuses: [status], full: true, digest: statusDigest([status]) } as never,
+    });
+    await settle();
+    expect(right.got.at(-1)?.case).toBe("statusAck");
+  });
+
+  test("tells its agents a new policy as the fleet grows, and asks for fewer heartbeats", async () => {
+    const hub = await testHub({ policy: { heartbeatIntervalMs: 1 } });
+    const uids = Array.from({ length: 4 }, (_, i) => `dp${i}`);
+    for (const uid of uids) await hub.store.txn({ then: [], rows: [{ putDp: { uid } }] });
+    const [first, ...rest] = uids.map((uid) => hub.connect(uid));
+    if (first === undefined) throw new Error("no agent");
+    await first.hello();
+    const told = () => first.got.flatMap((m) => (m.case === "policy" ? [m.value] : []));
+    const ms = (d: { seconds: bigint; nanos: number } | undefined) =>
+      Number(d?.seconds ?? 0n) * 1_000 + (d?.nanos ?? 0) / 1e6;
+    expect(ms(first.serverHello().policy?.reconnectSpread)).toBe(1_000);
+    for (const agent of rest) await agent.hello();
+    await hub.clock.advance(5_000);
+    expect(told().map((p) => ms(p.heartbeatInterval))).toEqual([8]);
+    await hub.clock.advance(60_000);
+    expect(told()).toHaveLength(1);
+    await hub.stop();
   });
 
   test("stores a status once and knows it again by its digest", async () => {
@@ -262,8 +323,70 @@ describe("fencing", () => {
       agent: { version: "", kubernetesVersion: "", labels: {}, clusterUid: "c2" },
     } as never);
     expect(other.state.error?.reason).toBe("CLUSTER_CHANGED");
-    expect((await readLink(hub.store, "a")).link.reason).toBe("ClusterChanged");
+    expect((await readLink(hub.store, "a")).link.conflict).toBe("ClusterChanged");
     expect(first.state.ended).toBe(false);
+    const { rev } = await hub.store.status();
+    const again = hub.connect("a");
+    await again.hello({ agent: { clusterUid: "c2" } });
+    expect(again.state.error?.reason).toBe("CLUSTER_CHANGED");
+    expect((await hub.store.status()).rev).toBe(rev);
+    for (let i = 0; i < 35; i++) {
+      await hub.clock.advance(20_000);
+      first.send({ case: "heartbeat", value: {} as never });
+      await settle();
+    }
+    expect((await readLink(hub.store, "a")).link.conflict).toBe("");
+  });
+
+  test("two agents that live at once are found out: the one that is there stays, the other is refused", async () => {
+    const hub = await hubWith("a");
+    const ids = { one: Buffer.alloc(16, 1), two: Buffer.alloc(16, 2) };
+    const first = hub.connect("a");
+    await first.hello({ instanceId: ids.one });
+    const second = hub.connect("a");
+    await second.hello({ instanceId: ids.two });
+    expect(first.state.error?.reason).toBe("REPLACED");
+    for (let i = 0; i < 3; i++) {
+      const back = hub.connect("a");
+      await back.hello({ instanceId: ids.one });
+      expect(back.state.error?.reason).toBe("TWIN_AGENTS");
+      expect(back.state.error?.retryAfterMs).toBe(60_000);
+    }
+    expect(second.state.ended).toBe(false);
+    const { link } = await readLink(hub.store, "a");
+    expect(link.conflict).toBe("TwinAgents");
+    expect(link.conflictMessage).toContain("two agents");
+  });
+
+  test("a status of an older agent than the one that reported is refused", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one" });
+    const newer = { dataPlaneUid: "a", agentGeneration: 9n };
+    const status = create(ResourceStatusSchema, { uid: "t1", name: "tenants/t1" });
+    const deps = { store: hub.store, clock: hub.clock, log: hub.log, finalise: async () => undefined };
+    await writeReport(deps, newer, [status]);
+    const late = { ...status, observedGeneration: 3n };
+    await expect(writeReport(deps, { ...newer, agentGeneration: 8n }, [late])).rejects.toMatchObject({
+      reason: "STALE_GENERATION",
+      metadata: { agent_generation: "9" },
+    });
+    expect((await readStatus(hub.store, "t1")).stored?.status?.observedGeneration).toBe(0n);
+  });
+
+  test("an agent in a loop of attempts is told when to come back", async () => {
+    const hub = await hubWith("a", "b");
+    for (let i = 0; i < limits.streamAttempts; i++) {
+      const agent = hub.connect("a");
+      await agent.hello({ protocolVersions: [99] });
+      expect(agent.state.error?.reason).toBe("PROTOCOL_VERSION");
+    }
+    const throttled = hub.connect("a");
+    await throttled.hello();
+    expect(throttled.state.error?.reason).toBe("TOO_MANY_ATTEMPTS");
+    expect(throttled.state.error?.retryAfterMs).toBeGreaterThan(0);
+    const neighbour = hub.connect("b");
+    await neighbour.hello();
+    expect(neighbour.serverHello().protocolVersion).toBe(1);
   });
 
   test("a hello for another data plane than the certificate's is refused", async () => {
@@ -367,7 +490,7 @@ describe("draining", () => {
     await hub.clock.advance(1_000);
     await drained;
     for (const agent of agents) {
-      expect(agent.got.at(-1)?.case).toBe("goodbye");
+      expect(agent.got.slice(-2).map((m) => m.case)).toEqual(["bookmark", "goodbye"]);
       expect(agent.state).toEqual({ ended: true, error: undefined });
     }
     const late = hub.connect("a");

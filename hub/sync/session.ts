@@ -6,21 +6,24 @@ import type {
   InventoryPage,
   StatusReport,
   SyncRequest,
-  SyncService,
 } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
-import type { ServerDuplex, Handlers } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
 import { Inventory } from "./compare.ts";
 import type { SyncCounts } from "./counts.ts";
 import type { Frame } from "./frames.ts";
 import { encodeChanges, frameLimits, packFrames } from "./frames.ts";
+import { HeldBack } from "./held-back.ts";
+import type { MessageCase, MessageOf, MessageValue, SyncStream } from "./messages.ts";
+import { policyMessage } from "./messages.ts";
 import type { Opening } from "./open.ts";
 import { abilitiesOf, hex, survey } from "./open.ts";
+import type { Restored } from "./plan-resume.ts";
+import { worthTelling } from "./policy.ts";
 import { selectRows } from "./select.ts";
 import { Wake } from "./signal.ts";
 import type { StatusDeps } from "./status.ts";
@@ -29,19 +32,22 @@ import type { AgentPrincipal, ConnectedAgent, SyncPolicy } from "./sync.ts";
 import type { Window } from "./window.ts";
 import { acked, fits, openWindow, sent } from "./window.ts";
 
-/** The stream type of a session, from the generated service. */
-export type SyncStream = ServerDuplex<SyncRequest, Parameters<SyncStreamOf["write"]>[0]>;
-type SyncStreamOf = Parameters<Handlers<typeof SyncService>["sync"]>[0];
-
 /** What a session needs of the hub. */
 export interface SessionDeps extends StatusDeps {
-  policy: SyncPolicy;
+  /** The policy of now, for a fleet of today's size. */
+  policy(): SyncPolicy;
+  /** Set while the hub's epoch waits for its acceptance. */
+  restored(): Restored | undefined;
+  /** Something was held back although the epoch is accepted by now. */
+  settleDivergences(): void;
   replica: string;
   counts: SyncCounts;
   /** Uniform in [0, 1), for jitter. */
   random(): number;
   /** A sign of life. */
   seen(): void;
+  /** The agent was told to send signs of life at this interval. */
+  heartbeatTold(intervalMs: number): void;
   /** The next stream of this agent is to compare. */
   requestCompare(): void;
   /** The first part of the stream is over. */
@@ -70,12 +76,14 @@ export class Session {
   readonly principal: AgentPrincipal;
   readonly agentGeneration: bigint;
   readonly #deps: SessionDeps;
-  readonly #stream: SyncStreamOf;
+  readonly #stream: SyncStream;
   readonly #facts: SessionFacts;
   readonly #abilities;
   readonly #wake = new Wake();
   readonly #inventory = new Inventory();
   readonly #frameLimits;
+  readonly #heldBack: HeldBack;
+  #told: SyncPolicy;
   #phase: Phase;
   #window: Window;
   #position: number;
@@ -87,10 +95,12 @@ export class Session {
   #clockOffsetMs = 0;
   #roundTripMs: number | undefined;
   #unknownToHub: readonly string[] = [];
+  #reportRequested = false;
+  #saidGoodbye = false;
   #outcome: Outcome | undefined;
   #settle: () => void = () => undefined;
 
-  constructor(deps: SessionDeps, stream: SyncStreamOf, facts: SessionFacts) {
+  constructor(deps: SessionDeps, stream: SyncStream, facts: SessionFacts) {
     const { hello, opening } = facts;
     this.principal = facts.principal;
     this.agentGeneration = hello.agentGeneration;
@@ -98,6 +108,8 @@ export class Session {
     this.#stream = stream;
     this.#facts = facts;
     this.#abilities = abilitiesOf(hello);
+    this.#heldBack = new HeldBack(deps, facts.principal, opening.divergences);
+    this.#told = deps.policy();
     this.#phase = opening.plan.mode === "COMPARE" ? "inventory" : "initial";
     this.#position = opening.plan.after;
     this.#window = openWindow(
@@ -135,6 +147,16 @@ export class Session {
     if (outcome !== undefined && "error" in outcome) throw outcome.error;
   }
 
+  /** Instance id of the agent's process, hexadecimal. */
+  get instance(): string {
+    return hex(this.#facts.hello.instanceId);
+  }
+
+  /** The stream was ended in good order by the hub. */
+  get saidGoodbye(): boolean {
+    return this.#saidGoodbye;
+  }
+
   /** Rows of this data plane changed. */
   changed(): void {
     this.#dirty = true;
@@ -151,13 +173,28 @@ export class Session {
   /** Ends the stream in good order: the agent comes back after the delay. */
   goodbye(reason: string, reconnectAfterMs: number): void {
     if (this.#outcome !== undefined) return;
-    this.#stream.write({
-      message: {
-        case: "goodbye",
-        value: { reason, reconnectAfter: durationFromMs(Math.round(reconnectAfterMs)) },
-      },
-    });
+    this.#saidGoodbye = true;
+    this.#write("goodbye", { reason, reconnectAfter: durationFromMs(Math.round(reconnectAfterMs)) });
     this.#end({});
+  }
+
+  /** Ends the stream because the hub goes: with the newest position, so that the agent resumes from it. */
+  leave(reconnectAfterMs: number): void {
+    const current = this.#phase === "live" && this.#pending.length === 0 && !this.#dirty;
+    if (this.#outcome === undefined && current) {
+      const cursor = { epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) };
+      this.#write("bookmark", { cursor, echo: this.#bookmark.echo });
+    }
+    this.goodbye("DRAINING", reconnectAfterMs);
+  }
+
+  /** Tells the agent the policy of now, when it differs from what it was told. True when it was sent. */
+  tell(policy: SyncPolicy): boolean {
+    if (this.#outcome !== undefined || !worthTelling(this.#told, policy)) return false;
+    this.#told = policy;
+    this.#deps.heartbeatTold(policy.heartbeatIntervalMs);
+    this.#write("policy", policyMessage(policy));
+    return true;
   }
 
   /** The stream as views and metrics see it. */
@@ -185,29 +222,25 @@ export class Session {
 
   #greet(): void {
     failpoint("sync/hello");
-    const { policy, clock, replica } = this.#deps;
+    const { clock, replica } = this.#deps;
     const { opening, version } = this.#facts;
-    this.#stream.write({
-      message: {
-        case: "hello",
-        value: {
-          protocolVersion: version,
-          capabilities: [],
-          resume: Resume[opening.plan.mode],
-          head: { epoch: opening.epoch, revision: BigInt(opening.head) },
-          policy: {
-            heartbeatInterval: durationFromMs(policy.heartbeatIntervalMs),
-            statusMinInterval: durationFromMs(policy.statusMinIntervalMs),
-            reconnectSpread: durationFromMs(policy.reconnectSpreadMs),
-            compareInterval: durationFromMs(policy.compareIntervalMs),
-            usageSpread: durationFromMs(policy.usageSpreadMs),
-          },
-          statusKnown: opening.statusKnown,
-          hubTime: timestampFromMs(clock.now()),
-          replica,
-        },
-      },
+    this.#deps.heartbeatTold(this.#told.heartbeatIntervalMs);
+    this.#write("hello", {
+      protocolVersion: version,
+      capabilities: [],
+      resume: Resume[opening.plan.mode],
+      head: { epoch: opening.epoch, revision: BigInt(opening.head) },
+      policy: policyMessage(this.#told),
+      statusKnown: opening.statusKnown,
+      hubTime: timestampFromMs(clock.now()),
+      replica,
     });
+  }
+
+  /** Writes one message that is no frame of changes; false when the transport is full. */
+  #write<K extends Exclude<MessageCase, "changes">>(kind: K, value: MessageValue<K>): boolean {
+    this.#deps.counts.messageSent(kind);
+    return this.#stream.write({ message: { case: kind, value } as MessageOf });
   }
 
   // Sending: one loop that goes to sleep whenever there is nothing to send, or no room for it.
@@ -245,6 +278,7 @@ export class Session {
     this.#window = sent(this.#window, { bytes, items: rows.length, revision: cursor });
     const { epoch } = this.#facts.opening;
     const data = encodeChanges({ seq: this.#window.lastSeq, epoch, cursor, rows, initialEnd });
+    this.#deps.counts.messageSent("changes");
     this.#deps.counts.sent({ items: rows.length, bytes: data.length });
     if (initialEnd) this.#endInitial();
     failpoint("sync/before-frame");
@@ -264,20 +298,29 @@ export class Session {
       if (!isStoreError(thrown, "DATA_PLANE_UNKNOWN")) throw thrown;
       // The report that ended it may still wait for its ack.
       await this.#status;
-      this.goodbye("FORGOTTEN", this.#deps.policy.reconnectSpreadMs);
+      this.goodbye("FORGOTTEN", this.#told.reconnectSpreadMs);
       return;
     }
-    const rows = await selectRows(this.#deps, result.rows, {
+    const { hello } = this.#facts;
+    const comparing = this.#phase === "initial" && this.#facts.opening.plan.mode === "COMPARE";
+    const cursorRevision = hello.cursor === undefined ? undefined : Number(hello.cursor.revision);
+    const { rows, withheld } = await selectRows(this.#deps, result.rows, {
       by: { dataPlaneUid: dp, agentGeneration: this.agentGeneration },
       abilities: this.#abilities,
-      compare:
-        this.#phase === "initial" && this.#facts.opening.plan.mode === "COMPARE"
-          ? { inventory: this.#inventory, foreignEpoch: this.#facts.opening.plan.foreignEpoch }
-          : undefined,
+      compare: comparing ? { inventory: this.#inventory, cursorRevision } : undefined,
+      restored: this.#deps.restored(),
+      divergences: this.#heldBack.all,
     });
+    // Before any cursor passes them: a later stream must know what was held back.
+    await this.#heldBack.add(withheld);
     const last = result.rows.at(-1);
     this.#position = result.more && last !== undefined ? last.rev : result.head;
     if (result.more) this.#dirty = true;
+    else if (comparing) {
+      const unknown = this.#inventory.unmatched();
+      this.#unknownToHub = unknown.map((u) => u.uid);
+      await this.#heldBack.endCompare(unknown);
+    }
     const frames = packFrames(rows, this.#frameLimits).map((f) => ({ ...f, initialEnd: false }));
     const ends = this.#phase === "initial" && !result.more;
     if (ends && frames.length === 0) frames.push({ rows: [], bytes: 0, cursor: undefined, initialEnd: true });
@@ -290,13 +333,12 @@ export class Session {
   #endInitial(): void {
     if (this.#phase === "live") return;
     this.#phase = "live";
-    if (this.#facts.opening.plan.mode === "COMPARE") this.#unknownToHub = this.#inventory.unmatched();
     this.#deps.onInitialEnd();
   }
 
   #armBookmark(): void {
-    const { clock, policy } = this.#deps;
-    const delay = policy.bookmarkIntervalMs * (0.9 + 0.2 * this.#deps.random());
+    const { clock } = this.#deps;
+    const delay = this.#told.bookmarkIntervalMs * (0.9 + 0.2 * this.#deps.random());
     this.#bookmark.timer = clock.setTimer(delay, () => {
       if (this.#outcome !== undefined) return;
       this.#bookmark.due = true;
@@ -313,8 +355,7 @@ export class Session {
     b.echo += 1n;
     b.sentMs = this.#deps.clock.monotonicMs();
     const cursor = { epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) };
-    const written = this.#stream.write({ message: { case: "bookmark", value: { cursor, echo: b.echo } } });
-    if (!written) await this.#stream.drained();
+    if (!this.#write("bookmark", { cursor, echo: b.echo })) await this.#stream.drained();
   }
 
   // Receiving: one loop over the agent's messages; none of them waits for the store.
@@ -324,6 +365,7 @@ export class Session {
       const next = await messages.next();
       if (next.done === true || this.#outcome !== undefined) return;
       this.#deps.seen();
+      this.#deps.counts.messageReceived(next.value.message.case);
       await this.#receive(next.value);
     }
   }
@@ -367,15 +409,25 @@ export class Session {
     checkReport(report, this.#statusSeq + 1n);
     this.#statusSeq = report.seq;
     const by = { dataPlaneUid: this.principal.dataPlaneUid, agentGeneration: this.agentGeneration };
-    this.#status = writeReport(this.#deps, by, report.statuses).then(
-      (written) => {
+    this.#status = writeReport(this.#deps, by, report.statuses)
+      .then(async (written) => {
         this.#status = undefined;
         this.#deps.counts.statusWritten(written);
-        if (this.#outcome === undefined)
-          this.#stream.write({ message: { case: "statusAck", value: { seq: report.seq } } });
-      },
-      (error: unknown) => this.#end({ error }),
-    );
+        if (this.#outcome !== undefined) return;
+        this.#write("statusAck", { seq: report.seq });
+        await this.#judgeStatus(report);
+      })
+      .catch((error: unknown) => this.#end({ error }));
+  }
+
+  /** After a full report hub and agent must agree; if not, everything is asked for again, once a stream. */
+  async #judgeStatus(report: StatusReport): Promise<void> {
+    if (report.digest.length === 0 || this.#reportRequested) return;
+    const at = { abilities: this.#abilities, cursorRevision: this.#position };
+    const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
+    if (this.#outcome !== undefined || hex(report.digest) === hex(found.statusDigest)) return;
+    this.#reportRequested = true;
+    this.#write("reportRequest", { names: [] });
   }
 
   #onHeartbeat(beat: Heartbeat): void {

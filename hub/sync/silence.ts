@@ -42,6 +42,7 @@ interface Watched {
   stored: LinkState;
   timer: Timer | undefined;
   streamEnded: boolean;
+  deadlines: SilenceDeadlines;
   /** A transition is being stored. */
   busy: Promise<void> | undefined;
 }
@@ -84,6 +85,7 @@ export class Silence {
         stored: link.state,
         timer: undefined,
         streamEnded: true,
+        deadlines: this.#o.deadlines,
         busy: undefined,
       });
     }
@@ -105,6 +107,7 @@ export class Silence {
       stored,
       timer: undefined,
       streamEnded: false,
+      deadlines: this.#o.deadlines,
       busy: undefined,
     });
     await before?.busy?.catch(() => undefined);
@@ -116,6 +119,15 @@ export class Silence {
     if (w === undefined) return;
     w.seenMonotonicMs = this.#o.clock.monotonicMs();
     w.seenWallMs = this.#o.clock.now();
+  }
+
+  /** The agent was told to send signs of life at this interval; the deadlines follow. */
+  told(uid: string, heartbeatIntervalMs: number): void {
+    const w = this.#watched.get(uid);
+    if (w === undefined) return;
+    w.deadlines = silenceDeadlines(heartbeatIntervalMs);
+    w.timer?.cancel();
+    this.#arm(uid, w);
   }
 
   /** The stream ended; the deadlines run from the last frame all the same. */
@@ -144,13 +156,13 @@ export class Silence {
 
   #arm(uid: string, w: Watched): void {
     if (this.#stopped || this.#watched.get(uid) !== w) return;
-    const { nextInMs } = silenceState(this.#o.clock.monotonicMs() - w.seenMonotonicMs, this.#o.deadlines);
+    const { nextInMs } = silenceState(this.#o.clock.monotonicMs() - w.seenMonotonicMs, w.deadlines);
     if (nextInMs === undefined) return;
     w.timer = this.#o.clock.setTimer(nextInMs, () => void this.#check(uid, w));
   }
 
   async #check(uid: string, w: Watched): Promise<void> {
-    const { state } = silenceState(this.#o.clock.monotonicMs() - w.seenMonotonicMs, this.#o.deadlines);
+    const { state } = silenceState(this.#o.clock.monotonicMs() - w.seenMonotonicMs, w.deadlines);
     if (state !== LinkState.CONNECTED && state !== w.stored) {
       try {
         w.busy = this.#store(uid, w, state);

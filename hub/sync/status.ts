@@ -8,7 +8,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Logger } from "@moorage/shared/log";
-import { statusKey } from "../core/keys.ts";
+import { statusKey, uidKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, Op, ResRow, Store } from "../store/store.ts";
 import { changeLink } from "./links.ts";
@@ -65,9 +65,11 @@ export function checkReport(report: StatusReport, expectedSeq: bigint): void {
 }
 
 /**
- * Writes a report; settles once all of it is durable. Resources without a row in the reporter's data
- * plane are left out: they are another data plane's, or unknown to the hub. `gone` ends a resource
- * only while its tombstone stands. Resolves with the number of resources written.
+ * Writes a report; settles once all of it is durable. Resources that the hub does not know are left
+ * out; one of another data plane is PERMISSION_DENIED `NOT_YOUR_RESOURCE`, and nothing of the report is
+ * written. `gone` ends a resource only while its tombstone stands. A report of an older agent than the
+ * stored status has is FAILED_PRECONDITION `STALE_GENERATION`. Resolves with the number of resources
+ * written.
  */
 export async function writeReport(
   deps: StatusDeps,
@@ -79,6 +81,7 @@ export async function writeReport(
   for (const status of statuses) {
     const row = await deps.store.resByUid(by.dataPlaneUid, status.uid);
     if (row === undefined) {
+      await refuseForeign(deps.store, by, status);
       if (!status.gone)
         deps.log.warn("Status of an unknown resource", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
     } else if (status.gone) {
@@ -90,6 +93,18 @@ export async function writeReport(
   await Promise.all(gone.map((row) => finaliseRow(deps, by.dataPlaneUid, row)));
   failpoint("sync/before-status-ack");
   return written + gone.length;
+}
+
+/** A uid that the hub knows, and that has no row in the reporter's data plane, is another's. */
+async function refuseForeign(store: Store, by: Reporter, status: ResourceStatus): Promise<void> {
+  const { kvs } = await store.range({ start: key(uidKey(status.uid)), keysOnly: true });
+  // Ended between the two reads, it is nobody's.
+  if (kvs.length === 0 || (await store.resByUid(by.dataPlaneUid, status.uid)) !== undefined) return;
+  throw new MoorageError(
+    Code.PERMISSION_DENIED,
+    `Cannot accept the status of "${status.uid}": it is not a resource of the caller's data plane`,
+    { reason: "NOT_YOUR_RESOURCE" },
+  );
 }
 
 interface Put {
@@ -134,6 +149,16 @@ async function writeStatuses(
 /** The write of one status; undefined when the stored one equals it. */
 async function putOf(deps: StatusDeps, by: Reporter, status: ResourceStatus): Promise<Put | undefined> {
   const { stored, modRev } = await readStatus(deps.store, status.uid);
+  if (stored !== undefined && stored.agentGeneration > by.agentGeneration) {
+    throw new MoorageError(
+      Code.FAILED_PRECONDITION,
+      `Cannot accept a status of agent generation "${by.agentGeneration}": generation "${stored.agentGeneration}" has reported`,
+      {
+        reason: "STALE_GENERATION",
+        metadata: { agent_generation: String(stored.agentGeneration) },
+      },
+    );
+  }
   const before = stored?.status;
   // A verdict of the hub itself stands until the agent judges a newer revision.
   const withheld = isWithheld(before) && (before?.verdict?.revision ?? 0n) > (status.verdict?.revision ?? 0n);

@@ -13,7 +13,10 @@ import type { Compare, Op, ResRow, RowOp, Store } from "../store/store.ts";
  * - A stream is a position in its data plane's rows, never a queue: it reads rows above the position
  *   whenever the window and the transport have room, so a slow agent sees fewer, newer states.
  * - Nothing is inferred from absence: an update leaves only for a row of the store.
- * - One stream per data plane: the highest agent generation wins, of equal ones the newest.
+ * - One stream per data plane: the highest agent generation wins, of equal ones the newest; two agents
+ *   that live at the same time are found out, and the newcomer is refused.
+ * - After a lost history nothing leaves that could undo what agents did meanwhile, until an operator
+ *   accepts the new epoch; epoch.ts says what is held back.
  * - Time comes from the clock alone; with a virtual one and the memory store a run is deterministic.
  */
 
@@ -38,22 +41,27 @@ export interface AgentIdentity {
 
 /** What the hub asks of agents; milliseconds. */
 export interface SyncPolicy {
+  /** At least; a large fleet is asked for fewer. */
   heartbeatIntervalMs: number;
   statusMinIntervalMs: number;
+  /** 0: by the size of the fleet. */
   reconnectSpreadMs: number;
   compareIntervalMs: number;
   usageSpreadMs: number;
   bookmarkIntervalMs: number;
+  /** Lowers the agents' own bound on removals; 0 leaves it. */
+  maxRemovalsPerSync: number;
 }
 
 /** The policy that holds without configuration. */
 export const defaultPolicy: SyncPolicy = {
   heartbeatIntervalMs: 20_000,
   statusMinIntervalMs: 20,
-  reconnectSpreadMs: 30_000,
+  reconnectSpreadMs: 0,
   compareIntervalMs: 6 * 3_600_000,
   usageSpreadMs: 5 * 60_000,
   bookmarkIntervalMs: 60_000,
+  maxRemovalsPerSync: 0,
 };
 
 /** A txn that ends a resource whose removal the agent confirmed; undefined: nothing to do. */

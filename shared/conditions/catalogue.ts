@@ -88,6 +88,13 @@ const dataPlane: readonly ConditionKind[] = [
     "NotExpected",
     "Forgotten",
   ]),
+  {
+    ...hub("IdentityConflict", "Two agents use the identity of this data plane; one of them is refused.", [
+      "TwinAgents",
+      "ClusterChanged",
+    ]),
+    transient: true,
+  },
   hub("CredentialsValid", "The agent's certificate is valid.", [
     "Valid",
     "Expiring",
@@ -125,6 +132,7 @@ const dataPlane: readonly ConditionKind[] = [
     "NotGuarded",
     "TooManyRemovals",
     "AwaitingAuthorization",
+    "UnknownToHub",
   ]),
   agent("ClockSynchronized", "The agent's clock is within 30 s of the hub's.", ["Synchronized", "Skewed"]),
   agent("Draining", "No new tenants; the message lists those left.", [

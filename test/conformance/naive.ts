@@ -33,7 +33,7 @@ interface State {
  * The rules of the store written as plainly as they read, sharing no code with the engines: each
  * revision is a whole copy of the state. A watch lists what there is and reports progress.
  */
-export class NaiveStore implements Store {
+export class NaiveStore implements Omit<Store, "newEpoch"> {
   /** states[r] is the state at revision r. */
   readonly #states: State[] = [empty, empty];
   readonly #leases = new Map<number, { ttlMs: number; deadline: number }>();
@@ -64,6 +64,7 @@ export class NaiveStore implements Store {
       compactRev: this.#compactRev,
       bytes: 0,
       uncleanStart: false,
+      restoredRev: 0,
     };
   }
 

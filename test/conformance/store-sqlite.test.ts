@@ -218,6 +218,17 @@ describe("The SQLite store's file", () => {
     raw.close();
   });
 
+  it("keeps a new epoch over restarts, and gives no number below it again", async () => {
+    const first = await open();
+    await run(first, putOp("a", "1"));
+    await first.newEpoch();
+    const { epoch, rev } = await first.status();
+    await first.close();
+    const second = await open();
+    expect(await second.status()).toMatchObject({ epoch, rev, restoredRev: 2 });
+    expect((await run(second, putOp("b", "1"))).rev).toBe(rev + 1);
+  });
+
   it("backs up to a file that is a store of its own, while it serves", async () => {
     const store = await open({ rng: seededRng(7) });
     await run(store, putOp("a", "1"));

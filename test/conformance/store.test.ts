@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { key, keyAfter, prefix } from "@moorage/hub/store/bytes";
-import type { Compare, Store } from "@moorage/hub/store/store";
+import type { Batch, Compare, Store } from "@moorage/hub/store/store";
+import { EPOCH_JUMP } from "@moorage/hub/store/store";
 import { limits } from "@moorage/shared/limits";
 import { bytes, delOp, engines, everything, getOp, list, manualClock, putOp, run, text } from "./support.ts";
 import type { ManualClock } from "./support.ts";
@@ -13,6 +14,16 @@ const compare = (k: string, target: Compare["target"], op: Compare["op"], to: nu
   op,
   to,
 });
+
+/** The first items of a watch. */
+async function collect(watch: AsyncIterable<Batch>, n: number): Promise<Batch[]> {
+  const out: Batch[] = [];
+  for await (const batch of watch) {
+    out.push(batch);
+    if (out.length >= n) break;
+  }
+  return out;
+}
 
 const refused = (reason: string) => expect.objectContaining({ name: "MoorageError", reason });
 
@@ -55,6 +66,24 @@ describe.each(engines)("The $name store", (engine) => {
       ];
       expect(idle.map((r) => r.rev)).toEqual([2, 2, 2, 2]);
       expect((await run(store, putOp("b"))).rev).toBe(3);
+    });
+
+    it("begins a new epoch above every revision ever given, and remembers where history ended", async () => {
+      const before = await store.status();
+      expect(before.restoredRev).toBe(0);
+      await run(store, putOp("a", "old"));
+      const stop = new AbortController();
+      const seen: Promise<Batch[]> = collect(store.watch({ ...everything, from: 2, signal: stop.signal }), 2);
+      await store.newEpoch();
+      const { epoch, rev, restoredRev, uncleanStart } = await store.status();
+      expect(Buffer.compare(epoch, before.epoch)).not.toBe(0);
+      expect([rev, restoredRev, uncleanStart]).toEqual([2 + EPOCH_JUMP, 2, false]);
+      expect((await run(store, putOp("a", "new"))).rev).toBe(rev + 1);
+      expect((await seen).map((b) => (b.kind === "events" ? b.rev : b.kind))).toEqual([2, rev + 1]);
+      stop.abort();
+      const { kvs } = await store.range({ start: key("a"), rev: 2 });
+      expect(kvs.map((kv) => text(kv.value))).toEqual(["old"]);
+      expect(kvs[0]?.modRev).toBe(2);
     });
 
     it("gives concurrent writes revisions of their own, without gap", async () => {

@@ -92,10 +92,14 @@ export const delOp = (k: string): Op => ({ delete: { key: key(k) } });
 export const getOp = (k: string): Op => ({ get: { key: key(k) } });
 
 /** One unconditional txn. */
-export const run = (store: Store, ...then: Op[]): Promise<TxnResult> => store.txn({ then });
+export const run = (store: Pick<Store, "txn">, ...then: Op[]): Promise<TxnResult> => store.txn({ then });
 
 /** Keys and values of a range as text, at a revision. */
-export async function list(store: Store, range: KeyRange = everything, rev?: Rev): Promise<string[]> {
+export async function list(
+  store: Pick<Store, "range">,
+  range: KeyRange = everything,
+  rev?: Rev,
+): Promise<string[]> {
   const { kvs } = await store.range({ ...range, ...(rev === undefined ? {} : { rev }) });
   return kvs.map((kv) => `${text(kv.key)}=${text(kv.value)}`);
 }
@@ -111,7 +115,11 @@ export function show(b: Batch): string {
 }
 
 /** Reads a watch from `from` until it has caught up, or was told that it is compacted. */
-export async function history(store: Store, from: Rev, range: KeyRange = everything): Promise<Batch[]> {
+export async function history(
+  store: Pick<Store, "watch" | "status">,
+  from: Rev,
+  range: KeyRange = everything,
+): Promise<Batch[]> {
   const batches: Batch[] = [];
   for await (const batch of store.watch({ ...range, from, progress: true })) {
     batches.push(batch);

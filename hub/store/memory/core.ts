@@ -57,6 +57,11 @@ export class MemoryCore {
     return this.#bytes;
   }
 
+  /** Moves the head up without a write: the revisions between are never given. */
+  jump(by: number): void {
+    this.#rev += by;
+  }
+
   txn(t: CheckedTxn): TxnResult {
     const rev = this.#rev + 1;
     const get = (key: Uint8Array): KV | undefined => live(this.#history.get(text(key))?.at(-1));

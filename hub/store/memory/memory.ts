@@ -4,6 +4,7 @@ import { storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
 import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, Store } from "../store.ts";
+import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
 import { MemoryCore } from "./core.ts";
 
@@ -23,7 +24,8 @@ export interface MemoryStoreOptions {
  */
 export function openMemoryStore(options: MemoryStoreOptions): Store {
   const { clock, rng, progressMs, recentRevisions } = options;
-  const epoch = rng.bytes(16);
+  let epoch = rng.bytes(16);
+  let restoredRev = 0;
   const listeners = new Set<CommitListener>();
   let closed: Error | undefined;
 
@@ -59,7 +61,15 @@ export function openMemoryStore(options: MemoryStoreOptions): Store {
         compactRev: core.compactRev,
         bytes: core.bytes,
         uncleanStart: false,
+        restoredRev,
       })),
+    newEpoch: () =>
+      answer(() => {
+        restoredRev = core.rev;
+        epoch = rng.bytes(16);
+        core.jump(EPOCH_JUMP);
+        watching.jumped(core.rev);
+      }),
     range: (q) => answer(() => core.range(q)),
     txn: (t) => answer(() => core.txn(checkTxn(t))),
     watch: (w) => watching.watch(w),

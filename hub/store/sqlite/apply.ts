@@ -50,6 +50,11 @@ export class Applier {
     return this.#counters.compactRev;
   }
 
+  /** The head was moved from outside of a group. */
+  moved(head: Rev): void {
+    this.#counters.rev = head;
+  }
+
   /** Starts a group. */
   begin(): void {
     this.#before = { ...this.#counters };

@@ -9,11 +9,12 @@ export type Request =
   | { id: number; kind: "compact"; rev: Rev }
   | { id: number; kind: "grant"; ttlMs: number }
   | { id: number; kind: "revoke"; lease: LeaseId }
+  | { id: number; kind: "newEpoch"; epoch: Uint8Array }
   | { id: number; kind: "backup"; file: string }
   | { id: number; kind: "close" };
 
 /** What a request comes to; the value's type is that of the request's kind. */
-export type Outcome = TxnResult | LeaseId | undefined;
+export type Outcome = TxnResult | LeaseId | Rev | undefined;
 
 /** A MoorageError in the form that threads can pass on. */
 export interface ErrorMessage {

@@ -1,6 +1,7 @@
 import type Database from "better-sqlite3";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
+import { EPOCH_JUMP } from "../store.ts";
 
 /** The newest schema this code writes; a file with a higher one is refused. */
 export const SCHEMA = 1;
@@ -37,6 +38,7 @@ export interface Meta {
   compactRev: Rev;
   lastLease: number;
   uncleanStart: boolean;
+  restoredRev: Rev;
 }
 
 /**
@@ -109,7 +111,26 @@ export function openMeta(db: Database.Database, epoch: Uint8Array): Meta {
       compactRev: getMeta(db, "compact_rev") as number,
       lastLease: getMeta(db, "last_lease") as number,
       uncleanStart: clean !== 1,
+      restoredRev: (getMeta(db, "restored_rev") as number | undefined) ?? 0,
     };
+  });
+  return run.immediate();
+}
+
+/**
+ * Begins a new epoch in one durable step: the head goes up by {@link EPOCH_JUMP} and stays remembered as
+ * where the history before ended. Returns the new head.
+ */
+export function beginEpoch(db: Database.Database, epoch: Uint8Array): Rev {
+  const run = db.transaction((): Rev => {
+    const rev = getMeta(db, "rev") as number;
+    const put = db.prepare(
+      "INSERT INTO meta(k, v) VALUES (?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v",
+    );
+    put.run("epoch", Buffer.from(epoch));
+    put.run("restored_rev", rev);
+    put.run("rev", rev + EPOCH_JUMP);
+    return rev + EPOCH_JUMP;
   });
   return run.immediate();
 }

@@ -7,6 +7,7 @@ import { leaseClock } from "../leases.ts";
 import type { Leases } from "../leases.ts";
 import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, LeaseId, Rev, Store, TxnResult } from "../store.ts";
+import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
 import type { Watches } from "../watches.ts";
 import { startWriter } from "./link.ts";
@@ -86,6 +87,11 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     },
   );
   compactRev = link.meta.compactRev;
+  let history = {
+    epoch: link.meta.epoch,
+    uncleanStart: link.meta.uncleanStart,
+    restoredRev: link.meta.restoredRev,
+  };
   let reader: Reader;
   try {
     reader = openReader(file);
@@ -133,8 +139,14 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   };
 
   return {
-    status: () =>
-      answer(() => ({ epoch: link.meta.epoch, uncleanStart: link.meta.uncleanStart, ...reader.status() })),
+    status: () => answer(() => ({ ...history, ...reader.status() })),
+    newEpoch: () =>
+      answer(async () => {
+        const epoch = rng.bytes(16);
+        const rev = (await link.request({ kind: "newEpoch", epoch })) as Rev;
+        history = { epoch, uncleanStart: false, restoredRev: rev - EPOCH_JUMP };
+        watched.jumped(rev);
+      }),
     range: (q) => answer(() => reader.range(q)),
     txn: (t) => answer(() => link.request({ kind: "txn", txn: checkTxn(t) }) as Promise<TxnResult>),
     watch: (w) => watched.watch(w),

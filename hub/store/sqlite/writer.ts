@@ -10,7 +10,7 @@ import { storeError } from "../errors.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
 import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
-import { configure, limitSize, markClean, openMeta } from "./schema.ts";
+import { beginEpoch, configure, limitSize, markClean, openMeta } from "./schema.ts";
 
 /**
  * The writer thread: owns the only write connection. It drains its port into one transaction, and
@@ -23,6 +23,9 @@ const GROUP_REQUESTS = 1_024;
 const IDLE_MS = 1_000;
 /** or when the write-ahead log has grown to this. */
 const WAL_BYTES = 64 * 1024 * 1024;
+
+/** Requests that are no part of a group. */
+const alones: ReadonlySet<Request["kind"]> = new Set(["newEpoch", "backup", "close"]);
 
 const port = parentPort as MessagePort;
 const options = workerData as WriterOptions;
@@ -142,6 +145,13 @@ function start(): void {
   };
 
   const alone = async (request: Request): Promise<void> => {
+    if (request.kind === "newEpoch") {
+      const head = beginEpoch(db, request.epoch);
+      applier.moved(head);
+      const acks: Ack[] = [{ id: request.id, value: head }];
+      post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+      return;
+    }
     if (request.kind === "backup") {
       let ack: Ack = { id: request.id, value: undefined };
       try {
@@ -169,7 +179,7 @@ function start(): void {
     idle?.cancel();
     while (!failed) {
       drain();
-      const special = queue.findIndex((r) => r.kind === "close" || r.kind === "backup");
+      const special = queue.findIndex((r) => alones.has(r.kind));
       const group = queue.splice(0, Math.min(special < 0 ? queue.length : special, GROUP_REQUESTS));
       if (group.length > 0) commitGroup(group);
       else if (special === 0) await alone(queue.shift() as Request);

@@ -1,0 +1,193 @@
+import { randomBytes } from "node:crypto";
+import { fromBinary } from "@bufbuild/protobuf";
+import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { heldDigest } from "@moorage/shared/sync-digest";
+import { expect, test } from "vitest";
+import { divergencesPrefix } from "../core/keys.ts";
+import { prefix } from "../store/bytes.ts";
+import type { Store } from "../store/store.ts";
+import { acceptEpochOp, readRestored } from "./epoch.ts";
+import { remove, settle, testHub, want } from "./testing.ts";
+
+/** A hub with data planes that are registered as the API registers them. */
+async function hubWith(...dps: string[]) {
+  const hub = await testHub();
+  for (const uid of dps) await put(hub.store, { [`uids/${uid}`]: `dataPlanes/${uid}` }, uid);
+  return hub;
+}
+
+async function put(store: Store, values: Record<string, string>, dp?: string): Promise<void> {
+  const then = Object.entries(values).map(([k, v]) => ({
+    put: { key: Buffer.from(k), value: Buffer.from(v) },
+  }));
+  await store.txn({ then, rows: dp === undefined ? [] : [{ putDp: { uid: dp } }] });
+}
+
+/** Records of resources, as the API keeps them beside their rows. */
+const records = (store: Store, uids: string[]) =>
+  put(
+    store,
+    Object.fromEntries(
+      uids.flatMap((u) => [
+        [`uids/${u}`, `r/${u}`],
+        [`r/${u}`, u],
+      ]),
+    ),
+  );
+
+async function listed(store: Store): Promise<Record<string, string>> {
+  const { kvs } = await store.range(prefix(divergencesPrefix()));
+  const all = kvs.map((kv) => fromBinary(StoredDivergenceSchema, kv.value));
+  const names = Object.entries(DivergenceKind);
+  return Object.fromEntries(all.map((d) => [d.uid, names.find(([, n]) => n === d.kind)?.[0] ?? ""]));
+}
+
+/**
+ * An agent whose history went on after the backup: `same` as backed up, `newer` changed since, `deleted`
+ * removed since, `made` created since; `tomb` is ordered to go in the backup and was withdrawn since.
+ */
+async function restoredWorld() {
+  const hub = await hubWith("a");
+  const { store } = hub;
+  await want(store, "a", { same: "s", newer: "old", deleted: "d", tomb: "t" });
+  await records(store, ["same", "newer", "deleted", "tomb"]);
+  await remove(store, "a", "tomb");
+  const { epoch, rev: backup } = await store.status();
+  await store.newEpoch();
+  const oldEpochOfAgent = { epoch, revision: BigInt(backup + 50) };
+  const agent = hub.connect("a");
+  await agent.hello({ cursor: oldEpochOfAgent, heldDigest: randomBytes(32) });
+  const held = [
+    { name: "tenants/same", uid: "same", digest: Buffer.from("s"), revision: 3n },
+    { name: "tenants/newer", uid: "newer", digest: Buffer.from("new"), revision: BigInt(backup + 10) },
+    { name: "tenants/tomb", uid: "tomb", digest: Buffer.from("t"), revision: 3n },
+    { name: "tenants/made", uid: "made", digest: Buffer.from("m"), revision: BigInt(backup + 20) },
+  ];
+  agent.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  return { hub, agent, backup };
+}
+
+const divergent = {
+  newer: "NEWER_AT_AGENT",
+  deleted: "DELETED_AT_AGENT",
+  tomb: "TOMBSTONE_WITHHELD",
+  made: "UNKNOWN_TO_HUB",
+};
+
+test("R13: a restored hub removes, rolls back and revives nothing before its epoch is accepted, and lists it", async () => {
+  const { hub, agent } = await restoredWorld();
+  expect(agent.serverHello().resume).toBe(Resume.COMPARE);
+  expect(agent.updates()).toEqual([]);
+  expect(agent.changes().at(-1)?.initialEnd).toBe(true);
+  expect(await listed(hub.store)).toEqual(divergent);
+});
+
+test("R13: new content flows meanwhile; new deletions and changes of what differs wait", async () => {
+  const { hub, agent } = await restoredWorld();
+  await want(hub.store, "a", { fresh: "f" });
+  const same = await want(hub.store, "a", { same: "s2" });
+  await want(hub.store, "a", { newer: "newest" });
+  await settle();
+  await remove(hub.store, "a", "same");
+  await settle();
+  expect(agent.updates().map((u) => u.split("@")[0])).toEqual(["fresh", "same"]);
+  expect(agent.updates()[1]).toBe(`same@${same}`);
+  expect(await listed(hub.store)).toEqual({ ...divergent, same: "TOMBSTONE_WITHHELD" });
+});
+
+test("R13: a later stream knows what is held back, and compares while the digests differ", async () => {
+  const { hub, agent } = await restoredWorld();
+  const cursor = await agent.ack();
+  agent.stream.cancel();
+  await want(hub.store, "a", { newer: "newest" });
+  const again = hub.connect("a");
+  await again.hello({ cursor });
+  expect(again.serverHello().resume).toBe(Resume.DELTA);
+  expect(again.updates()).toEqual([]);
+  expect((await listed(hub.store))["newer"]).toBe("NEWER_AT_AGENT");
+});
+
+test("R13: once accepted everything held back goes out, above every revision ever given", async () => {
+  const { hub, agent, backup } = await restoredWorld();
+  const { epoch, rev } = await hub.store.status();
+  await hub.store.txn({ then: [acceptEpochOp(epoch)] });
+  await settle();
+  const revisions = new Map(agent.updates().map((u) => u.split("@") as [string, string]));
+  expect([...revisions.keys()].sort()).toEqual(["-tomb", "deleted", "newer"]);
+  for (const r of revisions.values()) expect(Number(r)).toBeGreaterThan(Math.max(rev, backup + 1_000_000));
+  expect(await listed(hub.store)).toEqual({ made: "UNKNOWN_TO_HUB" });
+  expect(await readRestored(hub.store)).toBeUndefined();
+});
+
+test("R13: an agent that comes back after the acceptance gets the hub's content over its newer one", async () => {
+  const hub = await hubWith("a");
+  const { store } = hub;
+  await want(store, "a", { newer: "old" });
+  await records(store, ["newer"]);
+  const { epoch: before, rev: backup } = await store.status();
+  await store.newEpoch();
+  await store.txn({ then: [acceptEpochOp((await store.status()).epoch)] });
+  await settle();
+  const agent = hub.connect("a");
+  await agent.hello({ cursor: { epoch: before, revision: BigInt(backup + 50) } });
+  const digest = Buffer.from("new");
+  const held = [{ name: "tenants/newer", uid: "newer", digest, revision: BigInt(backup + 10) }];
+  agent.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  expect(agent.updates()).toHaveLength(1);
+  expect(Number(agent.updates()[0]?.split("@")[1])).toBeGreaterThan(backup + 10);
+});
+
+test("an epoch accepted for another history is not accepted, and a hub that starts accepted settles the rest", async () => {
+  const { hub, agent } = await restoredWorld();
+  await hub.store.txn({ then: [acceptEpochOp(new Uint8Array(16))] });
+  await settle();
+  expect(agent.updates()).toEqual([]);
+  await hub.stop();
+  await settle();
+  await hub.store.txn({ then: [acceptEpochOp((await hub.store.status()).epoch)] });
+  const restarted = await testHub({ store: hub.store, clock: hub.clock });
+  await settle();
+  expect(await listed(restarted.store)).toEqual({ made: "UNKNOWN_TO_HUB" });
+  await restarted.stop();
+});
+
+test("R4: a cursor above the head of a hub that was not closed in order begins a new epoch, once, for all", async () => {
+  const hub = await hubWith("a", "b");
+  await want(hub.store, "a", { t1: "one" });
+  const { epoch, rev } = await hub.store.status();
+  const lost = Object.assign(Object.create(hub.store) as Store, {
+    status: async () => {
+      const status = await hub.store.status();
+      return { ...status, uncleanStart: Buffer.compare(status.epoch, epoch) === 0 };
+    },
+  });
+  const damaged = await testHub({ store: lost, clock: hub.clock });
+  const other = damaged.connect("b");
+  await other.hello({ cursor: { epoch, revision: BigInt(rev) } });
+  expect(other.serverHello().resume).toBe(Resume.DELTA);
+  const agents = [damaged.connect("a"), damaged.connect("a")];
+  for (const agent of agents) await agent.hello({ cursor: { epoch, revision: BigInt(rev + 5) } });
+  expect(other.state.error?.reason).toBe("EPOCH_CHANGED");
+  expect(agents.at(-1)?.serverHello().resume).toBe(Resume.COMPARE);
+  const now = await hub.store.status();
+  expect(Buffer.compare(now.epoch, epoch)).not.toBe(0);
+  expect(agents.at(-1)?.serverHello().head?.epoch).toEqual(new Uint8Array(now.epoch));
+  expect(now.restoredRev).toBeGreaterThanOrEqual(rev);
+});
+
+test("a claim above the head of a hub that was closed in order concerns its agent alone", async () => {
+  const hub = await hubWith("a", "b");
+  await want(hub.store, "a", { t1: "one" });
+  const { epoch, rev } = await hub.store.status();
+  const other = hub.connect("b");
+  await other.hello();
+  const liar = hub.connect("a");
+  await liar.hello({ cursor: { epoch, revision: BigInt(rev + 1_000) }, heldDigest: heldDigest([]) });
+  expect(liar.serverHello().resume).toBe(Resume.COMPARE);
+  expect(other.state.ended).toBe(false);
+  expect((await hub.store.status()).epoch).toEqual(epoch);
+});
