@@ -23,6 +23,7 @@ async function rig() {
   await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
   const ca = await createCa({ name: "test", ttlMs: 1_000 * HOUR }, { clock, rng });
   const seen: { token: string; uid: string; thumbprint: string }[] = [];
+  const renewals: string[] = [];
   const hub = { loseAnswer: false };
   const issue = (csrDer: Uint8Array) =>
     issueClientCertificate(
@@ -48,8 +49,10 @@ async function rig() {
     }),
     bind(IdentityService, {
       async renew(request) {
+        const pem = await issue(request.csrDer);
+        renewals.push(parseCertificate(pem).keyThumbprint);
         return {
-          certificateChainPem: Buffer.from(await issue(request.csrDer)),
+          certificateChainPem: Buffer.from(pem),
           trustBundlePem: Buffer.from(ca.certPem),
         };
       },
@@ -67,7 +70,7 @@ async function rig() {
       rng,
       log,
     });
-  return { clock, hub, seen, start, log };
+  return { clock, hub, seen, start, log, renewals };
 }
 
 describe("Identity", () => {
@@ -120,6 +123,29 @@ describe("Identity", () => {
     const candidate = await identity.credentials();
     await identity.accepted(candidate);
     expect(await start().credentials()).toEqual(candidate);
+    stop.abort(new DOMException("ended", "AbortError"));
+    await run;
+  });
+
+  it("confirms a candidate on a connection of its own when no stream took it up within an hour", async () => {
+    const { clock, start, renewals } = await rig();
+    const identity = start();
+    const first = await identity.credentials();
+    const stop = new AbortController();
+    const run = identity.run(stop.signal);
+    for (let i = 0; i < 40 && renewals.length < 2; i++) {
+      await clock.advance(HOUR / 2);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    // The answer is stored after it was given; a restarted agent sees it once it is.
+    let confirmed = await start().credentials();
+    while (parseCertificate(confirmed.tls.certPem).keyThumbprint !== renewals[1]) {
+      await new Promise((resolve) => setImmediate(resolve));
+      confirmed = await start().credentials();
+    }
+    expect(renewals[1]).toBe(renewals[0]);
+    await identity.refused(confirmed);
+    expect((await identity.credentials()).tls.keyPem).not.toBe(first.tls.keyPem);
     stop.abort(new DOMException("ended", "AbortError"));
     await run;
   });

@@ -4,7 +4,8 @@
  * - The key is in its Secret before `Enrol` names it, so that a crash between the two, or a lost answer,
  *   asks again with the same key, which the hub answers again.
  * - At 2/3 of a certificate's life a new pair is asked for. It is a candidate until a stream came up
- *   with it, and dropped when the hub refuses it.
+ *   with it, and dropped when the hub refuses it. One that no stream took up within an hour is tried on a
+ *   connection of its own: a stream that lasts for days must not let it run out unused.
  * - A certificate that ran out while the hub was away is replaced by a rejoin: no token, the request
  *   signed by the registered key.
  * - Only the authority that the install pinned is trusted for the first step, then the bundle that the
@@ -18,6 +19,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import type { ClientTls } from "@moorage/shared/grpc/client";
 import type { Link } from "@moorage/shared/grpc/types";
+import { limits } from "@moorage/shared/limits";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { Service } from "@moorage/shared/service";
@@ -27,6 +29,8 @@ import type { IdentitySecret, StoredIdentity } from "./secret.ts";
 
 /** How often the certificate's age is looked at. */
 const LOOK_MS = 60_000;
+/** How long a candidate waits for a stream. */
+const CANDIDATE_MS = 3_600_000;
 
 /** What the identity needs. */
 export interface IdentityDeps {
@@ -117,6 +121,7 @@ export class Identity implements Service {
     while (!signal.aborted) {
       try {
         await this.#renewWhenDue(early, signal);
+        await this.#confirmWhenDue(signal);
       } catch (thrown) {
         if (isAbort(thrown, signal)) return;
         log.warn("certificate could not be renewed, it is tried again", { error: thrown });
@@ -133,7 +138,8 @@ export class Identity implements Service {
     const { clock, connectAgent, log } = this.#deps;
     const due = await this.#serial(async () => {
       const stored = await this.#load();
-      if (stored.certPem === undefined || stored.keyPem === undefined || stored.nextCertPem !== undefined)
+      if (stored.certPem === undefined || stored.keyPem === undefined) return undefined;
+      if (stored.nextCertPem !== undefined && parseCertificate(stored.nextCertPem).notAfterMs > clock.now())
         return undefined;
       const { notBeforeMs, notAfterMs } = parseCertificate(stored.certPem);
       const at = notBeforeMs + (notAfterMs - notBeforeMs) * (2 / 3 - early);
@@ -154,6 +160,43 @@ export class Identity implements Service {
         await this.#save({ ...stored, caPem, nextCertPem: text(answer.certificateChainPem) });
       });
       log.info("certificate renewed", {});
+    } finally {
+      link.close();
+    }
+  }
+
+  /** Renewing again with the candidate itself is a connection that succeeded: from then on it is registered. */
+  async #confirmWhenDue(signal: AbortSignal): Promise<void> {
+    const { clock, connectAgent, log } = this.#deps;
+    const stored = await this.#serial(() => this.#load());
+    const { nextCertPem: certPem, nextKeyPem: keyPem } = stored;
+    if (certPem === undefined || keyPem === undefined) return;
+    const { notBeforeMs, notAfterMs } = parseCertificate(certPem);
+    const dueMs = notBeforeMs + limits.certificateBackdateMs + CANDIDATE_MS;
+    if (clock.now() < dueMs || clock.now() >= notAfterMs) return;
+    const candidate = credentialsOf(stored, { certPem, keyPem });
+    const link = connectAgent(candidate.tls);
+    try {
+      const answer = await link
+        .client(IdentityService)
+        .renew({ csrDer: await createCsr(keyPem) }, { signal });
+      await this.#serial(async () => {
+        const now = await this.#load();
+        if (now.nextCertPem !== certPem) return;
+        await this.#save({
+          ...now,
+          caPem: text(answer.trustBundlePem) || now.caPem,
+          keyPem,
+          certPem: text(answer.certificateChainPem),
+          nextKeyPem: undefined,
+          nextCertPem: undefined,
+        });
+      });
+      log.info("renewed certificate is confirmed", {});
+    } catch (thrown) {
+      const { code } = MoorageError.from(thrown);
+      if (code !== Code.UNAUTHENTICATED && code !== Code.PERMISSION_DENIED) throw thrown;
+      await this.refused(candidate);
     } finally {
       link.close();
     }
