@@ -34,8 +34,12 @@ afterAll(async () => {
   rmSync(dir, { recursive: true });
 });
 
+/** Every stream is of a newer agent than those before, so that the tests run in any order. */
+let generation = 1n;
+
 function stream(as: WireIdentity, hello: Parameters<typeof openStream>[2] = {}): WireStream {
-  const one = openStream(hub, as, hello);
+  generation += 2n;
+  const one = openStream(hub, as, { agentGeneration: generation, ...hello });
   open.push(one);
   return one;
 }
@@ -88,14 +92,14 @@ test("S3: the victim's own report counts, and the victim's content is not to be 
 });
 
 test("S3: an old status is not to be replayed: neither a sequence nor a generation comes twice", async () => {
-  const newer = stream(victim, { agentGeneration: 7n });
+  const newer = stream(victim);
   await newer.next("hello");
   const report = () => newer.send({ case: "status", value: { seq: 1n, statuses: [] } });
   report();
   await newer.next("statusAck");
   report();
   expect(await newer.ended()).toMatchObject({ code: Code.INVALID_ARGUMENT });
-  const older = stream(victim, { agentGeneration: 6n });
+  const older = stream(victim, { agentGeneration: generation - 1n });
   await expect(older.next("hello")).rejects.toMatchObject({ code: Code.FAILED_PRECONDITION });
 });
 
