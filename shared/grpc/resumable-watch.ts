@@ -10,7 +10,7 @@ import { defaultRetryPolicy } from "./retry.ts";
 /** A change as every Watch method of the API tells it, beside the resource. */
 export interface WatchChange {
   type: ChangeType;
-  cursor?: Cursor;
+  cursor?: Cursor | undefined;
 }
 
 /** A message of every Watch method of the API. */
@@ -33,7 +33,7 @@ export interface ResumableWatchOptions<C extends WatchChange, R extends { name: 
   /** The resource of a change. */
   resource(change: C): R | undefined;
   /** From an earlier List or watch; absent, the watch begins with a listing. */
-  cursor?: Cursor;
+  cursor?: Cursor | undefined;
   signal: AbortSignal;
 }
 
