@@ -7,6 +7,7 @@ import type { Store } from "../store/store.ts";
 import type { AdvertisedNow } from "./admin.ts";
 import { apiKeyService, bundleService, joinTokenService, waitService } from "./admin.ts";
 import { Auth } from "./auth.ts";
+import { BasicItems } from "./basic-items.ts";
 import { Bundles } from "./bundles.ts";
 import { Reader } from "./reader.ts";
 import { Room } from "./room.ts";
@@ -33,7 +34,8 @@ export function createApi(deps: {
   const room = new Room(deps.store);
   const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng, room });
   const auth = new Auth(deps.identity.apiKeys);
-  const api: Api = { store: deps.store, reader, resources, auth, clock: deps.clock };
+  const items = new BasicItems({ store: deps.store, reader });
+  const api: Api = { store: deps.store, reader, items, resources, auth, clock: deps.clock };
   const bundles = new Bundles({ store: deps.store, reader, writer, clock: deps.clock, rng: deps.rng });
   return {
     services: [

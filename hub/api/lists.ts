@@ -1,5 +1,6 @@
 /** Lists: pages that all show one revision, in order of name. */
 import { create } from "@bufbuild/protobuf";
+import type { DescMessage } from "@bufbuild/protobuf";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { CursorSchema } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
@@ -12,8 +13,10 @@ import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import { view, viewInto } from "../core/views.ts";
-import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
+import { key, keyAfter, prefix } from "../store/bytes.ts";
 import type { Rev, Store } from "../store/store.ts";
+import { encodePage } from "./basic-items.ts";
+import type { BasicItems } from "./basic-items.ts";
 import type { Reader } from "./reader.ts";
 import { Snapshot } from "./snapshot.ts";
 
@@ -42,50 +45,73 @@ export function below(kind: Kind, parent: string): string {
   return `${requireParent("parent", parent)}/applications/`;
 }
 
-/** One page. Errors: INVALID_ARGUMENT by field; OUT_OF_RANGE `COMPACTED` when the pages' revision is gone. */
-export async function listPage(
-  deps: { store: Store; reader: Reader },
-  q: ListQuery,
-): Promise<{ resources: Resource[]; nextPageToken: string; cursor: Cursor }> {
+/** A page: `nextPageToken` is empty on the last one, `cursor` the revision that all pages show. */
+export interface Page {
+  resources: Resource[];
+  nextPageToken: string;
+  cursor: Cursor;
+}
+
+/** Where a page begins, and what it is a part of. */
+async function positionOf(deps: { reader: Reader }, q: ListQuery) {
   const size = pageSize(q.pageSize);
-  const matches = compileFilter(q.filter);
   const query = JSON.stringify([q.kind, q.parent, q.filter, q.view]);
   const head = await deps.reader.head(q.minRevision);
   const position = q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query);
   if (position.revision > head.rev)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
-  const range = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
-  const snapshot = new Snapshot(deps.reader, position.revision);
+  const { start, end } = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
+  const from = position.after === "" ? start : keyAfter(key(resourceKey(q.kind, position.after)));
+  const rev = position.revision;
+  const rest = (after: string) => ({
+    nextPageToken: after === "" ? "" : pageToken({ revision: rev, after }, query),
+    cursor: cursorAt(head.epoch, rev),
+  });
+  return { size, rev, range: { start: from, end }, rest };
+}
+
+/**
+ * One page. Errors: INVALID_ARGUMENT by field; OUT_OF_RANGE `COMPACTED` when the pages' revision is
+ * gone.
+ */
+export async function listPage(deps: { store: Store; reader: Reader }, q: ListQuery): Promise<Page> {
+  const matches = compileFilter(q.filter);
+  const { size, rev, range, rest } = await positionOf(deps, q);
+  const snapshot = new Snapshot(deps.reader, rev);
   const resources: Resource[] = [];
-  let start = position.after === "" ? range.start : keyAfter(key(resourceKey(q.kind, position.after)));
+  let { start } = range;
   for (;;) {
-    const page = await deps.store.range({
-      start,
-      end: range.end,
-      rev: position.revision,
-      limit: q.filter === "" ? Math.min(READ, size + 1) : READ,
-    });
+    const limit = q.filter === "" ? Math.min(READ, size + 1) : READ;
+    const page = await deps.store.range({ start, end: range.end, rev, limit });
     if (page.kvs.length >= MANY) await snapshot.readStatuses();
     for (const kv of page.kvs) {
       const record = decode(q.kind, kv.value);
       const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
       const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
       if (!matches(full)) continue;
-      if (resources.length === size) {
-        const after = resources.at(-1)?.name ?? "";
-        return {
-          resources,
-          nextPageToken: pageToken({ revision: position.revision, after }, query),
-          cursor: cursorAt(head.epoch, position.revision),
-        };
-      }
+      if (resources.length === size) return { resources, ...rest(resources.at(-1)?.name ?? "") };
       resources.push(q.filter === "" ? full : view(stored, q.view));
     }
     const last = page.kvs.at(-1);
     if (!page.more || last === undefined) break;
-    start = keyAfter(key(keyText(last.key)));
+    start = keyAfter(last.key);
   }
-  return { resources, nextPageToken: "", cursor: cursorAt(head.epoch, position.revision) };
+  return { resources, ...rest("") };
+}
+
+/** Whether {@link listBasicPage} takes the query. */
+export const isBasic = (q: ListQuery): boolean =>
+  q.view === View.BASIC && q.filter === "" && q.kind !== "DataPlane";
+
+/** A page as {@link listPage} answers it, encoded as a response of `schema`. */
+export async function listBasicPage(
+  deps: { reader: Reader; items: BasicItems },
+  q: ListQuery,
+  schema: DescMessage,
+): Promise<Uint8Array> {
+  const { size, rev, range, rest } = await positionOf(deps, q);
+  const page = await deps.items.page(q.kind, { range, rev, limit: size });
+  return encodePage(schema, page.items, rest(page.more ? page.last : ""));
 }
 
 /** A cursor. */

@@ -47,6 +47,7 @@ const MOST_COUNTS = 10_000;
 export class Reader {
   readonly #store: Store;
   readonly #counts = new Map<string, { stamp: Rev; tenants: number }>();
+  #statusRevisions: { rev: Rev; byUid: ReadonlyMap<string, Rev> } | undefined;
   #statuses: { rev: Rev; byUid: WeakRef<ReadonlyMap<string, KV>> } | undefined;
 
   constructor(store: Store) {
@@ -91,6 +92,14 @@ export class Reader {
     const dataPlane =
       tenant === undefined ? undefined : await this.resource(tenant.value.spec?.dataPlane ?? "", rev);
     return { dataPlane, tenant };
+  }
+
+  /** The uid of the data plane that a name leads to: a data plane's own, or a tenant's place. */
+  async placeUid(name: string, rev?: Rev): Promise<string | undefined> {
+    const found = await this.resource(name, rev);
+    if (found?.value.$typeName === "moorage.hub.v1.DataPlane") return found.value.uid;
+    if (found?.value.$typeName !== "moorage.hub.v1.Tenant") return undefined;
+    return (await this.resource(found.value.spec?.dataPlane ?? "", rev))?.value.uid;
   }
 
   /** All that the view of a record depends on, as of `rev`. What `known` holds is not read again. */
@@ -149,6 +158,15 @@ export class Reader {
     const { kvs } = await this.#store.range({ ...prefix(prefixes.status), rev });
     const byUid = new Map(kvs.map((kv) => [keyText(kv.key).slice(prefixes.status.length), kv]));
     this.#statuses = { rev, byUid: new WeakRef(byUid) };
+    return byUid;
+  }
+
+  /** The revisions of the statuses of all resources, by uid. The newest answer is kept. */
+  async statusRevisions(rev: Rev): Promise<ReadonlyMap<string, Rev>> {
+    if (this.#statusRevisions?.rev === rev) return this.#statusRevisions.byUid;
+    const { kvs } = await this.#store.range({ ...prefix(prefixes.status), rev, keysOnly: true });
+    const byUid = new Map(kvs.map((kv) => [keyText(kv.key).slice(prefixes.status.length), kv.modRev]));
+    this.#statusRevisions = { rev, byUid };
     return byUid;
   }
 

@@ -2,41 +2,47 @@
  * The services of data planes, tenants and applications: each method authorizes before it reveals
  * whether anything exists, and hands on to the one implementation of all kinds.
  */
-import { create } from "@bufbuild/protobuf";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
+import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import type { Application } from "@moorage/proto/moorage/hub/v1/application_pb";
-import { ApplicationSchema } from "@moorage/proto/moorage/hub/v1/application_pb";
 import {
   ApplicationService,
   CreateApplicationRequestSchema,
   DeleteApplicationRequestSchema,
+  ListApplicationsResponseSchema,
   UpdateApplicationRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import type { DataPlane } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
-import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import {
   CreateDataPlaneRequestSchema,
   DataPlaneService,
   DeleteDataPlaneRequestSchema,
+  ListDataPlanesResponseSchema,
   UpdateDataPlaneRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
-import { TenantSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import {
   CreateTenantRequestSchema,
   DeleteTenantRequestSchema,
+  ListTenantsResponseSchema,
   TenantService,
   UpdateTenantRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
+import type { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService, CallContext } from "@moorage/shared/grpc/types";
+import type { Kind } from "../core/keys.ts";
 import { checkId, requireName, requireParent } from "../core/names.ts";
+import type { Resource } from "../core/resources.ts";
+import { empty, fieldNames } from "../core/resources.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import type { Store } from "../store/store.ts";
 import type { Auth } from "./auth.ts";
-import { listPage } from "./lists.ts";
+import type { BasicItems } from "./basic-items.ts";
+import type { ListQuery } from "./lists.ts";
+import { isBasic, listBasicPage, listPage } from "./lists.ts";
 import type { Reader } from "./reader.ts";
 import type { Call, Resources } from "./resources.ts";
 import { watch } from "./watch.ts";
@@ -46,6 +52,7 @@ import type { WatchEvent, WatchQuery } from "./watch.ts";
 export interface Api {
   store: Store;
   reader: Reader;
+  items: BasicItems;
   resources: Resources;
   auth: Auth;
   clock: Clock;
@@ -87,271 +94,174 @@ export async function* events<M>(
   }
 }
 
-/** DataPlaneService over the shared implementation. */
-export function dataPlaneService(api: Api): BoundService {
-  return bind(DataPlaneService, {
-    async createDataPlane(request, ctx) {
-      checkId("data_plane_id", request.dataPlaneId);
-      const name = `dataPlanes/${request.dataPlaneId}`;
-      const principal = api.auth.require(ctx, "create", name);
-      const input = request.dataPlane ?? create(DataPlaneSchema);
-      return (await api.resources.create(
-        call(ctx, principal, { schema: CreateDataPlaneRequestSchema, message: request }),
-        "DataPlane",
-        { name, input },
-      )) as DataPlane;
+/** What sets one kind's service apart from the others'. */
+interface Of {
+  kind: Kind;
+  create: DescMessage;
+  update: DescMessage;
+  delete: DescMessage;
+  list: DescMessage;
+  /** The field of a List response that holds the resources, and that of a Watch's change. */
+  fields: { many: string; one: string };
+}
+
+type Written = Message & { requestId: string; validateOnly: boolean };
+type Listed = Omit<ListQuery, "kind" | "parent">;
+
+/** The methods that all kinds have, over the shared implementation. `R` is the kind's message. */
+function methods<R extends Resource>(api: Api, of: Of) {
+  const { kind } = of;
+  const field = fieldNames[kind];
+  return {
+    async create(request: Written, ctx: CallContext, at: { name: string; input: R | undefined }) {
+      const principal = api.auth.require(ctx, "create", at.name);
+      const what = { name: at.name, input: at.input ?? empty(kind) };
+      const made = await api.resources.create(
+        call(ctx, principal, { schema: of.create, message: request }),
+        kind,
+        what,
+      );
+      return made as R;
     },
-    async getDataPlane(request, ctx) {
-      requireName("DataPlane", "name", request.name);
+    async get(request: { name: string; minRevision: bigint }, ctx: CallContext) {
+      requireName(kind, "name", request.name);
       api.auth.require(ctx, "get", request.name);
-      return (await api.resources.get(request.name, request.minRevision)) as DataPlane;
+      return (await api.resources.get(request.name, request.minRevision)) as R;
     },
-    async listDataPlanes(request, ctx) {
-      api.auth.require(ctx, "list", "dataPlanes");
-      const page = await listPage(api, {
-        kind: "DataPlane",
-        parent: "",
-        pageSize: request.pageSize,
-        pageToken: request.pageToken,
-        filter: request.filter,
-        view: request.view,
-        minRevision: request.minRevision,
-      });
-      return {
-        dataPlanes: page.resources as DataPlane[],
-        nextPageToken: page.nextPageToken,
-        cursor: page.cursor,
-      };
+    /** The response; encoded already where that spares work. `collection` is what is authorized. */
+    async list<A>(request: Listed, ctx: CallContext, at: { collection: string; parent: string }) {
+      api.auth.require(ctx, "list", at.collection);
+      const { pageSize, pageToken, filter, view, minRevision } = request;
+      const q = { kind, parent: at.parent, pageSize, pageToken, filter, view, minRevision };
+      if (isBasic(q)) return (await listBasicPage(api, q, of.list)) as A;
+      const { resources, ...rest } = await listPage(api, q);
+      return { [of.fields.many]: resources, ...rest } as A;
     },
-    async updateDataPlane(request, ctx) {
-      const input = request.dataPlane ?? create(DataPlaneSchema);
-      requireName("DataPlane", "data_plane.name", input.name);
+    async update(
+      request: Written & { updateMask?: FieldMask | undefined; allowMissing: boolean },
+      ctx: CallContext,
+      given: R | undefined,
+    ) {
+      const input = given ?? empty(kind);
+      requireName(kind, `${field}.name`, input.name);
       const principal = api.auth.require(ctx, "update", input.name);
       const at = { input, mask: request.updateMask, allowMissing: request.allowMissing };
-      return (await api.resources.update(
-        call(ctx, principal, { schema: UpdateDataPlaneRequestSchema, message: request }),
-        "DataPlane",
-        at,
-      )) as DataPlane;
+      const facts = call(ctx, principal, { schema: of.update, message: request });
+      return (await api.resources.update(facts, kind, at)) as R;
     },
-    async deleteDataPlane(request, ctx) {
-      requireName("DataPlane", "name", request.name);
-      const principal = api.auth.require(ctx, "delete", request.name);
-      const what = {
-        name: request.name,
-        etag: request.etag,
-        allowMissing: request.allowMissing,
-        orphan: request.orphan,
-        force: request.force,
-        authorization: request.removalAuthorization,
-        empty: create(DataPlaneSchema),
-      };
-      return (await api.resources.delete(
-        call(ctx, principal, { schema: DeleteDataPlaneRequestSchema, message: request }),
-        "DataPlane",
-        what,
-      )) as DataPlane;
+    async delete(
+      request: Written & {
+        name: string;
+        etag: string;
+        allowMissing: boolean;
+        orphan: boolean;
+        force: boolean;
+        removalAuthorization: Uint8Array;
+      },
+      ctx: CallContext,
+    ) {
+      const { name, etag, allowMissing, orphan, force, removalAuthorization: authorization } = request;
+      requireName(kind, "name", name);
+      const principal = api.auth.require(ctx, "delete", name);
+      const what = { name, etag, allowMissing, orphan, force, authorization, empty: empty(kind) };
+      const facts = call(ctx, principal, { schema: of.delete, message: request });
+      return (await api.resources.delete(facts, kind, what)) as R;
     },
-    watchDataPlanes: (request, ctx) => {
-      const principal = api.auth.require(ctx, "watch", "dataPlanes");
-      const q = {
-        kind: "DataPlane" as const,
-        parent: "",
-        filter: request.filter,
-        view: request.view,
-        cursor: request.cursor,
-      };
-      return events(api, { q, principal, ctx }, (change) => ({
-        event: {
-          case: "change" as const,
-          value: {
-            type: change.type,
-            dataPlane: change.resource as DataPlane,
-            ...(change.cursor === undefined ? {} : { cursor: change.cursor }),
-          },
-        },
-      }));
+    watch<A>(
+      request: { filter: string; view: View; cursor?: Cursor | undefined },
+      ctx: CallContext,
+      at: { collection: string; parent: string },
+    ) {
+      const principal = api.auth.require(ctx, "watch", at.collection);
+      const { filter, view, cursor } = request;
+      const q: WatchQuery = { kind, parent: at.parent, filter, view, cursor };
+      return events(api, { q, principal, ctx }, (change) => {
+        const { type, resource } = change;
+        const position = change.cursor === undefined ? {} : { cursor: change.cursor };
+        return {
+          event: { case: "change" as const, value: { type, [of.fields.one]: resource, ...position } },
+        };
+      }) as AsyncIterable<A>;
     },
+  };
+}
+
+/** DataPlaneService over the shared implementation. */
+export function dataPlaneService(api: Api): BoundService {
+  const of = methods<DataPlane>(api, {
+    kind: "DataPlane",
+    create: CreateDataPlaneRequestSchema,
+    update: UpdateDataPlaneRequestSchema,
+    delete: DeleteDataPlaneRequestSchema,
+    list: ListDataPlanesResponseSchema,
+    fields: { many: "dataPlanes", one: "dataPlane" },
+  });
+  const all = { collection: "dataPlanes", parent: "" };
+  return bind(DataPlaneService, {
+    createDataPlane(request, ctx) {
+      checkId("data_plane_id", request.dataPlaneId);
+      return of.create(request, ctx, {
+        name: `dataPlanes/${request.dataPlaneId}`,
+        input: request.dataPlane,
+      });
+    },
+    getDataPlane: (request, ctx) => of.get(request, ctx),
+    listDataPlanes: (request, ctx) => of.list(request, ctx, all),
+    updateDataPlane: (request, ctx) => of.update(request, ctx, request.dataPlane),
+    deleteDataPlane: (request, ctx) => of.delete(request, ctx),
+    watchDataPlanes: (request, ctx) => of.watch(request, ctx, all),
   });
 }
 
 /** TenantService over the shared implementation. */
 export function tenantService(api: Api): BoundService {
+  const of = methods<Tenant>(api, {
+    kind: "Tenant",
+    create: CreateTenantRequestSchema,
+    update: UpdateTenantRequestSchema,
+    delete: DeleteTenantRequestSchema,
+    list: ListTenantsResponseSchema,
+    fields: { many: "tenants", one: "tenant" },
+  });
+  const all = { collection: "tenants", parent: "" };
   return bind(TenantService, {
-    async createTenant(request, ctx) {
+    createTenant(request, ctx) {
       checkId("tenant_id", request.tenantId);
-      const name = `tenants/${request.tenantId}`;
-      const principal = api.auth.require(ctx, "create", name);
-      const input = request.tenant ?? create(TenantSchema);
-      return (await api.resources.create(
-        call(ctx, principal, { schema: CreateTenantRequestSchema, message: request }),
-        "Tenant",
-        { name, input },
-      )) as Tenant;
+      return of.create(request, ctx, { name: `tenants/${request.tenantId}`, input: request.tenant });
     },
-    async getTenant(request, ctx) {
-      requireName("Tenant", "name", request.name);
-      api.auth.require(ctx, "get", request.name);
-      return (await api.resources.get(request.name, request.minRevision)) as Tenant;
-    },
-    async listTenants(request, ctx) {
-      api.auth.require(ctx, "list", "tenants");
-      const page = await listPage(api, {
-        kind: "Tenant",
-        parent: "",
-        pageSize: request.pageSize,
-        pageToken: request.pageToken,
-        filter: request.filter,
-        view: request.view,
-        minRevision: request.minRevision,
-      });
-      return { tenants: page.resources as Tenant[], nextPageToken: page.nextPageToken, cursor: page.cursor };
-    },
-    async updateTenant(request, ctx) {
-      const input = request.tenant ?? create(TenantSchema);
-      requireName("Tenant", "tenant.name", input.name);
-      const principal = api.auth.require(ctx, "update", input.name);
-      const at = { input, mask: request.updateMask, allowMissing: request.allowMissing };
-      return (await api.resources.update(
-        call(ctx, principal, { schema: UpdateTenantRequestSchema, message: request }),
-        "Tenant",
-        at,
-      )) as Tenant;
-    },
-    async deleteTenant(request, ctx) {
-      requireName("Tenant", "name", request.name);
-      const principal = api.auth.require(ctx, "delete", request.name);
-      const what = {
-        name: request.name,
-        etag: request.etag,
-        allowMissing: request.allowMissing,
-        orphan: request.orphan,
-        force: request.force,
-        authorization: request.removalAuthorization,
-        empty: create(TenantSchema),
-      };
-      return (await api.resources.delete(
-        call(ctx, principal, { schema: DeleteTenantRequestSchema, message: request }),
-        "Tenant",
-        what,
-      )) as Tenant;
-    },
-    watchTenants: (request, ctx) => {
-      const principal = api.auth.require(ctx, "watch", "tenants");
-      const q = {
-        kind: "Tenant" as const,
-        parent: "",
-        filter: request.filter,
-        view: request.view,
-        cursor: request.cursor,
-      };
-      return events(api, { q, principal, ctx }, (change) => ({
-        event: {
-          case: "change" as const,
-          value: {
-            type: change.type,
-            tenant: change.resource as Tenant,
-            ...(change.cursor === undefined ? {} : { cursor: change.cursor }),
-          },
-        },
-      }));
-    },
+    getTenant: (request, ctx) => of.get(request, ctx),
+    listTenants: (request, ctx) => of.list(request, ctx, all),
+    updateTenant: (request, ctx) => of.update(request, ctx, request.tenant),
+    deleteTenant: (request, ctx) => of.delete(request, ctx),
+    watchTenants: (request, ctx) => of.watch(request, ctx, all),
   });
 }
 
 /** ApplicationService over the shared implementation. */
 export function applicationService(api: Api): BoundService {
+  const of = methods<Application>(api, {
+    kind: "Application",
+    create: CreateApplicationRequestSchema,
+    update: UpdateApplicationRequestSchema,
+    delete: DeleteApplicationRequestSchema,
+    list: ListApplicationsResponseSchema,
+    fields: { many: "applications", one: "application" },
+  });
+  const below = (parent: string) => ({
+    collection: parent === "" || parent === "-" ? "applications" : `${parent}/applications`,
+    parent,
+  });
   return bind(ApplicationService, {
-    async createApplication(request, ctx) {
+    createApplication(request, ctx) {
       requireParent("parent", request.parent);
       checkId("application_id", request.applicationId);
       const name = `${request.parent}/applications/${request.applicationId}`;
-      const principal = api.auth.require(ctx, "create", name);
-      const input = request.application ?? create(ApplicationSchema);
-      return (await api.resources.create(
-        call(ctx, principal, { schema: CreateApplicationRequestSchema, message: request }),
-        "Application",
-        { name, input },
-      )) as Application;
+      return of.create(request, ctx, { name, input: request.application });
     },
-    async getApplication(request, ctx) {
-      requireName("Application", "name", request.name);
-      api.auth.require(ctx, "get", request.name);
-      return (await api.resources.get(request.name, request.minRevision)) as Application;
-    },
-    async listApplications(request, ctx) {
-      api.auth.require(
-        ctx,
-        "list",
-        `${request.parent === "" || request.parent === "-" ? "applications" : `${request.parent}/applications`}`,
-      );
-      const page = await listPage(api, {
-        kind: "Application",
-        parent: request.parent,
-        pageSize: request.pageSize,
-        pageToken: request.pageToken,
-        filter: request.filter,
-        view: request.view,
-        minRevision: request.minRevision,
-      });
-      return {
-        applications: page.resources as Application[],
-        nextPageToken: page.nextPageToken,
-        cursor: page.cursor,
-      };
-    },
-    async updateApplication(request, ctx) {
-      const input = request.application ?? create(ApplicationSchema);
-      requireName("Application", "application.name", input.name);
-      const principal = api.auth.require(ctx, "update", input.name);
-      const at = { input, mask: request.updateMask, allowMissing: request.allowMissing };
-      return (await api.resources.update(
-        call(ctx, principal, { schema: UpdateApplicationRequestSchema, message: request }),
-        "Application",
-        at,
-      )) as Application;
-    },
-    async deleteApplication(request, ctx) {
-      requireName("Application", "name", request.name);
-      const principal = api.auth.require(ctx, "delete", request.name);
-      const what = {
-        name: request.name,
-        etag: request.etag,
-        allowMissing: request.allowMissing,
-        orphan: request.orphan,
-        force: request.force,
-        authorization: request.removalAuthorization,
-        empty: create(ApplicationSchema),
-      };
-      return (await api.resources.delete(
-        call(ctx, principal, { schema: DeleteApplicationRequestSchema, message: request }),
-        "Application",
-        what,
-      )) as Application;
-    },
-    watchApplications: (request, ctx) => {
-      const principal = api.auth.require(
-        ctx,
-        "watch",
-        `${request.parent === "" || request.parent === "-" ? "applications" : `${request.parent}/applications`}`,
-      );
-      const q = {
-        kind: "Application" as const,
-        parent: request.parent,
-        filter: request.filter,
-        view: request.view,
-        cursor: request.cursor,
-      };
-      return events(api, { q, principal, ctx }, (change) => ({
-        event: {
-          case: "change" as const,
-          value: {
-            type: change.type,
-            application: change.resource as Application,
-            ...(change.cursor === undefined ? {} : { cursor: change.cursor }),
-          },
-        },
-      }));
-    },
+    getApplication: (request, ctx) => of.get(request, ctx),
+    listApplications: (request, ctx) => of.list(request, ctx, below(request.parent)),
+    updateApplication: (request, ctx) => of.update(request, ctx, request.application),
+    deleteApplication: (request, ctx) => of.delete(request, ctx),
+    watchApplications: (request, ctx) => of.watch(request, ctx, below(request.parent)),
   });
 }

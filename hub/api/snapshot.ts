@@ -26,24 +26,40 @@ export class Snapshot {
 
   /** All that the view of a record of this revision depends on. */
   async stored(found: Found<Resource>): Promise<Stored> {
-    const dataPlaneUid = await this.#place(found.value);
-    if (dataPlaneUid !== undefined && !this.#links.has(dataPlaneUid))
-      this.#links.set(dataPlaneUid, await this.#reader.link(dataPlaneUid, this.rev));
+    const { value } = found;
+    const dataPlaneUid =
+      value.$typeName === "moorage.hub.v1.DataPlane"
+        ? value.uid
+        : await this.#uidOf(Snapshot.placedBy(value));
+    const link = await this.#link(dataPlaneUid);
     return this.#reader.stored(found, this.rev, {
       dataPlaneUid,
-      link: dataPlaneUid === undefined ? undefined : this.#links.get(dataPlaneUid),
+      link,
       ...(this.#statuses === undefined ? {} : { status: this.#statuses.get(found.value.uid) }),
     });
   }
 
-  async #place(record: Resource): Promise<string | undefined> {
-    if (record.$typeName === "moorage.hub.v1.DataPlane") return record.uid;
-    const by =
-      record.$typeName === "moorage.hub.v1.Tenant"
-        ? (record.spec?.dataPlane ?? "")
-        : record.name.split("/").slice(0, 2).join("/");
-    if (!this.#places.has(by))
-      this.#places.set(by, (await this.#reader.placeOf(record, this.rev)).dataPlane?.value.uid);
-    return this.#places.get(by);
+  /** The name that a resource is placed by: its data plane's, or its tenant's. */
+  static placedBy(record: Resource): string {
+    return record.$typeName === "moorage.hub.v1.Tenant"
+      ? (record.spec?.dataPlane ?? "")
+      : record.name.split("/").slice(0, 2).join("/");
+  }
+
+  /** The revision of the link that a placing data plane or tenant leads to; 0 without one. */
+  async linkRevision(placedBy: string): Promise<Rev> {
+    return (await this.#link(await this.#uidOf(placedBy)))?.modRev ?? 0;
+  }
+
+  async #link(dataPlaneUid: string | undefined): Promise<Found<StoredLink> | undefined> {
+    if (dataPlaneUid !== undefined && !this.#links.has(dataPlaneUid))
+      this.#links.set(dataPlaneUid, await this.#reader.link(dataPlaneUid, this.rev));
+    return dataPlaneUid === undefined ? undefined : this.#links.get(dataPlaneUid);
+  }
+
+  async #uidOf(placedBy: string): Promise<string | undefined> {
+    if (!this.#places.has(placedBy))
+      this.#places.set(placedBy, await this.#reader.placeUid(placedBy, this.rev));
+    return this.#places.get(placedBy);
   }
 }

@@ -81,13 +81,14 @@ test("a request id with another body is refused, by another caller it is another
 });
 
 test("a request id is forgotten after a day", async () => {
-  const clock = manualClock();
-  const { tenants } = await start({ clock });
+  // The wall clock alone moves: a day of every timer of the hub is not of this test.
+  let wall = Date.UTC(2026, 0, 1);
+  const { tenants } = await start({ clock: { ...manualClock(), now: () => wall } });
   const request = { tenantId: "acme", tenant: { spec }, requestId: "r-1" };
   await tenants.createTenant(request);
-  await clock.advance(24 * 3_600_000 - 1);
+  wall += 24 * 3_600_000 - 1;
   await tenants.createTenant(request);
-  await clock.advance(1);
+  wall += 1;
   await expect(tenants.createTenant(request)).rejects.toMatchObject({ code: Code.ALREADY_EXISTS });
 });
 

@@ -1,0 +1,108 @@
+import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { publish, testApi } from "./testing.ts";
+import type { TestApi } from "./testing.ts";
+
+const ready = (status: string, generation: bigint) => [
+  { type: "Ready", status, reason: "Observed", message: "", observedGeneration: generation },
+];
+
+/** All pages of view BASIC, as encoded entries and, by a filter that lets all pass, as objects. */
+async function both(api: TestApi, pageSize: number) {
+  const pages = async (filter: string) => {
+    const tenants = [];
+    const applications = [];
+    let pageToken = "";
+    do {
+      const page = await api.admin.tenants.listTenants({ view: View.BASIC, pageSize, pageToken, filter });
+      tenants.push(...page.tenants);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== "");
+    do {
+      const page = await api.admin.applications.listApplications({
+        view: View.BASIC,
+        pageSize,
+        pageToken,
+        filter,
+      });
+      applications.push(...page.applications);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== "");
+    return { tenants, applications };
+  };
+  return [await pages(""), await pages('name != "nothing"')] as const;
+}
+
+test("whatever happens between, a list of kept entries shows what a list made anew shows", async () => {
+  const step = fc.record({
+    act: fc.constantFrom("label", "status", "silent", "connected", "create", "delete", "application"),
+    of: fc.integer({ min: 0, max: 5 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 12 }),
+      fc.integer({ min: 1, max: 4 }),
+      async (steps, size) => {
+        const api = await testApi();
+        await publish(api);
+        const { dataPlanes, tenants, applications } = api.admin;
+        const dataPlane = await dataPlanes.createDataPlane({ dataPlaneId: "a", dataPlane: { spec: {} } });
+        const spec = { dataPlane: dataPlane.name };
+        const ignore = (p: Promise<unknown>) => p.catch(() => {});
+        for (const { act, of } of steps) {
+          const name = `tenants/t${of}`;
+          const found = await tenants.getTenant({ name }).catch(() => undefined);
+          if (act === "create") await ignore(tenants.createTenant({ tenantId: `t${of}`, tenant: { spec } }));
+          else if (act === "delete") await ignore(tenants.deleteTenant({ name, allowMissing: true }));
+          else if (act === "silent") await api.link(dataPlane.uid, LinkState.SILENT);
+          else if (act === "connected") await api.link(dataPlane.uid, LinkState.CONNECTED);
+          else if (act === "application")
+            await ignore(
+              applications.createApplication({
+                parent: name,
+                applicationId: "web",
+                application: { spec: { bundle: "bundles/small", version: "1.0.0" } },
+              }),
+            );
+          else if (found !== undefined && act === "label")
+            await tenants.updateTenant({
+              tenant: { name, labels: { l: `v${of}` } },
+              updateMask: { paths: ["labels"] },
+            });
+          else if (found !== undefined) await api.status(found, ready("True", found.generation));
+          const [kept, anew] = await both(api, size);
+          expect(kept).toEqual(anew);
+        }
+        await api.stop();
+      },
+    ),
+    { numRuns: 20 },
+  );
+});
+
+test("pages of kept entries show one revision while others write", async () => {
+  const api = await testApi();
+  const { dataPlanes, tenants } = api.admin;
+  const { name: dataPlane } = await dataPlanes.createDataPlane({ dataPlaneId: "a", dataPlane: { spec: {} } });
+  for (let i = 0; i < 40; i++)
+    await tenants.createTenant({ tenantId: `t${i}`, tenant: { labels: { l: "old" }, spec: { dataPlane } } });
+  const first = await tenants.listTenants({ view: View.BASIC, pageSize: 10 });
+  for (let i = 0; i < 40; i += 3) {
+    await tenants.updateTenant({
+      tenant: { name: `tenants/t${i}`, labels: { l: "new" } },
+      updateMask: { paths: ["labels"] },
+    });
+    await tenants.listTenants({ view: View.BASIC });
+  }
+  const seen = [...first.tenants];
+  for (let { nextPageToken: pageToken } = first; pageToken !== "";) {
+    const page = await tenants.listTenants({ view: View.BASIC, pageSize: 10, pageToken });
+    expect(page.cursor).toEqual(first.cursor);
+    seen.push(...page.tenants);
+    pageToken = page.nextPageToken;
+  }
+  expect(seen.map((t) => t.labels["l"])).toEqual(Array.from({ length: 40 }, () => "old"));
+  await api.stop();
+});

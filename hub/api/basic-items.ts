@@ -1,0 +1,147 @@
+/**
+ * Lists of view BASIC as bytes. What an entry shows changes seldom and is asked for often, so that
+ * entries are kept encoded, under the revisions of all that they show; a list of what has not changed
+ * reads keys and copies bytes. For tenants and applications: a data plane's view rests on more.
+ */
+import { create, toBinary } from "@bufbuild/protobuf";
+import type { DescMessage } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import type { Kind } from "../core/keys.ts";
+import { resourceKey } from "../core/keys.ts";
+import { decode, schemas } from "../core/resources.ts";
+import { viewInto } from "../core/views.ts";
+import { keyAfter, keyText } from "../store/bytes.ts";
+import type { KV, KeyRange, Rev, Store } from "../store/store.ts";
+import type { Page } from "./lists.ts";
+import type { Reader } from "./reader.ts";
+import { Snapshot } from "./snapshot.ts";
+
+/** Bytes of entries that are kept. */
+const KEPT_BYTES = 32 * 1024 * 1024;
+/** Charged for each entry beside its bytes. */
+const ENTRY_BYTES = 200;
+
+interface Entry {
+  uid: string;
+  /** Name of the data plane or tenant that places it. */
+  parent: string;
+  modRev: Rev;
+  statusRev: Rev;
+  linkRev: Rev;
+  bytes: Uint8Array;
+}
+
+/** Encoded entries by key; those least used go first. */
+export class BasicItems {
+  readonly #store: Store;
+  readonly #reader: Reader;
+  readonly #entries = new Map<string, Entry>();
+  #bytes = 0;
+
+  constructor(deps: { store: Store; reader: Reader }) {
+    this.#store = deps.store;
+    this.#reader = deps.reader;
+  }
+
+  /** The entries of at most `limit` keys of `range` at a revision, in order. */
+  async page(
+    kind: Kind,
+    at: { range: Required<KeyRange>; rev: Rev; limit: number },
+  ): Promise<{ items: Uint8Array[]; last: string; more: boolean }> {
+    const { rev } = at;
+    const keys = await this.#store.range({ ...at.range, rev, limit: at.limit, keysOnly: true });
+    const snapshot = new Snapshot(this.#reader, rev);
+    const statuses = await this.#reader.statusRevisions(rev);
+    const items: (Uint8Array | undefined)[] = [];
+    for (const kv of keys.kvs) items.push(await this.#kept(kv, { snapshot, statuses }));
+    const missing = keys.kvs.filter((_, i) => items[i] === undefined);
+    const made = await this.#make(kind, missing, { snapshot, statuses });
+    const last = keys.kvs.at(-1);
+    return {
+      items: items.map((bytes) => bytes ?? (made.shift() as Uint8Array)),
+      last: last === undefined ? "" : keyText(last.key).slice(resourceKey(kind, "").length),
+      more: keys.more,
+    };
+  }
+
+  async #kept(
+    kv: KV,
+    on: { snapshot: Snapshot; statuses: ReadonlyMap<string, Rev> },
+  ): Promise<Uint8Array | undefined> {
+    const text = keyText(kv.key);
+    const entry = this.#entries.get(text);
+    if (entry === undefined || entry.modRev !== kv.modRev) return undefined;
+    if (entry.statusRev !== (on.statuses.get(entry.uid) ?? 0)) return undefined;
+    if (entry.linkRev !== (await on.snapshot.linkRevision(entry.parent))) return undefined;
+    this.#entries.delete(text);
+    this.#entries.set(text, entry);
+    return entry.bytes;
+  }
+
+  /** Entries of keys that are all there at the snapshot's revision. */
+  async #make(
+    kind: Kind,
+    wanted: readonly KV[],
+    on: { snapshot: Snapshot; statuses: ReadonlyMap<string, Rev> },
+  ): Promise<Uint8Array[]> {
+    const [first, last] = [wanted[0], wanted.at(-1)];
+    if (first === undefined || last === undefined) return [];
+    const { rev } = on.snapshot;
+    const span = { start: first.key, end: keyAfter(last.key), rev };
+    const records =
+      wanted.length < FEW
+        ? await Promise.all(wanted.map(async (kv) => (await this.#reader.kv(keyText(kv.key), rev)) as KV))
+        : (await this.#store.range(span)).kvs;
+    const names = new Set(wanted.map((kv) => keyText(kv.key)));
+    if (wanted.length >= FEW) await on.snapshot.readStatuses();
+    const out: Uint8Array[] = [];
+    for (const kv of records) {
+      const text = keyText(kv.key);
+      if (!names.has(text)) continue;
+      const found = { value: decode(kind, kv.value), modRev: kv.modRev };
+      const stored = await on.snapshot.stored(found);
+      const { uid } = found.value;
+      const parent = Snapshot.placedBy(found.value);
+      const bytes = toBinary(schemas[kind] as DescMessage, viewInto(found.value, stored, View.BASIC));
+      const revisions = {
+        statusRev: on.statuses.get(uid) ?? 0,
+        linkRev: await on.snapshot.linkRevision(parent),
+      };
+      this.#keep(text, { uid, parent, modRev: kv.modRev, ...revisions, bytes });
+      out.push(bytes);
+    }
+    return out;
+  }
+
+  #keep(text: string, entry: Entry): void {
+    this.#drop(text);
+    this.#entries.set(text, entry);
+    this.#bytes += entry.bytes.length + ENTRY_BYTES;
+    for (const [oldest] of this.#entries) {
+      if (this.#bytes <= KEPT_BYTES) break;
+      this.#drop(oldest);
+    }
+  }
+
+  #drop(text: string): void {
+    const old = this.#entries.get(text);
+    if (old === undefined) return;
+    this.#bytes -= old.bytes.length + ENTRY_BYTES;
+    this.#entries.delete(text);
+  }
+}
+
+/** From this number on, records are read as a range instead of each by its key. */
+const FEW = 16;
+
+/** A List response from encoded entries: its field 1 is the entries in every service. */
+export function encodePage(
+  schema: DescMessage,
+  items: readonly Uint8Array[],
+  rest: Omit<Page, "resources">,
+): Uint8Array {
+  const writer = new BinaryWriter();
+  for (const item of items) writer.tag(1, WireType.LengthDelimited).bytes(item);
+  return writer.raw(toBinary(schema, create(schema, rest as never))).finish();
+}
