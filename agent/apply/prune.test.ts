@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { KubeError } from "../kube/errors.ts";
 import { dig, refOf, type KubeObject } from "../kube/object.ts";
 import { ON_REMOVE_ANNOTATION, PART_OF_LABEL } from "./labels.ts";
 import { application, configMap, exists, newCluster, read } from "./run.fixture.ts";
@@ -15,6 +16,25 @@ describe("prune", () => {
     expect(result.pruned).toMatchObject([{ id: { name: "b" }, action: "Deleted" }]);
     expect(exists(cluster, "b")).toBe(false);
     expect(app.state.inventory.map((e) => e.name)).toEqual(["a"]);
+  });
+
+  it("tries again when a delete is refused for another reason than its uid", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run([configMap("a"), configMap("b")]);
+    let refusals = 1;
+    cluster.faults.before = ({ verb }) => {
+      if (verb === "delete" && refusals-- > 0)
+        throw new KubeError("Cannot delete: the object has been modified", {
+          status: 409,
+          reason: "Conflict",
+        });
+    };
+    const refused = await app.run([configMap("a")]);
+    expect(refused.pruned).toMatchObject([{ id: { name: "b" }, action: "Failed", reason: "Conflict" }]);
+    expect(app.state.inventory.map((e) => e.name)).toEqual(["a", "b"]);
+    await app.run([configMap("a")]);
+    expect(exists(cluster, "b")).toBe(false);
   });
 
   it("holds an empty set, and removes everything on a removal order", async () => {

@@ -81,15 +81,30 @@ async function remove(entry: InventoryEntry, uid: string, context: PruneContext)
       context.live.forget(entry, uid);
       return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
     }
-    if (isKubeError(thrown, 409)) {
-      return {
-        id: entry,
-        action: "Recreated",
-        reason: "Recreated",
-        message: `${describeId(entry)} was recreated by somebody else`,
-      };
-    }
+    if (isKubeError(thrown, 409)) return await conflicted(entry, uid, { context, thrown });
     return failedOutcome(entry, thrown);
+  }
+}
+
+/** A refused precondition is one reason of a conflict among several: only another uid is another object. */
+async function conflicted(
+  entry: InventoryEntry,
+  uid: string,
+  on: { context: PruneContext; thrown: KubeError },
+): Promise<PruneOutcome> {
+  try {
+    const live = await on.context.session.get(refOfEntry(entry), { metadataOnly: true });
+    if (live.metadata.uid === uid) return failedOutcome(entry, on.thrown);
+    return {
+      id: entry,
+      action: "Recreated",
+      reason: "Recreated",
+      message: `${describeId(entry)} was recreated by somebody else`,
+    };
+  } catch (thrown) {
+    if (!isNotFound(thrown)) return failedOutcome(entry, thrown);
+    on.context.live.forget(entry, uid);
+    return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
   }
 }
 

@@ -86,6 +86,17 @@ export class MemoryStore {
     return stamp(cloneJson(found), ref);
   }
 
+  /** The object itself, not a copy and not to be changed, as it is stored; undefined when there is none. */
+  peek(ref: ObjectRef): KubeObject | undefined {
+    return this.#find(ref);
+  }
+
+  /** The objects of a kind themselves, not copies and not to be changed, in no order. */
+  peekAll(kind: KindRef): IterableIterator<KubeObject> {
+    this.kindOf(kind);
+    return (this.#objects.get(kindKey(kind)) ?? new Map<string, KubeObject>()).values();
+  }
+
   /** All objects of a kind that `wanted` takes, in key order. */
   list(kind: KindRef, wanted: (object: KubeObject) => boolean = () => true): KubeObject[] {
     this.kindOf(kind);
