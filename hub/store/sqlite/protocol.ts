@@ -41,8 +41,6 @@ export interface WriterOptions {
   epoch: Uint8Array;
   /** Largest size of the file. */
   maxBytes: number | undefined;
-  /** For the test that proves that the crash test can fail: settle requests before their commit. */
-  ackBeforeCommit: boolean;
   /** What this thread is armed with; see shared/failpoint.ts. */
   failpoint: string | undefined;
 }

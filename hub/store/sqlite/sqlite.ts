@@ -30,8 +30,6 @@ export interface SqliteStoreOptions {
   maxBytes?: number;
   /** Called once when the store can go on no more; every later call gets the same error. */
   onFailure?: (error: Error) => void;
-  /** Breaks the promise of durability, to prove that the crash test notices. */
-  failpoint?: "ackBeforeCommit";
 }
 
 /** A durable store, with what only a file can do. */
@@ -69,7 +67,6 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
       file,
       epoch: rng.bytes(16),
       maxBytes: options.maxBytes,
-      ackBeforeCommit: options.failpoint === "ackBeforeCommit",
       failpoint: armedFailpoint(),
     },
     {

@@ -89,13 +89,10 @@ function start(): void {
       failpoint("store/before-begin");
       applier.begin();
       const acks = applyAll(group);
-      if (options.ackBeforeCommit)
-        post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
       failpoint("store/before-commit");
       const commits = applier.commit();
       failpoint("store/after-commit");
-      const settled = options.ackBeforeCommit ? [] : acks;
-      post({ kind: "committed", acks: settled, commits, compactRev: applier.compactRev });
+      post({ kind: "committed", acks, commits, compactRev: applier.compactRev });
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       applier.rollback(db.inTransaction);
