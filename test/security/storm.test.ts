@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -162,6 +163,9 @@ describe("a storm of connections", () => {
   });
 });
 
+/** Changes that a stalled agent leaves unread: more than all buffers of its end hold. */
+const UNREAD = 150;
+
 describe("S4: an agent that does not read", () => {
   test.each(["its streams", "its socket"])(
     "loses its stream within a second of its revocation, with what it left unread: %s",
@@ -176,9 +180,16 @@ describe("S4: an agent that does not read", () => {
       await stalled.next("hello");
       // From here on nothing is read: neither messages, nor, when it is the socket, any byte.
       if (what === "its socket") proxy.set("down", { bytesPerSecond: 0 });
-      const annotations = { fill: "x".repeat(12_000) };
-      for (let i = 0; i < 60; i++) {
-        const tenant = { annotations, spec: { dataPlane: `dataPlanes/${id}` } };
+      // 4 KiB each that reach the agent and do not compress.
+      const labels = () =>
+        Object.fromEntries(
+          Array.from({ length: limits.labelsPerResource }, (_, n) => [
+            `l${n}`,
+            randomBytes(30).toString("hex"),
+          ]),
+        );
+      for (let i = 0; i < UNREAD; i++) {
+        const tenant = { labels: labels(), spec: { dataPlane: `dataPlanes/${id}` } };
         await world.api.tenants.createTenant({ tenantId: `${id}-${i}`, tenant });
       }
       const up = () => hub.sync.connected().some((c) => c.dataPlane === `dataPlanes/${id}`);
@@ -190,6 +201,15 @@ describe("S4: an agent that does not read", () => {
       );
       while (up()) await new Promise((resolve) => setImmediate(resolve));
       expect(systemClock.monotonicMs() - startMs).toBeLessThan(1_000);
+      // A second after the revocation it reads again: what still waited for it at the hub is gone.
+      await new Promise((resolve) => systemClock.setTimer(1_000, () => resolve(undefined)));
+      proxy.set("down", {});
+      const read: string[] = [];
+      const ended = (async () => {
+        for (;;) read.push(...(await stalled.next("changes")).updates.map((u) => u.name));
+      })();
+      await expect(ended).rejects.toBeInstanceOf(MoorageError);
+      expect(read.length).toBeLessThan(UNREAD);
     },
   );
 });
