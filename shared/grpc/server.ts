@@ -202,20 +202,21 @@ async function serve(
       call.emit("error", { code: failed.code, details: failed.message, metadata: trailer });
     }
   };
+  let late: Timer | undefined;
   const stream = duplex(call, {
     clock: options.clock,
     signal: controller.signal,
     finish,
     isOver: () => over,
+    onRead: () => late?.cancel(),
   });
   const live: LiveCall = { method, end: (error) => stream.abort(error) };
   port.live.add(live);
-  let late: Timer | undefined;
   try {
     refuseCompression(encodingOf(call));
     await options.before?.(ctx, method);
     late = options.clock.setTimer(limits.handshakeMs, () => stream.abort(tooLate(ctx.method)));
-    await serveCall(on.service, method, { stream: withFirst(stream, () => late?.cancel()), ctx });
+    await serveCall(on.service, method, { stream, ctx });
     finish();
   } catch (thrown) {
     // What a handler throws because its caller went away is the caller's doing.
@@ -248,23 +249,6 @@ function tooLate(method: string): MoorageError {
   );
 }
 
-/** The stream, with `onFirst` called when something of the caller was read: a message, or its end. */
-function withFirst(
-  stream: ServerDuplex<unknown, unknown>,
-  onFirst: () => void,
-): ServerDuplex<unknown, unknown> {
-  return {
-    ...stream,
-    async *read() {
-      for await (const message of stream.read()) {
-        onFirst();
-        yield message;
-      }
-      onFirst();
-    },
-  };
-}
-
 function context(
   call: Call,
   on: { method: DescMethod; signal: AbortSignal; trailer: Metadata },
@@ -290,6 +274,8 @@ function duplex(
     signal: AbortSignal;
     finish(thrown?: { value: unknown }): void;
     isOver(): boolean;
+    /** Something of the caller was read: a message, or the end of its messages. */
+    onRead(): void;
   },
 ): ServerDuplex<unknown, unknown> {
   return {
@@ -297,8 +283,10 @@ function duplex(
       try {
         for await (const message of call.iterator({ destroyOnReturn: false })) {
           if (message instanceof Undecodable) throw message.error;
+          on.onRead();
           yield message;
         }
+        on.onRead();
       } catch (thrown) {
         throw on.signal.aborted ? on.signal.reason : thrown;
       }
