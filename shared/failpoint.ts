@@ -9,6 +9,8 @@ import { Code, MoorageError } from "./errors.ts";
 
 /** Every failpoint and what has happened, and not happened, when it is hit. */
 export const failpoints = {
+  "store/mid-migration": "a step of a schema migration is written, not committed",
+  "store/before-epoch": "a new epoch is written, not committed",
   "store/before-begin": "a batch was taken, nothing is written",
   "store/before-commit": "all of a batch is written, not committed",
   "store/after-commit": "committed, nobody knows yet",
@@ -22,6 +24,7 @@ export const failpoints = {
   "store/after-publish": "watches were told, no request has settled",
   "api/before-txn": "a write of the API is planned and checked, not sent to the store",
   "api/after-txn": "a write of the API is committed, its caller has no answer",
+  "api/backup-written": "the copy for a backup is written, none of it is sent",
   "api/mid-upload": "a chunk of a bundle is stored, its version is not",
   "identity/mid-issue": "a certificate is signed, its key is not registered",
   "identity/before-join-txn": "a join token was checked, it is not consumed",

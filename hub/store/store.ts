@@ -198,7 +198,10 @@ export interface ChangesResult {
 /** Told after each commit, before its txns settle: the new head and the data planes whose rows changed. */
 export type CommitListener = (commit: { rev: Rev; dps: readonly string[] }) => void;
 
-/** The store. Any method after `close` or a fatal fault: UNAVAILABLE (`STORE_CLOSED`, `STORE_FAILED`). */
+/**
+ * The store. Any method after `close` or a fatal fault: UNAVAILABLE (`STORE_CLOSED`, `STORE_FAILED`), or
+ * DATA_LOSS `STORE_DAMAGED` once something was read that was not written so.
+ */
 export interface Store {
   /** Head, epoch and size; reflects every settled write. */
   status(): Promise<StoreStatus>;

@@ -1,8 +1,9 @@
 import Database from "better-sqlite3";
-import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { configure, files } from "@moorage/hub/store/sqlite/schema";
+import { SCHEMA, configure, files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
 import { seededRng, systemRng } from "@moorage/shared/rng";
@@ -19,6 +20,25 @@ import {
   tempDir,
 } from "./support.ts";
 import type { ManualClock } from "./support.ts";
+
+/** A file of each former schema, as SQL. */
+const golden = fileURLToPath(new URL("../../hub/store/sqlite/golden", import.meta.url));
+
+/** Tables, columns and indexes of a file, however they came about. */
+function columns(path: string): unknown {
+  const db = new Database(path, { readonly: true });
+  const tables = db
+    .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+    .pluck()
+    .all();
+  const facts = tables.map((t) => {
+    const found = db.pragma(`table_xinfo(${String(t)})`) as { name: string; type: string; notnull: number }[];
+    const sorted = found.map(({ name, type, notnull }) => `${name} ${type} ${notnull}`).sort();
+    return [t, sorted, db.pragma(`index_list(${String(t)})`)];
+  });
+  db.close();
+  return facts;
+}
 
 /** What only a file can do, or fail to do. */
 describe("The SQLite store's file", () => {
@@ -102,7 +122,7 @@ describe("The SQLite store's file", () => {
   it("refuses a schema that is newer than it knows", async () => {
     await (await open()).close();
     const raw = new Database(file());
-    raw.exec("UPDATE meta SET v = 99 WHERE k = 'schema'");
+    raw.exec("UPDATE meta SET v = 99 WHERE k IN ('schema', 'min_safe')");
     raw.close();
     await expect(open()).rejects.toMatchObject({
       reason: "SCHEMA_TOO_NEW",
@@ -110,10 +130,87 @@ describe("The SQLite store's file", () => {
     });
     // The directory is free again.
     const fixed = new Database(file());
-    fixed.exec("UPDATE meta SET v = 1 WHERE k = 'schema'");
+    fixed.exec(`UPDATE meta SET v = ${SCHEMA} WHERE k IN ('schema', 'min_safe')`);
     fixed.close();
     expect(await list(await open())).toEqual([]);
   });
+
+  it("opens a newer schema that says that it may, and leaves it as it is", async () => {
+    await (await open()).close();
+    const raw = new Database(file());
+    raw.exec("UPDATE meta SET v = 99 WHERE k = 'schema'");
+    raw.close();
+    const store = await open();
+    expect((await run(store, putOp("a"))).rev).toBe(2);
+    await store.close();
+    const after = new Database(file(), { readonly: true });
+    expect(after.prepare("SELECT v FROM meta WHERE k = 'schema'").pluck().get()).toBe(99);
+    after.close();
+  });
+
+  it.each(readdirSync(golden))(
+    "brings the golden file %s up to date, with a copy of it beside",
+    async (name) => {
+      const raw = new Database(file());
+      raw.pragma("journal_mode = WAL");
+      raw.exec(readFileSync(join(golden, name), "utf8"));
+      raw.close();
+      const store = await open();
+      expect((await history(store, 2)).map(show)).toEqual([
+        "2 put a=1",
+        "3 put b=2",
+        "4 put a=3",
+        "5 delete b",
+        "progress 5",
+      ]);
+      expect(await list(store)).toEqual(["a=3"]);
+      expect((await store.changes({ dp: "dp-1", after: 0, limit: 9, maxBytes: 99 })).rows).toHaveLength(1);
+      expect((await run(store, putOp("c"))).rev).toBe(6);
+      await store.close();
+      const fresh = tempDir();
+      await (await openSqliteStore({ dir: fresh, clock, rng: systemRng })).close();
+      expect(columns(file())).toEqual(columns(join(fresh, files.db)));
+      rmSync(fresh, { recursive: true });
+      const copy = new Database(`${file()}.${name.replace(".sql", "")}`, { readonly: true });
+      expect(copy.prepare("SELECT v FROM meta WHERE k = 'schema'").pluck().get()).toBe(1);
+      copy.close();
+    },
+  );
+
+  it.each(["head", "log", "res", "meta"])(
+    "never serves a row of %s that was not written so",
+    async (table) => {
+      const first = await open();
+      await first.txn({ then: [putOp("a", "right")], rows: [{ putDp: { uid: "dp" } }] });
+      const update = Buffer.from("right");
+      await first.txn({
+        then: [putOp("b", "right")],
+        rows: [{ upsertRes: { dp: "dp", uid: "u", name: "n", del: false, update } }],
+      });
+      await first.close();
+      const raw = new Database(file());
+      if (table === "meta") raw.exec("UPDATE meta SET v = 99 WHERE k = 'rev'");
+      else raw.exec(`UPDATE ${table} SET ${table === "res" ? "update_bytes" : "value"} = x'77726f6e67'`);
+      raw.close();
+      const failures: Error[] = [];
+      const reading = async (): Promise<unknown> => {
+        const store = await open({ onFailure: (e) => failures.push(e) });
+        if (table === "head") return store.range(everything);
+        if (table === "log") return history(store, 2);
+        return store.changes({ dp: "dp", after: 0, limit: 9, maxBytes: 99 });
+      };
+      await expect(reading()).rejects.toMatchObject({
+        reason: "STORE_DAMAGED",
+        message: expect.stringContaining(`"${file()}"`),
+      });
+      if (table !== "meta") {
+        expect(failures).toMatchObject([{ reason: "STORE_DAMAGED" }]);
+        await expect(run(opened.at(-1) as SqliteStore, putOp("c"))).rejects.toMatchObject({
+          reason: "STORE_DAMAGED",
+        });
+      }
+    },
+  );
 
   it("refuses a file that is no database", async () => {
     writeFileSync(file(), "not a database, but long enough to have a header of its own".repeat(20));

@@ -4,6 +4,8 @@ import { checkRev, deletion, futureRev, planTxn, unknownLease } from "../plan.ts
 import type { CheckedTxn, TxnView } from "../plan.ts";
 import type { KV, LeaseId, Rev, RowOp, StoreEvent, TxnResult } from "../store.ts";
 import type { Meta } from "./schema.ts";
+import { damaged } from "./schema.ts";
+import { headSum, logSum, metaSum, resSum } from "./sums.ts";
 
 interface HeadRow {
   key: Buffer;
@@ -26,20 +28,29 @@ export class Applier {
   #counters: Counters;
   #before: Counters;
   #commits: Commit[] = [];
+  #history: { epoch: Uint8Array; restoredRev: Rev };
   readonly #sql: ReturnType<typeof statements>;
   readonly #view: TxnView;
 
   constructor(db: Database.Database, meta: Meta) {
     this.#counters = { rev: meta.rev, compactRev: meta.compactRev, lastLease: meta.lastLease };
     this.#before = { ...this.#counters };
+    this.#history = { epoch: meta.epoch, restoredRev: meta.restoredRev };
     const sql = statements(db);
     this.#sql = sql;
     const read = (statement: Database.Statement<unknown[]>, key: Uint8Array): KV | undefined => {
       const row = statement.get(key) as HeadRow | undefined;
       return row === undefined ? undefined : toKv(row);
     };
+    const checked = (key: Uint8Array): KV | undefined => {
+      const row = sql.head.get(key) as (HeadRow & { sum: number }) | undefined;
+      if (row === undefined) return undefined;
+      const kv = toKv(row);
+      if (headSum(kv) !== row.sum) throw damaged(db.name, `revision ${row.mod_rev} in "head"`);
+      return kv;
+    };
     this.#view = {
-      get: (key) => read(sql.head, key),
+      get: checked,
       meta: (key) => read(sql.headMeta, key),
       hasLease: (id) => sql.lease.get(id) !== undefined,
       hasDp: (uid) => sql.dp.get(uid) !== undefined,
@@ -50,9 +61,10 @@ export class Applier {
     return this.#counters.compactRev;
   }
 
-  /** The head was moved from outside of a group. */
-  moved(head: Rev): void {
-    this.#counters.rev = head;
+  /** A new epoch began outside of a group. */
+  began(history: { epoch: Uint8Array; rev: Rev; restoredRev: Rev }): void {
+    this.#history = { epoch: history.epoch, restoredRev: history.restoredRev };
+    this.#counters.rev = history.rev;
   }
 
   /** Starts a group. */
@@ -68,6 +80,8 @@ export class Applier {
     if (rev !== this.#before.rev) this.#sql.meta.run(rev, "rev");
     if (compactRev !== this.#before.compactRev) this.#sql.meta.run(compactRev, "compact_rev");
     if (lastLease !== this.#before.lastLease) this.#sql.meta.run(lastLease, "last_lease");
+    if (rev !== this.#before.rev || compactRev !== this.#before.compactRev)
+      this.#sql.meta.run(metaSum({ ...this.#history, rev, compactRev }), "sum");
     this.#sql.commit.run();
     return this.#commits;
   }
@@ -121,9 +135,10 @@ export class Applier {
         lease,
         type === "delete" ? 1 : 0,
         value,
+        logSum({ ...kv, sub, prevRev, del: type === "delete" ? 1 : 0 }),
       );
       if (type === "delete") this.#sql.remove.run(key);
-      else this.#sql.put.run(key, modRev, createRev, version, lease, value);
+      else this.#sql.put.run(key, modRev, createRev, version, lease, value, headSum(kv));
     });
     this.#commits.push(commit);
   }
@@ -147,7 +162,8 @@ export class Applier {
         const id = sql.dp.get(dp) as number;
         // The revision is part of the primary key: moving a resource is delete + insert.
         sql.dropRes.run(id, uid);
-        note(dp, sql.insertRes.run(id, rev, uid, name, del ? 1 : 0, update).changes);
+        const sum = resSum({ dp: id, rev, uid, name, del: del ? 1 : 0, update });
+        note(dp, sql.insertRes.run(id, rev, uid, name, del ? 1 : 0, update, sum).changes);
       }
     }
     return changed;
@@ -176,11 +192,11 @@ function statements(db: Database.Database) {
     head: p("SELECT * FROM head WHERE key = ?"),
     headMeta: p("SELECT key, mod_rev, create_rev, version, lease, x'' AS value FROM head WHERE key = ?"),
     put: p(
-      "INSERT INTO head(key, mod_rev, create_rev, version, lease, value) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET mod_rev = excluded.mod_rev, create_rev = excluded.create_rev, version = excluded.version, lease = excluded.lease, value = excluded.value",
+      "INSERT INTO head(key, mod_rev, create_rev, version, lease, value, sum) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET mod_rev = excluded.mod_rev, create_rev = excluded.create_rev, version = excluded.version, lease = excluded.lease, value = excluded.value, sum = excluded.sum",
     ),
     remove: p("DELETE FROM head WHERE key = ?"),
     log: p(
-      "INSERT INTO log(rev, sub, key, create_rev, prev_rev, version, lease, del, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "INSERT INTO log(rev, sub, key, create_rev, prev_rev, version, lease, del, value, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     ),
     lease: p("SELECT 1 FROM lease WHERE id = ?"),
     leaseKeys: p("SELECT * FROM head WHERE lease = ? AND lease <> 0 ORDER BY key"),
@@ -192,6 +208,6 @@ function statements(db: Database.Database) {
     raiseFloor: p("UPDATE dp SET tombstone_floor = max(tombstone_floor, ?) WHERE id = ?"),
     resRev: p("SELECT rev FROM res WHERE dp = ? AND uid = ?").pluck(),
     dropRes: p("DELETE FROM res WHERE dp = ? AND uid = ?"),
-    insertRes: p("INSERT INTO res(dp, rev, uid, name, del, update_bytes) VALUES (?, ?, ?, ?, ?, ?)"),
+    insertRes: p("INSERT INTO res(dp, rev, uid, name, del, update_bytes, sum) VALUES (?, ?, ?, ?, ?, ?, ?)"),
   };
 }

@@ -12,7 +12,8 @@ import type {
   StoreEvent,
 } from "../store.ts";
 import type { LogPage, Revision } from "../watches.ts";
-import { configure } from "./schema.ts";
+import { configure, damaged } from "./schema.ts";
+import { headSum, logSum, resSum } from "./sums.ts";
 
 /** Most log rows, bytes of values, and revisions, that one stretch of a watch's catch-up reads. */
 const LOG_ROWS = 256;
@@ -20,6 +21,7 @@ const LOG_BYTES = 1024 * 1024;
 const LOG_REVISIONS = 4_096;
 
 interface KvRow {
+  sum: number;
   key: Buffer;
   value: Buffer;
   createRev: number;
@@ -29,11 +31,14 @@ interface KvRow {
 }
 
 interface LogRow extends KvRow {
+  sub: number;
   prevRev: number;
   del: number;
 }
 
 interface UpdateRow {
+  dp: number;
+  sum: number;
   rev: number;
   uid: string;
   name: string;
@@ -66,13 +71,24 @@ const toKv = (r: KvRow): KV => ({
   lease: r.lease,
 });
 
-const toRes = (r: UpdateRow): ResRow => ({
-  rev: r.rev,
-  uid: r.uid,
-  name: r.name,
-  del: r.del === 1,
-  update: plain(r.update_bytes),
-});
+/** Whose checksum a row of the log carries: a state of the past is read from there. */
+type Source = "head" | "log";
+
+/** A row as a key and value, checked. */
+function checkedKv(file: string, r: KvRow & Partial<LogRow>, from: Source): KV {
+  const kv = toKv(r);
+  const sum =
+    from === "head"
+      ? headSum(kv)
+      : logSum({ ...kv, sub: r.sub ?? 0, prevRev: r.prevRev ?? 0, del: r.del ?? 0 });
+  if (sum !== r.sum) throw damaged(file, `revision ${r.modRev} in "${from}"`);
+  return kv;
+}
+
+function checkedRes(file: string, r: UpdateRow): ResRow {
+  if (resSum({ ...r, update: r.update_bytes }) !== r.sum) throw damaged(file, `revision ${r.rev} in "res"`);
+  return { rev: r.rev, uid: r.uid, name: r.name, del: r.del === 1, update: plain(r.update_bytes) };
+}
 
 /** Opens the file for reading; the writer must have created it. */
 export function openReader(file: string): Reader {
@@ -110,7 +126,8 @@ export function openReader(file: string): Reader {
       ) as KvRow[];
       const more = q.limit !== undefined && rows.length > q.limit;
       if (more) rows.pop();
-      return { rev: head, kvs: rows.map(toKv), more };
+      const from = at === head ? "head" : "log";
+      return { rev: head, kvs: rows.map((r) => (keys === 1 ? toKv(r) : checkedKv(file, r, from))), more };
     }),
     readLog: snapshot((from: Rev, range: KeyRange): LogPage => {
       const { rev: head, compactRev } = meta();
@@ -124,22 +141,25 @@ export function openReader(file: string): Reader {
       const through = lastWhole(sizes, to);
       const rows = sql.log.all({ from, to: through, start, end }) as LogRow[];
       const next = through + 1;
-      return { revisions: group(rows), next };
+      return { revisions: group(file, rows), next };
     }),
     changes: snapshot((q: ChangesRequest): ChangesResult => {
       checkLimit(q.limit, "limit");
       checkLimit(q.maxBytes, "maxBytes");
       const { rev: head } = meta();
       const dp = dpRow(q.dp);
-      return { ...wholeRevisions(sql, dp.id, q), head, floor: dp.floor };
+      const { rows, more } = wholeRevisions(sql, dp.id, q);
+      return { rows: rows.map((r) => checkedRes(file, r)), more, head, floor: dp.floor };
     }),
     resByUid(dp, uid) {
       const row = sql.res.get(dp, uid) as UpdateRow | undefined;
-      return row === undefined ? undefined : toRes(row);
+      return row === undefined ? undefined : checkedRes(file, row);
     },
     resAll: snapshot((dp: string, q: { afterUid?: string; limit: number }): ResRow[] => {
       checkLimit(q.limit, "limit");
-      return (sql.resAll.all(dpRow(dp).id, q.afterUid ?? "", q.limit) as UpdateRow[]).map(toRes);
+      return (sql.resAll.all(dpRow(dp).id, q.afterUid ?? "", q.limit) as UpdateRow[]).map((r) =>
+        checkedRes(file, r),
+      );
     }),
     floor: (dp) => dpRow(dp).floor,
     close: () => db.close(),
@@ -162,7 +182,11 @@ function lastWhole(sizes: readonly { rev: Rev; bytes: number }[], to: Rev): Rev 
 type Statements = ReturnType<typeof statements>;
 
 /** Rows after a position, cut between revisions; the first revision always comes whole. */
-function wholeRevisions(sql: Statements, dp: number, q: ChangesRequest): { rows: ResRow[]; more: boolean } {
+function wholeRevisions(
+  sql: Statements,
+  dp: number,
+  q: ChangesRequest,
+): { rows: UpdateRow[]; more: boolean } {
   const sizes = sql.sizes.all({ dp, after: q.after, limit: q.limit + 1 }) as {
     rev: Rev;
     n: number;
@@ -178,7 +202,7 @@ function wholeRevisions(sql: Statements, dp: number, q: ChangesRequest): { rows:
     through = s.rev;
   }
   const found = sql.changes.all({ dp, after: q.after, through }) as UpdateRow[];
-  return { rows: found.map(toRes), more: through !== (sizes.at(-1)?.rev ?? q.after) };
+  return { rows: found, more: through !== (sizes.at(-1)?.rev ?? q.after) };
 }
 
 /** The range as SQL wants it; one key is the range up to its successor. */
@@ -187,10 +211,14 @@ function bounds(r: KeyRange): [Buffer, Buffer] {
   return [start, r.end === undefined ? Buffer.concat([start, Buffer.alloc(1)]) : Buffer.from(r.end)];
 }
 
-function group(rows: readonly LogRow[]): Revision[] {
+function group(file: string, rows: readonly LogRow[]): Revision[] {
   const revisions: Revision[] = [];
   for (const row of rows) {
-    const event: StoreEvent = { type: row.del === 1 ? "delete" : "put", kv: toKv(row), prevRev: row.prevRev };
+    const event: StoreEvent = {
+      type: row.del === 1 ? "delete" : "put",
+      kv: checkedKv(file, row, "log"),
+      prevRev: row.prevRev,
+    };
     const last = revisions.at(-1);
     if (last?.rev === row.modRev) last.events.push(event);
     else revisions.push({ rev: row.modRev, events: [event] });
@@ -200,7 +228,7 @@ function group(rows: readonly LogRow[]): Revision[] {
 
 function statements(db: Database.Database) {
   const value = "CASE WHEN @keys = 1 THEN x'' ELSE value END AS value";
-  const cols = "create_rev AS createRev, version, lease";
+  const cols = "create_rev AS createRev, version, lease, sum";
   // By revision whatever the planner thinks: the log's primary key is the order wanted.
   const stretch =
     "FROM log NOT INDEXED WHERE rev >= @from AND rev <= @to AND key >= @start AND key < @end ORDER BY rev, sub";
@@ -212,13 +240,13 @@ function statements(db: Database.Database) {
       `SELECT key, mod_rev AS modRev, ${cols}, ${value} FROM head WHERE key >= @start AND key < @end ORDER BY key LIMIT @limit`,
     ),
     past: db.prepare(
-      `SELECT key, rev AS modRev, ${cols}, ${value} FROM log AS l INDEXED BY log_key
+      `SELECT key, rev AS modRev, sub, prev_rev AS prevRev, del, ${cols}, ${value} FROM log AS l INDEXED BY log_key
        WHERE key >= @start AND key < @end AND rev <= @at AND del = 0
          AND NOT EXISTS (SELECT 1 FROM log AS n WHERE n.key = l.key AND n.rev > l.rev AND n.rev <= @at)
        ORDER BY key LIMIT @limit`,
     ),
     logSizes: db.prepare(`SELECT rev, length(value) AS bytes ${stretch} LIMIT @limit`),
-    log: db.prepare(`SELECT key, rev AS modRev, ${cols}, value, prev_rev AS prevRev, del ${stretch}`),
+    log: db.prepare(`SELECT key, rev AS modRev, sub, ${cols}, value, prev_rev AS prevRev, del ${stretch}`),
     dp: db.prepare("SELECT id, tombstone_floor AS floor FROM dp WHERE uid = ?"),
     res: db.prepare("SELECT res.* FROM res JOIN dp ON dp.id = res.dp WHERE dp.uid = ? AND res.uid = ?"),
     resAll: db.prepare("SELECT * FROM res WHERE dp = ? AND uid > ? ORDER BY uid LIMIT ?"),

@@ -1,10 +1,16 @@
 import type Database from "better-sqlite3";
+import type { MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
+import { migrate } from "./migrations.ts";
+import { metaSum } from "./sums.ts";
 
-/** The newest schema this code writes; a file with a higher one is refused. */
-export const SCHEMA = 1;
+/** The schema this code writes; migrations.ts says what changed from one to the next. */
+export const SCHEMA = 2;
+/** The oldest code, by its schema, that may open a file of {@link SCHEMA}: older code writes rows without checksums. */
+const MIN_SAFE = 2;
 
 /** A page holds a value of 2 KB beside others; at SQLite's 4096 bytes one of 1 KB takes a page of its own. */
 const PAGE_BYTES = 8192;
@@ -15,19 +21,22 @@ const CACHE_KIB = 64 * 1024;
 /** The database file and the lock beside it, in the data directory. */
 export const files = { db: "moorage.db", lock: "lock.db", owner: "owner" } as const;
 
-const tables = `
+/** Tables and indexes of {@link SCHEMA}. */
+export const tables = `
 CREATE TABLE meta(k TEXT PRIMARY KEY, v ANY) STRICT;
 CREATE TABLE log(rev INTEGER NOT NULL, sub INTEGER NOT NULL, key BLOB NOT NULL, create_rev INTEGER NOT NULL,
   prev_rev INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER NOT NULL, del INTEGER NOT NULL, value BLOB NOT NULL,
-  PRIMARY KEY(rev, sub)) STRICT, WITHOUT ROWID;
+  sum INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(rev, sub)) STRICT, WITHOUT ROWID;
 CREATE INDEX log_key ON log(key, rev);
 CREATE TABLE head(key BLOB PRIMARY KEY, mod_rev INTEGER NOT NULL, create_rev INTEGER NOT NULL,
-  version INTEGER NOT NULL, lease INTEGER NOT NULL, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+  version INTEGER NOT NULL, lease INTEGER NOT NULL, value BLOB NOT NULL,
+  sum INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
 CREATE INDEX head_lease ON head(lease, key) WHERE lease <> 0;
 CREATE TABLE lease(id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE dp(id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, tombstone_floor INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE res(dp INTEGER NOT NULL REFERENCES dp(id) ON DELETE CASCADE, rev INTEGER NOT NULL, uid TEXT NOT NULL,
-  name TEXT NOT NULL, del INTEGER NOT NULL, update_bytes BLOB NOT NULL, PRIMARY KEY(dp, rev, uid)) STRICT, WITHOUT ROWID;
+  name TEXT NOT NULL, del INTEGER NOT NULL, update_bytes BLOB NOT NULL, sum INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(dp, rev, uid)) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX res_uid ON res(dp, uid);
 `;
 
@@ -77,44 +86,79 @@ export function limitSize(db: Database.Database, maxBytes: number): void {
 }
 
 /**
- * Creates the schema in an empty file, with `epoch`, or checks the one that is there; marks the file
- * as not cleanly closed until {@link markClean}. Error: `SCHEMA_TOO_NEW`.
+ * Creates the schema in an empty file, with `epoch`, or brings the one that is there up to date, after a
+ * copy of the file; marks the file as not cleanly closed until {@link markClean}. Errors:
+ * `SCHEMA_TOO_NEW`, `STORE_DAMAGED`.
  */
 export function openMeta(db: Database.Database, epoch: Uint8Array): Meta {
+  const fresh = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get() === undefined;
+  if (fresh) db.transaction(() => create(db, epoch)).immediate();
+  else bringUpToDate(db);
   const run = db.transaction((): Meta => {
-    const fresh = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get() === undefined;
-    if (fresh) {
-      db.exec(tables);
-      const put = db.prepare("INSERT INTO meta(k, v) VALUES (?, ?)");
-      const initial = {
-        schema: SCHEMA,
-        epoch: Buffer.from(epoch),
-        rev: 1,
-        compact_rev: 0,
-        last_lease: 0,
-        clean: 1,
-      };
-      for (const [k, v] of Object.entries(initial)) put.run(k, v);
-    }
-    const schema = getMeta(db, "schema") as number;
-    if (schema > SCHEMA) {
-      throw storeError(
-        "SCHEMA_TOO_NEW",
-        `Open "${db.name}": its schema is ${schema}, this version knows up to ${SCHEMA}; use the newer version`,
-      );
-    }
     const clean = getMeta(db, "clean");
     setMeta(db, "clean", 0);
-    return {
-      epoch: new Uint8Array(getMeta(db, "epoch") as Buffer),
-      rev: getMeta(db, "rev") as number,
-      compactRev: getMeta(db, "compact_rev") as number,
-      lastLease: getMeta(db, "last_lease") as number,
-      uncleanStart: clean !== 1,
-      restoredRev: (getMeta(db, "restored_rev") as number | undefined) ?? 0,
-    };
+    return { ...readMeta(db), uncleanStart: clean !== 1 };
   });
   return run.immediate();
+}
+
+function create(db: Database.Database, epoch: Uint8Array): void {
+  db.exec(tables);
+  const initial = {
+    schema: SCHEMA,
+    min_safe: MIN_SAFE,
+    epoch: Buffer.from(epoch),
+    rev: 1,
+    compact_rev: 0,
+    restored_rev: 0,
+    last_lease: 0,
+    clean: 1,
+  };
+  for (const [k, v] of Object.entries(initial)) putMeta(db, k, v);
+  sealMeta(db);
+}
+
+function bringUpToDate(db: Database.Database): void {
+  const schema = getMeta(db, "schema") as number;
+  const minSafe = (getMeta(db, "min_safe") as number | undefined) ?? schema;
+  if (minSafe > SCHEMA) {
+    throw storeError(
+      "SCHEMA_TOO_NEW",
+      `Open "${db.name}": its schema is ${schema}, which versions up to schema ${SCHEMA} would harm; use the newer version`,
+    );
+  }
+  if (schema < SCHEMA) migrate(db, { from: schema, to: SCHEMA });
+}
+
+/** The facts of `meta`, checked. Error: `STORE_DAMAGED`. */
+export function readMeta(db: Database.Database): Omit<Meta, "uncleanStart"> {
+  const meta = {
+    epoch: new Uint8Array(getMeta(db, "epoch") as Buffer),
+    rev: getMeta(db, "rev") as number,
+    compactRev: getMeta(db, "compact_rev") as number,
+    restoredRev: getMeta(db, "restored_rev") as number,
+    lastLease: getMeta(db, "last_lease") as number,
+  };
+  if (getMeta(db, "sum") !== metaSum(meta)) throw damaged(db.name, `the table "meta"`);
+  return meta;
+}
+
+/** The error for what was not written so. */
+export function damaged(file: string, what: string, cause?: unknown): MoorageError {
+  return storeError(
+    "STORE_DAMAGED",
+    `Read "${file}": ${what} does not have its checksum; the file is damaged, restore the last backup`,
+    { cause },
+  );
+}
+
+/** Writes the checksum over `meta` as it is now; the last step of whoever changes it. */
+export function sealMeta(db: Database.Database): void {
+  const epoch = getMeta(db, "epoch") as Buffer;
+  const [rev, compactRev, restoredRev] = ["rev", "compact_rev", "restored_rev"].map(
+    (k) => getMeta(db, k) as number,
+  ) as [number, number, number];
+  putMeta(db, "sum", metaSum({ epoch, rev, compactRev, restoredRev }));
 }
 
 /**
@@ -124,12 +168,11 @@ export function openMeta(db: Database.Database, epoch: Uint8Array): Meta {
 export function beginEpoch(db: Database.Database, epoch: Uint8Array): Rev {
   const run = db.transaction((): Rev => {
     const rev = getMeta(db, "rev") as number;
-    const put = db.prepare(
-      "INSERT INTO meta(k, v) VALUES (?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v",
-    );
-    put.run("epoch", Buffer.from(epoch));
-    put.run("restored_rev", rev);
-    put.run("rev", rev + EPOCH_JUMP);
+    putMeta(db, "epoch", Buffer.from(epoch));
+    putMeta(db, "restored_rev", rev);
+    putMeta(db, "rev", rev + EPOCH_JUMP);
+    sealMeta(db);
+    failpoint("store/before-epoch");
     return rev + EPOCH_JUMP;
   });
   return run.immediate();
@@ -142,6 +185,11 @@ export function markClean(db: Database.Database): void {
 
 function getMeta(db: Database.Database, k: string): unknown {
   return db.prepare("SELECT v FROM meta WHERE k = ?").pluck().get(k);
+}
+
+/** Writes one fact of `meta`. */
+export function putMeta(db: Database.Database, k: string, v: number | Buffer): void {
+  db.prepare("INSERT INTO meta(k, v) VALUES (?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v").run(k, v);
 }
 
 function setMeta(db: Database.Database, k: string, v: number): void {

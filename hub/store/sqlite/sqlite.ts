@@ -2,7 +2,8 @@ import { join } from "node:path";
 import type { Clock } from "@moorage/shared/clock";
 import { armedFailpoint } from "@moorage/shared/failpoint";
 import type { Rng } from "@moorage/shared/rng";
-import { storeError } from "../errors.ts";
+import type { MoorageError } from "@moorage/shared/errors";
+import { isStoreError, storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
 import type { Leases } from "../leases.ts";
 import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
@@ -14,7 +15,7 @@ import { startWriter } from "./link.ts";
 import { lockDirectory } from "./lock.ts";
 import { openReader } from "./reader.ts";
 import type { Reader } from "./reader.ts";
-import { files } from "./schema.ts";
+import { damaged, files } from "./schema.ts";
 
 /** What a durable store needs. */
 export interface SqliteStoreOptions {
@@ -62,6 +63,27 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   let watching: Watches | undefined;
   let leases: Leases | undefined;
 
+  /** The first fault ends all: what is on disk is not to be trusted any more, or not known. */
+  const fail = (error: Error): void => {
+    if (dead !== undefined) return;
+    dead = error;
+    leases?.close();
+    watching?.end(error);
+    options.onFailure?.(error);
+  };
+
+  /** Runs a read; one that shows the file to be damaged ends the store. */
+  const checked = <T>(fn: () => T): T => {
+    try {
+      return fn();
+    } catch (thrown) {
+      const failure = fatal(file, thrown);
+      if (failure === undefined) throw thrown;
+      fail(failure);
+      throw failure;
+    }
+  };
+
   const link = await startWriter(
     {
       file,
@@ -75,12 +97,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
         watching?.publish(commits);
         for (const { rev, dps } of commits) for (const fn of [...listeners]) fn({ rev, dps });
       },
-      failed(error) {
-        dead ??= error;
-        leases?.close();
-        watching?.end(error);
-        options.onFailure?.(error);
-      },
+      failed: (error) => fail(error),
     },
   );
   compactRev = link.meta.compactRev;
@@ -101,7 +118,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     head: link.meta.rev,
     source: {
       compactRev: () => compactRev,
-      readLog: (from, range) => reader.readLog(from, range),
+      readLog: (from, range) => checked(() => reader.readLog(from, range)),
       pause: () => new Promise((resolve) => setImmediate(resolve)),
     },
     ...(progressMs === undefined ? {} : { progressMs }),
@@ -119,7 +136,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   /** Runs a read now; its result or error as a promise. */
   const answer = async <T>(fn: () => T | Promise<T>): Promise<T> => {
     if (dead !== undefined) throw dead;
-    return await fn();
+    return await checked(fn);
   };
   const watched = watching;
   const lives = leases;
@@ -175,4 +192,15 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     backup: (to) => answer(async () => void (await link.request({ kind: "backup", file: to }))),
     close: () => (closing ??= close()),
   };
+}
+
+/** What a failed read says of the file: the error that ends the store, or undefined for a caller's own. */
+function fatal(file: string, thrown: unknown): MoorageError | undefined {
+  if (isStoreError(thrown, "STORE_DAMAGED")) return thrown;
+  const code = (thrown as { code?: unknown }).code;
+  if (typeof code !== "string") return undefined;
+  if (code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB") return damaged(file, "a page", thrown);
+  if (!code.startsWith("SQLITE_IOERR")) return undefined;
+  const why = `Read "${file}": ${String(thrown)}; the store serves no more`;
+  return storeError("STORE_FAILED", why, { cause: thrown });
 }

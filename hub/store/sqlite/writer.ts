@@ -6,7 +6,8 @@ import { systemClock } from "@moorage/shared/clock";
 import type { Timer } from "@moorage/shared/clock";
 import { MoorageError } from "@moorage/shared/errors";
 import { armFailpoint, failpoint } from "@moorage/shared/failpoint";
-import { storeError } from "../errors.ts";
+import { isStoreError, storeError } from "../errors.ts";
+import { EPOCH_JUMP } from "../store.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
 import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
@@ -79,7 +80,7 @@ function start(): void {
         return { id: request.id, value: one(request) };
       } catch (thrown) {
         // A refusal concerns one request and wrote nothing; anything else concerns the group.
-        if (!(thrown instanceof MoorageError)) throw thrown;
+        if (!(thrown instanceof MoorageError) || isStoreError(thrown, "STORE_DAMAGED")) throw thrown;
         return { id: request.id, error: errorMessage(thrown) };
       }
     });
@@ -144,7 +145,7 @@ function start(): void {
   const alone = async (request: Request): Promise<void> => {
     if (request.kind === "newEpoch") {
       const head = beginEpoch(db, request.epoch);
-      applier.moved(head);
+      applier.began({ epoch: request.epoch, rev: head, restoredRev: head - EPOCH_JUMP });
       const acks: Ack[] = [{ id: request.id, value: head }];
       post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
       return;

@@ -1,0 +1,55 @@
+import { crc32 } from "node:zlib";
+
+/**
+ * Checksums of rows. SQLite notices a page whose structure broke, not one whose content changed: each
+ * row carries the CRC-32 of all that it says, made by the writer and checked by whoever reads it, so
+ * that a flipped bit is an error and never an answer. Numbers are exact below 2^53.
+ */
+
+const numbers = Buffer.alloc(12 * 8);
+
+function sum(bytes: readonly (Uint8Array | string)[], ...scalars: number[]): number {
+  let at = 0;
+  // The lengths are part of it: a byte that moved from one field to the next is seen.
+  for (const part of bytes) at = numbers.writeDoubleLE(part.length, at);
+  for (const n of scalars) at = numbers.writeDoubleLE(n, at);
+  let crc = crc32(numbers.subarray(0, at));
+  for (const part of bytes) crc = crc32(part, crc);
+  return crc;
+}
+
+/** What a row of `head` says. */
+export interface HeadFacts {
+  key: Uint8Array;
+  value: Uint8Array;
+  createRev: number;
+  modRev: number;
+  version: number;
+  lease: number;
+}
+
+/** The checksum of a row of `head`. */
+export const headSum = (r: HeadFacts): number =>
+  sum([r.key, r.value], r.modRev, r.createRev, r.version, r.lease);
+
+/** The checksum of a row of `log`. */
+export const logSum = (r: HeadFacts & { sub: number; prevRev: number; del: number }): number =>
+  sum([r.key, r.value], r.modRev, r.createRev, r.version, r.lease, r.sub, r.prevRev, r.del);
+
+/** The checksum of a row of `res`; `dp` is the number of the data plane. */
+export const resSum = (r: {
+  dp: number;
+  rev: number;
+  uid: string;
+  name: string;
+  del: number;
+  update: Uint8Array;
+}): number => sum([r.uid, r.name, r.update], r.dp, r.rev, r.del);
+
+/** The checksum over the facts of `meta` that decide about revisions. */
+export const metaSum = (r: {
+  epoch: Uint8Array;
+  rev: number;
+  compactRev: number;
+  restoredRev: number;
+}): number => sum([r.epoch], r.rev, r.compactRev, r.restoredRev);
