@@ -73,7 +73,7 @@ async function measure(
   return goalReport({
     id: `G5-${size.agents}`,
     figures: `${round(doneMs / 1_000, 1)} s until all ${agents} agents are in sync (goal ${size.goalMs / 1_000}), ${counts.updates} resources sent again (goal 0), API p99 ${round(p99, 0)} ms (goal ${GOAL_API_P99_MS}), ${round(rate, 0)} handshakes/s (goal ${GOAL_HANDSHAKES}), refused at most ${stats.refusedRunning} times running (goal ${MOST_REFUSALS_RUNNING})`,
-    more: `hub ready after ${round((readyMs - killedMs) / 1_000, 1)} s; ${counts.delta} delta, ${counts.compare} compare, ${counts.snapshot} snapshot; ${counts.closedBeforeTls} closed before TLS, ${counts.refused} refused; ${round(perAgent, 0)} B of changes an agent; API n=${probe.tookMs.length}, ${probe.failed} failed`,
+    more: `hub ready after ${round((readyMs - killedMs) / 1_000, 1)} s; ${counts.delta} delta, ${counts.compare} compare, ${counts.snapshot} snapshot; ${counts.closedBeforeTls} closed before TLS, ${counts.refused} refused, ${counts.unanswered} unanswered; ${round(perAgent, 0)} B of changes an agent; API n=${probe.tookMs.length}, ${probe.failed} failed`,
     notes: [
       ...(late === undefined ? [] : [late]),
       ...(stats.reasons === "" ? [] : [`streams ended or refused: ${stats.reasons}`]),

@@ -53,6 +53,8 @@ type ToHub = NonNullable<MessageInitShape<typeof SyncRequestSchema>["message"]>;
 /** HTTP/2 keepalive, and how long a stream may be silent. Source: shared/grpc/options.ts, agent/link/stream.ts. */
 const PING_MS = 30_000;
 const IDLE_MS = 150_000;
+/** The hello must be answered within this time of the dial. */
+const HELLO_MS = 30_000;
 /** Held resources a page of an inventory, and statuses a report. */
 const PAGE = 1_000;
 const REPORT = 100;
@@ -144,6 +146,10 @@ export class ProtocolAgent {
       },
     );
     this.#connection = connection;
+    this.#timer("hello", HELLO_MS, () => {
+      tally.counts.unanswered++;
+      connection.destroy();
+    });
     this.#sayHello();
   }
 
@@ -251,6 +257,7 @@ export class ProtocolAgent {
 
   #onHello(hello: ServerHello): void {
     const { tally } = this.#deps;
+    this.#timers.get("hello")?.cancel();
     tally.counts.hellos++;
     if (hello.resume === Resume.DELTA) tally.counts.delta++;
     else if (hello.resume === Resume.COMPARE) tally.counts.compare++;

@@ -114,7 +114,7 @@ export function openConnection(options: ConnectionOptions, on: ConnectionEvents)
   });
   stream.once("close", finish);
   session.once("close", finish);
-  session.once("goaway", () => undefined);
+  socket.once("close", finish);
   return {
     send(message) {
       if (!over && !stream.destroyed && !stream.writableEnded) stream.write(frame(message));

@@ -9,6 +9,8 @@ export interface Counts {
   closedBeforeTls: number;
   /** Refused with a status before a hello was answered. */
   refused: number;
+  /** Dials whose hello was not answered in time. */
+  unanswered: number;
   /** TLS handshakes that succeeded. */
   handshakes: number;
   hellos: number;
@@ -41,6 +43,7 @@ export function zeroCounts(): Counts {
     down: 0,
     closedBeforeTls: 0,
     refused: 0,
+    unanswered: 0,
     handshakes: 0,
     hellos: 0,
     delta: 0,
