@@ -2,8 +2,8 @@
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { CallContext } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
-import type { Verb } from "../identity/authorize.ts";
-import { authorize } from "../identity/authorize.ts";
+import type { Verb, Within } from "../identity/authorize.ts";
+import { authorize, authorizeCollection } from "../identity/authorize.ts";
 import type { ApiKeys, ApiPrincipal } from "../identity/identity.ts";
 
 /** Services that answer anybody: health for probes, reflection of the public contract. */
@@ -43,13 +43,27 @@ export class Auth {
 
   /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */
   require(ctx: CallContext, verb: Verb, name: string): ApiPrincipal {
-    const principal = (ctx as Authenticated)[principalOf];
-    if (principal === undefined)
-      throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
-        reason: "UNAUTHENTICATED",
-      });
+    const principal = this.#principal(ctx);
     authorize(principal, { verb, name });
     return principal;
+  }
+
+  /** As {@link require} for a collection, of which a scoped caller is shown the part within its scopes. */
+  requireCollection(
+    ctx: CallContext,
+    verb: "list" | "watch",
+    name: string,
+  ): { principal: ApiPrincipal; within: Within } {
+    const principal = this.#principal(ctx);
+    return { principal, within: authorizeCollection(principal, { verb, name }) };
+  }
+
+  #principal(ctx: CallContext): ApiPrincipal {
+    const principal = (ctx as Authenticated)[principalOf];
+    if (principal !== undefined) return principal;
+    throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
+      reason: "UNAUTHENTICATED",
+    });
   }
 
   /** Counts a Watch or WaitFor of `principal`; RESOURCE_EXHAUSTED at the limit. Call `end` when it is over. */

@@ -7,8 +7,10 @@ import type { Store } from "../store/store.ts";
 import type { AdvertisedNow } from "./admin.ts";
 import { apiKeyService, bundleService, joinTokenService, waitService } from "./admin.ts";
 import { Auth } from "./auth.ts";
+import type { BackupSource } from "./backup.ts";
 import { BasicItems } from "./basic-items.ts";
 import { Bundles } from "./bundles.ts";
+import { hubService } from "./hub-service.ts";
 import { Reader } from "./reader.ts";
 import { Room } from "./room.ts";
 import { Resources } from "./resources.ts";
@@ -23,6 +25,8 @@ export function createApi(deps: {
   rng: Rng;
   identity: Identity;
   advertised: AdvertisedNow;
+  /** How the store is copied to a file; undefined for one that is no file. */
+  backup?: BackupSource;
 }): {
   services: BoundService[];
   before(ctx: CallContext): Promise<void>;
@@ -46,6 +50,13 @@ export function createApi(deps: {
       waitService(api),
       apiKeyService(api, deps.identity),
       joinTokenService(api, deps.identity, deps.advertised),
+      hubService({
+        api,
+        writer,
+        identity: deps.identity,
+        rng: deps.rng,
+        ...(deps.backup === undefined ? {} : { backup: deps.backup }),
+      }),
     ],
     before: auth.before,
     reader,

@@ -13,6 +13,8 @@ import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import { view, viewInto } from "../core/views.ts";
+import type { Within } from "../identity/authorize.ts";
+import { isWithin } from "../identity/authorize.ts";
 import { key, keyAfter, prefix } from "../store/bytes.ts";
 import type { Rev, Store } from "../store/store.ts";
 import { encodePage } from "./basic-items.ts";
@@ -30,6 +32,8 @@ export interface ListQuery {
   filter: string;
   view: View;
   minRevision: bigint;
+  /** The part of the collection that the caller may see; undefined for all. */
+  within?: Within | undefined;
 }
 
 /** Records read from the store at a time while a filter is looking for matches. */
@@ -55,7 +59,7 @@ export interface Page {
 /** Where a page begins, and what it is a part of. */
 async function positionOf(deps: { reader: Reader }, q: ListQuery) {
   const size = pageSize(q.pageSize);
-  const query = JSON.stringify([q.kind, q.parent, q.filter, q.view]);
+  const query = JSON.stringify([q.kind, q.parent, q.filter, q.view, q.within ?? null]);
   const head = await deps.reader.head(q.minRevision);
   const position = q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query);
   if (position.revision > head.rev)
@@ -81,11 +85,12 @@ export async function listPage(deps: { store: Store; reader: Reader }, q: ListQu
   const resources: Resource[] = [];
   let { start } = range;
   for (;;) {
-    const limit = q.filter === "" ? Math.min(READ, size + 1) : READ;
+    const limit = q.filter === "" && q.within === undefined ? Math.min(READ, size + 1) : READ;
     const page = await deps.store.range({ start, end: range.end, rev, limit });
     if (page.kvs.length >= MANY) await snapshot.readStatuses();
     for (const kv of page.kvs) {
       const record = decode(q.kind, kv.value);
+      if (!isWithin(q.within, record.name)) continue;
       const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
       const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
       if (!matches(full)) continue;
@@ -101,7 +106,7 @@ export async function listPage(deps: { store: Store; reader: Reader }, q: ListQu
 
 /** Whether {@link listBasicPage} takes the query. */
 export const isBasic = (q: ListQuery): boolean =>
-  q.view === View.BASIC && q.filter === "" && q.kind !== "DataPlane";
+  q.view === View.BASIC && q.filter === "" && q.within === undefined && q.kind !== "DataPlane";
 
 /** A page as {@link listPage} answers it, encoded as a response of `schema`. */
 export async function listBasicPage(

@@ -130,9 +130,9 @@ function methods<R extends Resource>(api: Api, of: Of) {
     },
     /** The response; encoded already where that spares work. `collection` is what is authorized. */
     async list<A>(request: Listed, ctx: CallContext, at: { collection: string; parent: string }) {
-      api.auth.require(ctx, "list", at.collection);
+      const { within } = api.auth.requireCollection(ctx, "list", at.collection);
       const { pageSize, pageToken, filter, view, minRevision } = request;
-      const q = { kind, parent: at.parent, pageSize, pageToken, filter, view, minRevision };
+      const q = { kind, parent: at.parent, pageSize, pageToken, filter, view, minRevision, within };
       if (isBasic(q)) return (await listBasicPage(api, q, of.list)) as A;
       const { resources, ...rest } = await listPage(api, q);
       return { [of.fields.many]: resources, ...rest } as A;
@@ -172,9 +172,9 @@ function methods<R extends Resource>(api: Api, of: Of) {
       ctx: CallContext,
       at: { collection: string; parent: string },
     ) {
-      const principal = api.auth.require(ctx, "watch", at.collection);
+      const { principal, within } = api.auth.requireCollection(ctx, "watch", at.collection);
       const { filter, view, cursor } = request;
-      const q: WatchQuery = { kind, parent: at.parent, filter, view, cursor };
+      const q: WatchQuery = { kind, parent: at.parent, filter, view, cursor, within };
       return events(api, { q, principal, ctx }, (change) => {
         const { type, resource } = change;
         const position = change.cursor === undefined ? {} : { cursor: change.cursor };

@@ -9,6 +9,7 @@ import {
   CreateBundleVersionRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
@@ -28,6 +29,7 @@ import type { Authority } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store } from "../store/store.ts";
+import type { BackupSource } from "./backup.ts";
 import { createApi } from "./create-api.ts";
 import { finaliser } from "./finalise.ts";
 
@@ -53,7 +55,7 @@ function guarded(service: BoundService, before: (ctx: CallContext) => Promise<vo
 }
 
 /** The whole API in this process; `stop` ends what runs. */
-export async function testApi(options: { clock?: Clock; store?: Store } = {}) {
+export async function testApi(options: { clock?: Clock; store?: Store; backup?: BackupSource } = {}) {
   const clock = options.clock ?? systemClock;
   const rng = seededRng(1);
   const store = options.store ?? openMemoryStore({ clock, rng });
@@ -75,6 +77,7 @@ export async function testApi(options: { clock?: Clock; store?: Store } = {}) {
     rng,
     identity,
     advertised: () => ({ agentAddress: "hub:7444", enrolmentAddress: "hub:7445" }),
+    ...(options.backup === undefined ? {} : { backup: options.backup }),
   });
   const services = api.services.map((s) => guarded(s, (ctx) => api.before(ctx)));
   const end = new AbortController();
@@ -93,6 +96,7 @@ export async function testApi(options: { clock?: Clock; store?: Store } = {}) {
       wait: link.client(WaitService),
       apiKeys: link.client(ApiKeyService),
       joinTokens: link.client(JoinTokenService),
+      hub: link.client(HubService),
     };
   };
   const as = async (role: Role, scopes: string[] = []) => {

@@ -13,6 +13,8 @@ import type { Kind } from "../core/keys.ts";
 import { kindPrefix, prefixes, uidKey } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import { view } from "../core/views.ts";
+import type { Within } from "../identity/authorize.ts";
+import { isWithin } from "../identity/authorize.ts";
 import { keyText, prefix } from "../store/bytes.ts";
 import type { Rev, Store, StoreEvent } from "../store/store.ts";
 import { below, cursorAt, listPage } from "./lists.ts";
@@ -27,6 +29,8 @@ export interface WatchQuery {
   cursor: Cursor | undefined;
   /** One resource alone; empty for all. */
   name?: string;
+  /** The part of the collection that the caller may see; undefined for all. */
+  within?: Within | undefined;
 }
 
 /** What a watch tells. `cursor` on the last change of a revision only. */
@@ -61,6 +65,7 @@ export async function* watch(
         pageSize: PAGE,
         pageToken: pageTokenText,
         minRevision: 0n,
+        within: q.within,
       });
       for (const resource of page.resources) {
         if (selected(resource.name))
@@ -135,7 +140,7 @@ async function* follow(
 function selector(q: WatchQuery): (name: string) => boolean {
   if (q.name !== undefined && q.name !== "") return (name) => name === q.name;
   const prefixText = below(q.kind, q.parent);
-  return (name) => name.startsWith(prefixText);
+  return (name) => name.startsWith(prefixText) && isWithin(q.within, name);
 }
 
 /** Names of the resources of `kind` whose view a revision touches, each once, in order of name. */

@@ -19,7 +19,7 @@ import { auditOp } from "../identity/audit.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { Gate } from "./gate.ts";
 import { key, prefix } from "../store/bytes.ts";
-import type { Compare, KV, Op, Rev, RowOp, Store } from "../store/store.ts";
+import type { Compare, KV, Op, Rev, RowOp, Store, TxnRequest, TxnResult } from "../store/store.ts";
 import { Reader } from "./reader.ts";
 import { Reads, RecordMemory } from "./reads.ts";
 
@@ -89,11 +89,18 @@ export class Writer {
   readonly #gate = new Gate();
   readonly #memory = new RecordMemory(MEMORY_BYTES);
 
+  #fullSinceMs: number | undefined;
+
   constructor(deps: { store: Store; clock: Clock; rng: Rng }) {
     this.#store = deps.store;
     this.#reader = new Reader(deps.store);
     this.#clock = deps.clock;
     this.#rng = deps.rng;
+  }
+
+  /** Since when the store has no room, as far as the last write knows. */
+  get fullSinceMs(): number | undefined {
+    return this.#fullSinceMs;
   }
 
   /** Carries a write out. ABORTED when others keep coming between. */
@@ -157,7 +164,7 @@ export class Writer {
     const gets = needs.map((text): Op => ({ get: { key: key(text) } }));
     const txn = { if: compares, then: [...then, ...gets], rows: change.rows };
     failpoint("api/before-txn");
-    const { ok, rev, results } = await this.#store.txn(txn);
+    const { ok, rev, results } = await this.#commit(txn);
     failpoint("api/after-txn");
     if (!ok) return undefined;
     change.committed?.(rev);
@@ -166,6 +173,18 @@ export class Writer {
       return result?.kind === "get" ? result.kv : undefined;
     };
     return { answer: await change.answer({ rev, get }) };
+  }
+
+  async #commit(txn: TxnRequest): Promise<TxnResult> {
+    try {
+      const result = await this.#store.txn(txn);
+      this.#fullSinceMs = undefined;
+      return result;
+    } catch (thrown) {
+      if (thrown instanceof MoorageError && thrown.reason === "STORE_FULL")
+        this.#fullSinceMs ??= this.#clock.now();
+      throw thrown;
+    }
   }
 
   /** What an answer needs, without a commit. */

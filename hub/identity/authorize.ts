@@ -13,8 +13,8 @@ export interface Access {
   name: string;
 }
 
-/** Collections that only an administrator touches: keys and trust. */
-const TRUST = new Set(["apiKeys", "joinTokens", "credentials", "audit"]);
+/** Collections that only an administrator touches: keys and trust, and the hub itself. */
+const TRUST = new Set(["apiKeys", "joinTokens", "credentials", "audit", "hub"]);
 /** Collections of the wanted state. */
 const DESIRED = new Set(["dataPlanes", "tenants", "applications", "bundles", "versions"]);
 /** Collections about money. */

@@ -1,5 +1,4 @@
 /** The hub's metrics, beside those that sync counts itself; names as in docs/reference/metrics.md. */
-import { readFileSync } from "node:fs";
 import { fromBinary } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { codeName } from "@moorage/shared/errors";
@@ -13,6 +12,7 @@ import {
 } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { statusOf } from "./status-of.ts";
+import { version } from "./version.ts";
 import type { Kind } from "../core/keys.ts";
 import { prefixes } from "../core/keys.ts";
 import { viewInto } from "../core/views.ts";
@@ -20,10 +20,6 @@ import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
 import { prefix } from "../store/bytes.ts";
 import type { Rev, Store } from "../store/store.ts";
-
-const manifest = readFileSync(new URL("../package.json", import.meta.url), "utf8");
-/** The hub's own version. */
-const { version } = JSON.parse(manifest) as { version: string };
 
 const kinds: readonly Kind[] = ["DataPlane", "Tenant", "Application"];
 

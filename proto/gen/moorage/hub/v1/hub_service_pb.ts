@@ -233,7 +233,7 @@ export const ListDivergencesRequestSchema: GenMessage<ListDivergencesRequest> = 
  */
 export type ListDivergencesResponse = Message<"moorage.hub.v1.ListDivergencesResponse"> & {
   /**
-   * divergences in order of data plane and name.
+   * divergences in order of data plane and uid.
    *
    * @generated from field: repeated moorage.hub.v1.Divergence divergences = 1;
    */
@@ -297,7 +297,7 @@ export type CreateBackupResponse = Message<"moorage.hub.v1.CreateBackupResponse"
   sizeBytes: bigint;
 
   /**
-   * revision of the newest write in it; on the last part alone.
+   * revision of the newest write that was made before the copy began; on the last part alone.
    *
    * @generated from field: int64 revision = 4;
    */

@@ -1,0 +1,98 @@
+/**
+ * A backup as a stream: the store writes a copy of itself to a file beside it, which goes out in parts
+ * and is removed. One at a time: each takes as much disk as the store.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { Code, MoorageError } from "@moorage/shared/errors";
+import { failpoint } from "@moorage/shared/failpoint";
+import type { Rng } from "@moorage/shared/rng";
+import { uuid } from "@moorage/shared/rng";
+import type { Rev } from "../store/store.ts";
+
+/** Bytes of a part. */
+export const BACKUP_PART_BYTES = 512 * 1024;
+const TEMPORARY = /^backup-[0-9a-f-]{36}\.tmp$/;
+
+/** Where the copies are made, and by whom. */
+export interface BackupSource {
+  /** A directory with room for a copy: the store's own. */
+  dir: string;
+  /** Writes a consistent copy to a new file; answers the revision of the newest write that is surely in it. */
+  write(file: string): Promise<Rev>;
+}
+
+/** A store that can write a copy of itself. */
+interface Copied {
+  status(): Promise<{ rev: Rev }>;
+  backup(file: string): Promise<unknown>;
+}
+
+/** The source over a durable store and its directory. */
+export const backupSource = (store: Copied, dir: string): BackupSource => ({
+  dir,
+  async write(file) {
+    const { rev } = await store.status();
+    await store.backup(file);
+    return rev;
+  },
+});
+
+/** What the last part says of the whole. */
+export interface BackupFacts {
+  sha256: Uint8Array;
+  sizeBytes: number;
+  revision: Rev;
+}
+
+/** Makes backups, one at a time. */
+export class Backups {
+  readonly #source: BackupSource;
+  readonly #rng: Rng;
+  #running = false;
+
+  constructor(source: BackupSource, rng: Rng) {
+    this.#source = source;
+    this.#rng = rng;
+  }
+
+  /** The file in parts, then its facts. RESOURCE_EXHAUSTED `BACKUP_RUNNING` while there is another. */
+  async *stream(): AsyncGenerator<Uint8Array | BackupFacts, void, void> {
+    if (this.#running) throw running();
+    this.#running = true;
+    const file = join(this.#source.dir, `backup-${uuid(this.#rng)}.tmp`);
+    try {
+      await this.#removeLeft();
+      const revision = await this.#source.write(file);
+      failpoint("api/backup-written");
+      const hash = createHash("sha256");
+      let sizeBytes = 0;
+      for await (const part of createReadStream(file, { highWaterMark: BACKUP_PART_BYTES })) {
+        hash.update(part as Buffer);
+        sizeBytes += (part as Buffer).length;
+        yield part as Buffer;
+      }
+      yield { sha256: hash.digest(), sizeBytes, revision };
+    } finally {
+      await rm(file, { force: true });
+      this.#running = false;
+    }
+  }
+
+  /** Removes what a hub that died over a backup left behind. */
+  async #removeLeft(): Promise<void> {
+    for (const name of await readdir(this.#source.dir))
+      if (TEMPORARY.test(name)) await rm(join(this.#source.dir, name), { force: true });
+  }
+}
+
+function running(): MoorageError {
+  const description = "a backup is under way, the limit is 1 at a time";
+  return new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot make a backup: ${description}`, {
+    reason: "BACKUP_RUNNING",
+    quota: [{ subject: "hub", description }],
+    retryAfterMs: 10_000,
+  });
+}
