@@ -1,18 +1,25 @@
 /** The hub's API as the commands use it: typed clients, and the standard methods by kind. */
 import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
+import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
+import type { ApplicationChange } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import type { DataPlaneChange } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
+import type { TenantChange } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
-import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
 import { apiLimits } from "@moorage/shared/grpc/options";
-import type { Link } from "@moorage/shared/grpc/types";
+import type { WatchMessage } from "@moorage/shared/grpc/resumable-watch";
+import { resumableWatch } from "@moorage/shared/grpc/resumable-watch";
+import { defaultRetryPolicy, retryingLink } from "@moorage/shared/grpc/retry";
+import { systemRng } from "@moorage/shared/rng";
 import type { Context } from "./contexts.ts";
 import { parseAddress } from "./contexts.ts";
 import type { Resource } from "./format.ts";
@@ -20,6 +27,8 @@ import type { ResourceKind } from "./kinds.ts";
 
 /** How long a unary call may take. */
 const CALL_MS = 30_000;
+/** Tries of one call. */
+const TRIES = 6;
 /** Resources a page. */
 const PAGE = 500;
 
@@ -38,7 +47,8 @@ export type Api = ReturnType<typeof openApi>;
 
 /** Connects lazily to a context's hub. */
 export function openApi(context: Context, clock: Clock) {
-  const link: Link = connect({
+  const rng = systemRng;
+  const connected = connect({
     target: parseAddress(context.server),
     tls: {
       ...(context.caPem === undefined ? {} : { caPem: context.caPem }),
@@ -48,6 +58,8 @@ export function openApi(context: Context, clock: Clock) {
     clock,
     headers: () => ({ authorization: `Bearer ${context.key}` }),
   });
+  // Enough for a hub that restarts; a wrong address is still told within seconds.
+  const link = retryingLink(connected, { clock, rng, policy: { ...defaultRetryPolicy, attempts: TRIES } });
   const clients = {
     dataPlanes: link.client(DataPlaneService),
     tenants: link.client(TenantService),
@@ -129,34 +141,36 @@ export function openApi(context: Context, clock: Clock) {
       else await clients.applications.deleteApplication(request, unary);
     },
 
-    /** The state of now as upserts, `synced`, then every change. */
+    /** The state of now as upserts, `synced`, then every change; goes on when the hub restarts. */
     async *watch(
       kind: ResourceKind,
       q: { parent: string; filter: string },
       signal: AbortSignal,
     ): AsyncGenerator<WatchEvent> {
-      const base = { filter: q.filter, view: View.FULL };
-      const options = { signal };
-      const events =
-        kind === "DataPlane"
-          ? clients.dataPlanes.watchDataPlanes(base, options)
-          : kind === "Tenant"
-            ? clients.tenants.watchTenants(base, options)
-            : clients.applications.watchApplications({ ...base, parent: q.parent }, options);
-      for await (const { event } of events) {
-        if (event.case === "synced") yield { type: "synced" };
-        if (event.case !== "change") continue;
-        const resource =
-          "dataPlane" in event.value
-            ? event.value.dataPlane
-            : "tenant" in event.value
-              ? event.value.tenant
-              : "application" in event.value
-                ? event.value.application
-                : undefined;
-        if (resource !== undefined)
-          yield { type: event.value.type === ChangeType.REMOVED ? "removed" : "upserted", resource };
+      const open = (cursor: Cursor | undefined, s: AbortSignal): AsyncIterable<WatchMessage<Change>> => {
+        const request = { filter: q.filter, view: View.FULL, ...(cursor === undefined ? {} : { cursor }) };
+        if (kind === "DataPlane") return clients.dataPlanes.watchDataPlanes(request, { signal: s });
+        if (kind === "Tenant") return clients.tenants.watchTenants(request, { signal: s });
+        return clients.applications.watchApplications({ ...request, parent: q.parent }, { signal: s });
+      };
+      const events = resumableWatch<Change, Resource>({ open, resource: changed, signal, clock, rng });
+      for await (const event of events) {
+        if (event.kind === "synced") yield { type: "synced" };
+        else yield { type: event.kind, resource: event.resource };
       }
     },
   };
+}
+
+type Change = DataPlaneChange | TenantChange | ApplicationChange;
+
+function changed(change: Change): Resource | undefined {
+  switch (change.$typeName) {
+    case "moorage.hub.v1.DataPlaneChange":
+      return change.dataPlane;
+    case "moorage.hub.v1.TenantChange":
+      return change.tenant;
+    case "moorage.hub.v1.ApplicationChange":
+      return change.application;
+  }
 }

@@ -44,6 +44,7 @@ import { createDenialAudit } from "./identity/denials.ts";
 import type { Identity } from "./identity/identity.ts";
 import { identityOptions } from "./identity/options.ts";
 import { callMetrics, hubMetrics } from "./ops/metrics.ts";
+import { limitMetrics } from "./ops/limits.ts";
 import type { Sampler, Shedder } from "./ops/shedding.ts";
 import { createShedder, processSampler } from "./ops/shedding.ts";
 import { openSqliteStore } from "./store/sqlite/sqlite.ts";
@@ -167,6 +168,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       agentAddress: host(servers.all.agent.address),
       enrolmentAddress: host(servers.all.enrolment.address),
     };
+    limitMetrics(metrics, { connectionsPerAddress: config.connectionsPerAddress });
     hubMetrics(metrics, { store, reader: api.reader });
     const ops = await startOpsServer({
       address: config.opsAddress,

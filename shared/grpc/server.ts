@@ -52,7 +52,7 @@ export interface ServerOptions {
   onCall?: (report: CallReport) => void;
 }
 
-/** An open port. A call whose first message does not come within `limits.handshakeMs` is ended. */
+/** An open port. A call whose request, or whose first of several, does not come within `limits.handshakeMs` is ended. */
 export interface RunningServer {
   /** The address bound, with the port taken. */
   readonly address: Address;
@@ -208,7 +208,10 @@ async function serve(
     signal: controller.signal,
     finish,
     isOver: () => over,
-    onRead: () => late?.cancel(),
+    // Of a single request the end must come, too: until then it holds a stream.
+    onRead: (ended) => {
+      if (ended || manyRequests(method)) late?.cancel();
+    },
   });
   const live: LiveCall = { method, end: (error) => stream.abort(error) };
   port.live.add(live);
@@ -226,6 +229,10 @@ async function serve(
   port.live.delete(live);
   if (port.live.size === 0) port.onIdle();
   options.onCall?.({ method, ctx, durationMs: options.clock.monotonicMs() - startMs, error: failed });
+}
+
+function manyRequests({ methodKind }: DescMethod): boolean {
+  return methodKind === "client_streaming" || methodKind === "bidi_streaming";
 }
 
 /**
@@ -275,7 +282,7 @@ function duplex(
     finish(thrown?: { value: unknown }): void;
     isOver(): boolean;
     /** Something of the caller was read: a message, or the end of its messages. */
-    onRead(): void;
+    onRead(ended: boolean): void;
   },
 ): ServerDuplex<unknown, unknown> {
   return {
@@ -283,10 +290,10 @@ function duplex(
       try {
         for await (const message of call.iterator({ destroyOnReturn: false })) {
           if (message instanceof Undecodable) throw message.error;
-          on.onRead();
+          on.onRead(false);
           yield message;
         }
-        on.onRead();
+        on.onRead(true);
       } catch (thrown) {
         throw on.signal.aborted ? on.signal.reason : thrown;
       }

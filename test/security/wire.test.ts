@@ -12,6 +12,7 @@ import { limits } from "@moorage/shared/limits";
 import { seededRng, systemRng } from "@moorage/shared/rng";
 import { createCa, createCsr, generateKeyPem, issueClientCertificate } from "@moorage/shared/x509";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { httpText } from "../world/world.ts";
 import type { RawConnection } from "./raw-http2.ts";
 import {
   callHeaders,
@@ -257,6 +258,12 @@ describe("S13", () => {
     raw.socket.destroy();
   });
 
+  test("every named limit reads back from the running hub", async () => {
+    const page = await httpText(`http://127.0.0.1:${ports().ops}/metrics`);
+    const told = [...page.matchAll(/^moorage_hub_limit\{limit="(\w+)"\} (\S+)$/gm)];
+    expect(Object.fromEntries(told.map((m) => [m[1], Number(m[2])]))).toEqual(limits);
+  });
+
   test("rapid reset (CVE-2023-44487) ends the attacker's connection, and nobody else's", async () => {
     const cost = await world.under(async () => {
       const raw = await rawConnect(ports().api, world.anyone);
@@ -386,7 +393,10 @@ describe("S13", () => {
     ).toBeGreaterThanOrEqual(4);
   });
 
-  test("a call whose message does not come is ended, its connection serves others", async () => {
+  test.each([
+    ["whose message does not come", Buffer.from([0, 0, 0])],
+    ["whose end does not come", message(Buffer.alloc(0))],
+  ])("a call %s is ended, its connection serves others", async (_name, part) => {
     const to = await session(ports().enrolment, world.anyone);
     const request = to.request({
       ":method": "POST",
@@ -397,7 +407,7 @@ describe("S13", () => {
     const status = new Promise((resolve) =>
       request.on("response", (h) => resolve(Number(h["grpc-status"]))).on("error", () => undefined),
     );
-    request.write(Buffer.from([0, 0, 0]));
+    request.write(part);
     expect(await status).toBe(Code.DEADLINE_EXCEEDED);
     expect((await call(to, ENROL, message(Buffer.alloc(0)))).status).toBeOneOf(refusals);
     to.close();
