@@ -100,6 +100,8 @@ page(
 const { createMetrics } = await import(at("shared/metrics.ts"));
 const { declareAgentMetrics } = await import(at("agent/metrics.ts"));
 const { callMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
+const { limitMetrics } = await import(at("hub/ops/limits.ts"));
+const { createShedder } = await import(at("hub/ops/shedding.ts"));
 const { syncCounts } = await import(at("hub/sync/counts.ts"));
 const ofAgent = createMetrics();
 declareAgentMetrics(ofAgent, { link: () => undefined, mirror: () => undefined, leader: () => false });
@@ -108,6 +110,8 @@ syncCounts(ofHub);
 // What a gauge reads is read at a scrape; nothing is scraped here.
 hubMetrics(ofHub, {});
 callMetrics(ofHub, {});
+limitMetrics(ofHub, {});
+createShedder({ metrics: ofHub });
 const metricTable = (metrics) =>
   table(
     ["Metric", "Type", "Labels", "Meaning"],
