@@ -9,6 +9,7 @@ import { Code, MoorageError } from "./errors.ts";
 
 /** Every failpoint and what has happened, and not happened, when it is hit. */
 export const failpoints = {
+  "store/before-restore-rename": "a restored store is complete beside its place",
   "store/mid-migration": "a step of a schema migration is written, not committed",
   "store/before-epoch": "a new epoch is written, not committed",
   "store/before-begin": "a batch was taken, nothing is written",

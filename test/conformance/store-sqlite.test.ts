@@ -5,6 +5,8 @@ import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { SCHEMA, configure, files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
+import { restoreStore } from "@moorage/hub/store/sqlite/restore";
+import { EPOCH_JUMP } from "@moorage/hub/store/store";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
 import { seededRng, systemRng } from "@moorage/shared/rng";
 import {
@@ -324,6 +326,54 @@ describe("The SQLite store's file", () => {
     const second = await open();
     expect(await second.status()).toMatchObject({ epoch, rev, restoredRev: 2 });
     expect((await run(second, putOp("b", "1"))).rev).toBe(rev + 1);
+  });
+
+  it("restores a backup into a new epoch, with everything in it and nothing after", async () => {
+    const store = await open();
+    await run(store, putOp("a", "kept"));
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    await run(store, putOp("b", "later"));
+    const { epoch } = await store.status();
+    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("another hub uses it");
+    await store.close();
+    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("it holds a store");
+    const target = join(away, "new");
+    const made = restoreStore({ file: backup, dir: target, rng: systemRng });
+    expect(made).toMatchObject({ revision: 2, head: 2 + EPOCH_JUMP });
+    const restored = await openSqliteStore({ dir: target, clock, rng: systemRng });
+    opened.push(restored);
+    expect(await list(restored)).toEqual(["a=kept"]);
+    expect(await restored.status()).toMatchObject({ rev: made.head, restoredRev: 2, uncleanStart: false });
+    expect((await restored.status()).epoch).not.toEqual(epoch);
+    expect((await run(restored, putOp("c"))).rev).toBe(made.head + 1);
+    await restored.close();
+    rmSync(away, { recursive: true });
+  });
+
+  it("restores nothing from a file that is damaged, foreign or not there", async () => {
+    const store = await open();
+    await run(store, putOp("a", "right"));
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    const raw = new Database(backup);
+    raw.exec("UPDATE log SET value = x'00'");
+    raw.close();
+    const target = join(away, "new");
+    const restore = (name: string) => () =>
+      restoreStore({ file: join(away, name), dir: target, rng: systemRng });
+    expect(restore("backup.db")).toThrow('revision 2 in "log" does not have its checksum');
+    expect(restore("missing.db")).toThrow("there is no such file");
+    const other = new Database(join(away, "other.db"));
+    other.exec("CREATE TABLE x(y)");
+    other.close();
+    expect(restore("other.db")).toThrow("it is no backup of a hub's store");
+    writeFileSync(join(away, "text.db"), "no database at all, whatever its name says".repeat(30));
+    expect(restore("text.db")).toThrow("file is not a database");
+    expect(existsSync(join(target, files.db))).toBe(false);
+    rmSync(away, { recursive: true });
   });
 
   it("backs up to a file that is a store of its own, while it serves", async () => {
