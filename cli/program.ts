@@ -1,6 +1,7 @@
 /** The command tree. */
 import { Command, CommanderError } from "commander";
 import { ChildExit, addAdminCommands } from "./commands-admin.ts";
+import { addBackupCommands } from "./commands-backup.ts";
 import { addBundleCommands } from "./commands-bundle.ts";
 import { addHubCommands } from "./commands-hub.ts";
 import { addLoginCommands } from "./commands-login.ts";
@@ -29,6 +30,7 @@ export function buildProgram(io: Io): Command {
   addBundleCommands(program, io);
   addAdminCommands(program, io);
   addHubCommands(program, io);
+  addBackupCommands(program, io);
   settle(program, io);
   return program;
 }

@@ -12,6 +12,7 @@ import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb"
 import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
@@ -36,6 +37,7 @@ import { runServices } from "@moorage/shared/run-services";
 import type { Service } from "@moorage/shared/service";
 import { sleep } from "@moorage/shared/clock";
 import type { Advertised } from "./api/admin.ts";
+import { backupSource } from "./api/backup.ts";
 import { createApi } from "./api/create-api.ts";
 import type { HubConfig } from "./config.ts";
 import { createAuditSealer } from "./identity/audit-sealer.ts";
@@ -97,18 +99,20 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
   const { clock, rng, log } = deps;
   const metrics = createMetrics({ processMetrics: true });
   let storeFailure: Error | undefined;
-  const store =
-    deps.store ??
-    (await openSqliteStore({
-      dir: config.dataDir,
-      clock,
-      rng,
-      maxBytes: config.storeMaxBytes,
-      onFailure: (error) => {
-        storeFailure = error;
-        log.error("store failed, nothing is accepted any more", { error });
-      },
-    }));
+  const durable =
+    deps.store === undefined
+      ? await openSqliteStore({
+          dir: config.dataDir,
+          clock,
+          rng,
+          maxBytes: config.storeMaxBytes,
+          onFailure: (error) => {
+            storeFailure = error;
+            log.error("store failed, nothing is accepted any more", { error });
+          },
+        })
+      : undefined;
+  const store = deps.store ?? (durable as Store);
   const undo: (() => Promise<unknown>)[] = deps.store === undefined ? [() => store.close()] : [];
   try {
     const identity = await createIdentity({
@@ -144,7 +148,14 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       },
     });
     let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
-    const api = createApi({ store, clock, rng, identity, advertised: () => advertised });
+    const api = createApi({
+      store,
+      clock,
+      rng,
+      identity,
+      advertised: () => advertised,
+      ...(durable === undefined ? {} : { backup: backupSource(durable, config.dataDir) }),
+    });
     const shedder = createShedder({
       clock,
       rng,
@@ -301,6 +312,7 @@ async function listenAll(on: {
     WaitService,
     ApiKeyService,
     JoinTokenService,
+    HubService,
   ]);
   const open: RunningServer[] = [];
   const start = async (options: Parameters<typeof startServer>[0]): Promise<RunningServer> => {
