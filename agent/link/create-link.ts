@@ -10,6 +10,8 @@ import { defaultPolicy, runStream } from "./stream.ts";
 
 /** Between dials that failed. */
 const BACKOFF: Backoff = { baseMs: 1_000, capMs: 120_000 };
+/** The longest that a hub may send an agent away: a stolen one must not park a fleet for years. */
+const MAX_AWAY_MS = 15 * 60_000;
 
 /** A link; nothing happens before `run`. */
 export function createHubLink(deps: HubLinkDeps): HubLink {
@@ -62,7 +64,7 @@ export function createHubLink(deps: HubLinkDeps): HubLink {
         const reason = reasonOf(end);
         deps.onEnded?.({ reason, error: end.error });
         noteGeneration(end.error);
-        const delayMs = delayOf(end, attempt);
+        const delayMs = Math.min(Math.max(0, delayOf(end, attempt)), MAX_AWAY_MS);
         deps.log.warn("not connected to the hub, it is dialled again", {
           reason,
           delayMs: Math.round(delayMs),

@@ -180,6 +180,14 @@ describe("the hub link", () => {
     expect(dials).toEqual([0, 7_000]);
   });
 
+  it("comes back within a quarter of an hour whatever the hub said", async () => {
+    const { clock, dials, write } = rig();
+    await settle();
+    write({ case: "goodbye", value: { reason: "DRAINING", reconnectAfter: { seconds: 2n ** 60n } } });
+    await clock.advance(900_000);
+    expect(dials).toEqual([0, 900_000]);
+  });
+
   it("sends its inventory when the hub compares", async () => {
     const { sent } = rig({ resume: Resume.COMPARE });
     await settle();

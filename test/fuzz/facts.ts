@@ -12,6 +12,27 @@ const plain = {
 
 /** The targets by name; the name is that of the file in targets/ and of the folder in corpus/. */
 export const facts: Readonly<Record<string, TargetFacts>> = {
+  frame: {
+    ...plain,
+    about:
+      "Anything an agent may write on its stream, in any order: the stream ends with a status or goes on, and no other data plane is touched",
+    sync: false,
+    cpuMs: 100,
+  },
+  rpc: {
+    ...plain,
+    about:
+      "Generated and mutated requests to every method of the public API: each answer is OK or a coded error with a reason, never INTERNAL",
+    sync: false,
+    cpuMs: 150,
+  },
+  downlink: {
+    ...plain,
+    about:
+      "A hostile hub's frames into the agent's link and mirror: nothing is lost without a tombstone, and the link goes on",
+    sync: false,
+    cpuMs: 150,
+  },
   csr: {
     ...plain,
     about:
