@@ -9,6 +9,7 @@ import { Code, MoorageError } from "./errors.ts";
 
 /** Every failpoint and what has happened, and not happened, when it is hit. */
 export const failpoints = {
+  "store/ballast-dropped": "the disk is full and the ballast was given up",
   "store/before-restore-rename": "a restored store is complete beside its place",
   "store/mid-migration": "a step of a schema migration is written, not committed",
   "store/before-epoch": "a new epoch is written, not committed",
@@ -26,6 +27,7 @@ export const failpoints = {
   "api/before-txn": "a write of the API is planned and checked, not sent to the store",
   "api/after-txn": "a write of the API is committed, its caller has no answer",
   "api/backup-written": "the copy for a backup is written, none of it is sent",
+  "api/before-collect": "chunks that no version names are about to be deleted",
   "api/mid-upload": "a chunk of a bundle is stored, its version is not",
   "identity/mid-issue": "a certificate is signed, its key is not registered",
   "identity/before-join-txn": "a join token was checked, it is not consumed",

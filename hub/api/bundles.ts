@@ -1,7 +1,8 @@
 /**
  * Bundles: published once, immutable, kept as chunks by digest. Chunks are written first and the
- * version last, so that a version that can be seen is whole; chunks of an upload that broke off are
- * found again by the next one with the same content.
+ * version last, in a transaction that compares that all of them are there, so that a version that can
+ * be seen is whole. Chunks of an upload that broke off are found again by the next one with the same
+ * content, or collected (collector.ts).
  */
 import { createHash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -21,11 +22,11 @@ import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
-import { blobKey, prefixes } from "../core/keys.ts";
+import { blobKey, bundleStampKey, prefixes } from "../core/keys.ts";
 import { requireBundleVersion } from "../core/names.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
-import type { Store } from "../store/store.ts";
+import type { Compare, Op, Store } from "../store/store.ts";
 import type { Found, Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
 import type { Call } from "./resources.ts";
@@ -38,8 +39,18 @@ export class Bundles {
   readonly #writer: Writer;
   readonly #clock: Clock;
   readonly #rng: Rng;
+  readonly #chunkBytes: number;
 
-  constructor(deps: { store: Store; reader: Reader; writer: Writer; clock: Clock; rng: Rng }) {
+  /** `chunkBytes`: of a chunk in the store; default the limit `bundleChunkBytes`. */
+  constructor(deps: {
+    store: Store;
+    reader: Reader;
+    writer: Writer;
+    clock: Clock;
+    rng: Rng;
+    chunkBytes?: number;
+  }) {
+    this.#chunkBytes = deps.chunkBytes ?? limits.bundleChunkBytes;
     this.#store = deps.store;
     this.#reader = deps.reader;
     this.#writer = deps.writer;
@@ -65,7 +76,7 @@ export class Bundles {
         { reason: "FORMAT_UNSUPPORTED" },
       );
     }
-    const chunks = split(bytes);
+    const chunks = split(bytes, this.#chunkBytes);
     return this.#writer.write<BundleVersion>({
       principal: call.principal,
       method: call.method,
@@ -92,7 +103,11 @@ export class Bundles {
           parametersSchema: JSON.stringify(manifest.parameters),
           chunks: chunks.map((c) => create(BundleChunkSchema, { digest: sha256(c), sizeBytes: c.length })),
         });
-        return { change: this.#put(version, 0) };
+        const put = this.#put(version, 0);
+        // Validated alone, the chunks are not there.
+        if (!upload.validateOnly) put.if.push(...chunks.map(isThere));
+        put.then.push({ put: { key: key(bundleStampKey), value: new Uint8Array(0) } });
+        return { change: put };
       },
     });
   }
@@ -178,6 +193,8 @@ export class Bundles {
     const version = await this.get(name, 0n);
     for (const chunk of version.chunks) {
       const kv = await this.#reader.kv(blobKey(Buffer.from(chunk.digest).toString("hex")));
+      // Collected, for the version was deleted meanwhile; otherwise it is a loss.
+      if (kv === undefined && (await this.#reader.bundle(name)) === undefined) throw notFound(name);
       if (kv === undefined)
         throw new MoorageError(Code.DATA_LOSS, `Cannot read "${name}": a chunk is missing from the store`, {
           reason: "CHUNK_MISSING",
@@ -196,8 +213,8 @@ export class Bundles {
   #put(version: BundleVersion, modRev: number) {
     const k = key(prefixes.bundleVersions + version.name);
     return {
-      if: [{ key: k, target: "modRev" as const, op: "=" as const, to: modRev }],
-      then: [{ put: { key: k, value: toBinary(BundleVersionSchema, version) } }],
+      if: [{ key: k, target: "modRev", op: "=", to: modRev }] as Compare[],
+      then: [{ put: { key: k, value: toBinary(BundleVersionSchema, version) } }] as Op[],
       rows: [],
       resource: version.name,
       answer: (on: { rev: number }) => at({ value: version, modRev: on.rev }),
@@ -213,6 +230,14 @@ export class Bundles {
     failpoint("api/mid-upload");
   }
 }
+
+/** That nobody has collected a chunk since it was seen or written. */
+const isThere = (chunk: Uint8Array): Compare => ({
+  key: key(blobKey(sha256(chunk).toString("hex"))),
+  target: "version",
+  op: ">",
+  to: 0,
+});
 
 const sha256 = (bytes: Uint8Array): Buffer => createHash("sha256").update(bytes).digest();
 
@@ -260,10 +285,9 @@ function checkBundleEtag(old: BundleVersion, etag: string): void {
   );
 }
 
-function split(bytes: Uint8Array): Uint8Array[] {
+function split(bytes: Uint8Array, chunkBytes: number): Uint8Array[] {
   const out: Uint8Array[] = [];
-  for (let i = 0; i < bytes.length; i += limits.bundleChunkBytes)
-    out.push(bytes.subarray(i, i + limits.bundleChunkBytes));
+  for (let i = 0; i < bytes.length; i += chunkBytes) out.push(bytes.subarray(i, i + chunkBytes));
   return out;
 }
 

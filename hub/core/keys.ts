@@ -11,6 +11,7 @@
  * | `uids/<uid>`                        | the key of the resource, UTF-8         | api, with the above   |
  * | `placements/<dp name>/<tenant name>` | the tenant's uid, UTF-8                | api, with the tenant  |
  * | `placementStamps/<dp name>`         | empty; its revision is that of the newest change of the placements | api, with the tenant |
+ * | `bundleStamp`                       | empty; its revision is that of the newest version that was published | api, with the version |
  * | `blobs/<sha256 hex of chunk>`       | the bytes of a bundle chunk            | api, before the version |
  * | `status/<uid>`                      | internal.v1.StoredStatus               | sync                  |
  * | `links/<data plane uid>`            | internal.v1.StoredLink                 | sync                  |
@@ -82,6 +83,8 @@ export const statusKey = (uid: string): string => prefixes.status + uid;
 export const linkKey = (dataPlaneUid: string): string => prefixes.links + dataPlaneUid;
 /** The key of a data plane's registered agent keys. */
 export const credentialsKey = (dataPlaneUid: string): string => prefixes.credentials + dataPlaneUid;
+/** The key whose revision tells when a bundle version was published last; there is one. */
+export const bundleStampKey = "bundleStamp";
 /** The key of a bundle chunk by the hexadecimal SHA-256 of its bytes. */
 export const blobKey = (digestHex: string): string => prefixes.blobs + digestHex;
 /** The key of the accepted epoch; there is one. */
