@@ -1,139 +1,158 @@
-/** A data plane in a simulated world: a cluster, an agent process that comes and goes, and its path. */
-import { createAgent } from "@moorage/agent/create-agent";
-import type { LeadingParts } from "@moorage/agent/create-agent";
+/** A data plane in a simulated world: a cluster and the processes of its agent. */
 import { KubeError } from "@moorage/agent/kube/errors";
-import type { MemoryCluster } from "@moorage/agent/kube/memory-cluster";
+import type { MemoryCall, MemoryCluster } from "@moorage/agent/kube/memory-cluster";
 import { createMemoryCluster } from "@moorage/agent/kube/memory-cluster";
-import type { Bundle } from "@moorage/shared/bundle/bundle";
+import type { KubeObject } from "@moorage/agent/kube/object";
+import type { KubeClient } from "@moorage/agent/kube/client";
 import type { Clock } from "@moorage/shared/clock";
 import { sleep } from "@moorage/shared/clock";
-import { Code, MoorageError } from "@moorage/shared/errors";
-import { memoryConnect } from "@moorage/shared/grpc/memory-link";
 import { installNames, tenantApplierRules } from "@moorage/shared/install/permissions";
-import type { Logger } from "@moorage/shared/log";
-import type { Rng } from "@moorage/shared/rng";
-import type { Service } from "@moorage/shared/service";
-import type { History } from "./history.ts";
-import type { HubProcess } from "./hub-process.ts";
+import { AgentProcess, NAMESPACE } from "./agent-process.ts";
+import type { AgentProcessOptions } from "./agent-process.ts";
+import type { FaultKind } from "./faults.ts";
 import type { Invariants } from "./invariants.ts";
-import { Path } from "./network.ts";
-
-/** Namespace of every simulated agent. */
-export const NAMESPACE = "moorage-system";
 
 /** What a data plane is made of. */
-export interface PlaneOptions {
-  name: string;
-  uid: string;
-  clock: Clock;
-  /** The agent's host clock, which may be wrong. */
-  agentClock: Clock;
-  rng: Rng;
-  log: Logger;
-  bundles: ReadonlyMap<string, Bundle>;
-  history: History;
-  invariants: Invariants;
-  /** The hub of now; undefined while none runs. */
-  hub: () => HubProcess | undefined;
-  /** Further services of a leading agent: where faults are planted. */
-  leading?: ((parts: LeadingParts) => readonly Service[]) | undefined;
+export interface PlaneOptions extends Omit<AgentProcessOptions, "kube" | "secret" | "ended" | "sent"> {
+  /** Name of the resource. */
+  dataPlane: string;
+  /** Absent for a cluster that the hub never heard of. */
+  invariants: Invariants | undefined;
+  /** Around each client of the cluster. */
+  kube?: ((client: KubeClient, clock: Clock) => KubeClient) | undefined;
 }
 
 /** See the module's text. */
 export class Plane {
   readonly name: string;
+  readonly dataPlane: string;
   readonly uid: string;
   readonly cluster: MemoryCluster;
-  readonly path: Path;
-  /** The API server answers badly at times. */
-  troubled = false;
-  /** Chance that a call to the API server is the last one of the process. */
-  killChance = 0;
+  /** Processes of the agent; one, or twins. */
+  readonly agents: AgentProcess[] = [];
+  /** Share of calls that the API server answers badly. */
+  trouble = 0;
+  /** The API server answers nothing, or slowly, until then. */
+  downUntilMs = 0;
+  slowUntilMs = 0;
+  /** Since when the agent may only observe. */
+  observesSinceMs: number | undefined;
   readonly #on: PlaneOptions;
-  #end: (() => void) | undefined;
-  #starts = 0;
+  readonly #secret: AgentProcessOptions["secret"] = { certificate: undefined };
 
   constructor(on: PlaneOptions) {
     this.#on = on;
     this.name = on.name;
+    this.dataPlane = on.dataPlane;
     this.uid = on.uid;
     this.cluster = createMemoryCluster({ clock: on.clock, rng: on.rng });
-    this.path = new Path({ clock: on.clock, rng: on.rng });
-    on.invariants.follow(on.name, this.cluster);
+    on.invariants?.follow(this);
     this.#install();
     this.cluster.faults = {
-      before: async (call) => {
-        await sleep(on.clock, 1 + Math.floor(on.rng.float() * 8));
-        if (this.troubled && on.rng.float() < 0.01) throw trouble();
-        on.invariants.judge(on.name, this.cluster, call);
-      },
-      after: () => {
-        if (on.rng.float() < this.killChance) this.kill();
-        if (this.troubled && on.rng.float() < 0.005) throw trouble();
-      },
+      before: (call) => this.#before(call),
+      after: (call) => this.#after(call),
     };
+    this.addAgent();
   }
 
-  get running(): boolean {
-    return this.#end !== undefined;
+  /** The first process. */
+  get agent(): AgentProcess {
+    return this.agents[0] as AgentProcess;
   }
 
-  /** Starts the agent's process. */
-  start(): void {
-    const on = this.#on;
-    const end = new AbortController();
-    const kube = this.cluster.client();
-    const agent = createAgent({
-      kube,
-      namespace: NAMESPACE,
-      hub: {
-        connect: async (_purpose, signal) => {
-          await this.path.connect(signal);
-          const hub = on.hub();
-          if (hub === undefined || end.signal.aborted)
-            throw new MoorageError(Code.UNAVAILABLE, "Cannot connect: nobody listens");
-          const sync = this.path.delayed(hub.sync, (line) => on.history.event(`${on.name} ${line}`));
-          const link = memoryConnect([sync, hub.blobs], { certificateDer: Buffer.from(on.uid) });
-          this.path.links.add(link);
-          return { link, dataPlaneUid: on.uid };
-        },
+  /** One more process of the same install; not started. */
+  addAgent(): AgentProcess {
+    const { invariants, ...on } = this.#on;
+    const name = `${on.name}${"'".repeat(this.agents.length)}`;
+    const process = new AgentProcess({
+      ...on,
+      name,
+      kube: (of) => {
+        const client = this.cluster.client(of);
+        return this.#on.kube?.(client, on.clock) ?? client;
       },
-      holder: `${on.name}-${++this.#starts}`,
-      version: "0.1.0",
-      clock: on.agentClock,
-      rng: on.rng,
-      log: on.log,
-      unpack: (_chunks, digest) => {
-        const bundle = on.bundles.get(digest);
-        return bundle === undefined
-          ? Promise.reject(new Error(`no bundle ${digest}`))
-          : Promise.resolve(bundle);
-      },
-      ...(on.leading === undefined ? {} : { leading: on.leading }),
+      secret: this.#secret,
+      sent: (message) => invariants?.sent(this, message),
+      ended: (thrown) =>
+        invariants?.fail(
+          "converges",
+          `${name}: the agent ended by itself: ${String((thrown as Error).stack)}`,
+        ),
     });
-    on.history.event(`${on.name} agent starts`);
-    const ended = agent.run(end.signal);
-    ended.catch((thrown: unknown) => {
-      if (end.signal.aborted) return;
-      on.invariants.fail(
-        "converges",
-        `${on.name}: the agent ended by itself: ${String((thrown as Error).stack)}`,
-      );
-    });
-    this.#end = () => {
-      // First its calls, then itself: what a killed process had not sent is never sent.
-      void kube.close();
-      this.path.cut();
-      end.abort(new DOMException("The agent was killed", "AbortError"));
-    };
+    this.agents.push(process);
+    return process;
   }
 
-  /** Ends the process as a kill does: nothing is given back. */
+  /** Ends all processes. */
   kill(): void {
-    if (this.#end === undefined) return;
-    this.#on.history.event(`${this.name} agent killed`);
-    this.#end();
-    this.#end = undefined;
+    for (const agent of this.agents) agent.kill();
+  }
+
+  /** Starts what does not run. */
+  revive(): void {
+    for (const agent of this.agents) if (!agent.running) agent.start();
+  }
+
+  /** Breaks the connections of all processes. */
+  cut(lingerMs = 0): void {
+    for (const { path } of this.agents) path.cut(lingerMs);
+  }
+
+  /** Refuses connects for so long. */
+  isolate(ms: number): void {
+    this.cut();
+    for (const { path } of this.agents) path.downUntilMs = this.#on.clock.monotonicMs() + ms;
+  }
+
+  /** Ends the isolation. */
+  heal(): void {
+    for (const { path } of this.agents) path.downUntilMs = 0;
+  }
+
+  /** The customer changes the policy's mode. */
+  setMode(mode: "Auto" | "Observe"): void {
+    const ref = {
+      apiVersion: "moorage.dev/v1alpha1",
+      kind: "AgentPolicy",
+      name: "default",
+      namespace: NAMESPACE,
+    };
+    const live = this.cluster.store.get(ref);
+    this.observesSinceMs = mode === "Observe" ? this.#on.clock.monotonicMs() : undefined;
+    this.cluster.store.update({ ...live, spec: { mode } } as KubeObject, { manager: "kubectl" });
+  }
+
+  async #before(call: MemoryCall): Promise<void> {
+    const { clock, rng, history, invariants } = this.#on;
+    const process = this.agents.find((a) => a.name === call.process);
+    const slow = this.slowUntilMs > clock.monotonicMs() ? 3_000 : 8;
+    await sleep(clock, 1 + Math.floor(rng.float() * slow));
+    if (this.downUntilMs > clock.monotonicMs())
+      throw new KubeError("Cannot call: connection refused", { status: 0, reason: "ConnectionLost" });
+    // What stands still sends nothing: whatever led here was no timer of the process.
+    if (process !== undefined && process.clock.pausedMs() > 0)
+      throw new KubeError("Cannot call: the process stands still", { status: 0, reason: "ConnectionLost" });
+    if (process?.dies() === true) {
+      history.fault("agent-killed-in-call", process.name);
+      throw trouble(503, "ServiceUnavailable");
+    }
+    if (rng.float() < this.trouble) {
+      const [kind, error] = badAnswer(call, rng.float());
+      history.fault(kind, this.name);
+      throw error;
+    }
+    invariants?.judge(this, call);
+  }
+
+  async #after(call: MemoryCall): Promise<void> {
+    const { clock, rng, history } = this.#on;
+    const process = this.agents.find((a) => a.name === call.process);
+    if (process?.dies() === true) history.fault("agent-killed-in-call", process.name);
+    const paused = process?.clock.pausedMs() ?? 0;
+    if (paused > 0) await sleep(clock, paused);
+    if (rng.float() >= this.trouble / 2) return;
+    history.fault("api-answer-lost", this.name);
+    throw trouble(503, "ServiceUnavailable");
   }
 
   #install(): void {
@@ -161,9 +180,18 @@ export class Plane {
   }
 }
 
-function trouble(): KubeError {
+/** A bad answer that fits the call; `chance` in [0, 1) chooses. */
+function badAnswer(call: MemoryCall, chance: number): [FaultKind, KubeError] {
+  const writes = ["update", "patch", "delete"].includes(call.verb);
+  if (writes && chance < 0.3) return ["api-conflict", trouble(409, "Conflict")];
+  if (chance < 0.6) return ["api-throttled", trouble(429, "TooManyRequests", 1_000)];
+  return ["api-unavailable", trouble(503, "ServiceUnavailable")];
+}
+
+function trouble(status: number, reason: string, retryAfterMs?: number): KubeError {
   return new KubeError("Cannot call: the API server is in trouble", {
-    status: 503,
-    reason: "ServiceUnavailable",
+    status,
+    reason,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
   });
 }
