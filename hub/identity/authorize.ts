@@ -28,15 +28,20 @@ function collection(name: string): string {
   return parts[parts.length % 2 === 0 ? parts.length - 2 : parts.length - 1] ?? "";
 }
 
+/** Whether a name is about keys and trust, or the hub itself and what is below it. */
+function isTrust(name: string): boolean {
+  return TRUST.has(collection(name)) || name === "hub" || name.startsWith("hub/");
+}
+
 function roleAllows(role: Role, access: Access): boolean {
   const kind = collection(access.name);
   switch (role) {
     case Role.ADMIN:
       return true;
     case Role.OPERATOR:
-      return !TRUST.has(kind) && (DESIRED.has(kind) || READS.has(access.verb));
+      return !isTrust(access.name) && (DESIRED.has(kind) || READS.has(access.verb));
     case Role.VIEWER:
-      return !TRUST.has(kind) && READS.has(access.verb);
+      return !isTrust(access.name) && READS.has(access.verb);
     case Role.BILLING:
       return MONEY.has(kind) && READS.has(access.verb);
     default:

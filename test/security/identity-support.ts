@@ -24,6 +24,7 @@ import { MoorageError } from "@moorage/shared/errors";
 import type { ClientTls } from "@moorage/shared/grpc/client";
 import { connect } from "@moorage/shared/grpc/client";
 import { agentLimits } from "@moorage/shared/grpc/options";
+import type { Logger } from "@moorage/shared/log";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng, systemRng, uuid } from "@moorage/shared/rng";
 import { onTestFinished } from "vitest";
@@ -59,7 +60,7 @@ export async function hubOn(o: {
   dir: string;
   store?: Store;
   clock: Clock;
-  log?: ReturnType<typeof memoryLogger>;
+  log?: Logger;
   more?: string[];
 }): Promise<Hub> {
   const argv = ["--data-dir", o.dir, "--drain-time", "50ms", "--trust-domain", "test.moorage"];
