@@ -15,7 +15,27 @@ export interface Watched {
 
 type Validator = (w: Watched, all: readonly Batch[]) => string[];
 
+type EventsBatch = Extract<Batch, { kind: "events" }>;
+
 const eventsOf = (batches: readonly Batch[]) => batches.filter((b) => b.kind === "events");
+
+const indices = new WeakMap<
+  readonly Batch[],
+  { list: readonly EventsBatch[]; byRev: ReadonlyMap<Rev, EventsBatch> }
+>();
+
+/** The history's batches in order and by revision, made once for all watches that are judged against it. */
+function indexOf(all: readonly Batch[]) {
+  let index = indices.get(all);
+  if (index === undefined) {
+    const list = eventsOf(all);
+    index = { list, byRev: new Map(list.map((b) => [b.rev, b])) };
+    indices.set(all, index);
+  }
+  return index;
+}
+
+const concerns = (b: EventsBatch, range: KeyRange): boolean => b.events.some((e) => inRange(e.kv.key, range));
 
 export const validators: Readonly<Record<string, Validator>> = {
   /** Revisions only rise. */
@@ -27,13 +47,14 @@ export const validators: Readonly<Record<string, Validator>> = {
   /** No revision comes twice. */
   Unique: ({ batches }) => {
     const revs = eventsOf(batches).map((b) => b.rev);
-    return revs.filter((r, i) => revs.indexOf(r) !== i).map((r) => `${r} twice`);
+    const seen = new Set<Rev>();
+    return revs.filter((r) => seen.size === seen.add(r).size).map((r) => `${r} twice`);
   },
 
   /** A revision comes whole: all its matching events, in one batch, in the txn's order. */
   Atomic: ({ batches, range }, all) =>
     eventsOf(batches).flatMap((b) => {
-      const whole = eventsOf(all).find((h) => h.rev === b.rev);
+      const whole = indexOf(all).byRev.get(b.rev);
       const expected = whole?.events.filter((e) => inRange(e.kv.key, range));
       return JSON.stringify(b.events) === JSON.stringify(expected) ? [] : [`${b.rev} differs from the log`];
     }),
@@ -42,9 +63,8 @@ export const validators: Readonly<Record<string, Validator>> = {
   Reliable: ({ from, batches, range }, all) => {
     const seen = new Set(eventsOf(batches).map((b) => b.rev));
     const last = batches.at(-1)?.kind === "events" ? (eventsOf(batches).at(-1)?.rev ?? 0) : 0;
-    return eventsOf(all)
-      .filter((h) => h.rev >= from && h.rev <= last && h.events.some((e) => inRange(e.kv.key, range)))
-      .filter((h) => !seen.has(h.rev))
+    return indexOf(all)
+      .list.filter((h) => h.rev >= from && h.rev <= last && !seen.has(h.rev) && concerns(h, range))
       .map((h) => `${h.rev} is missing`);
   },
 
@@ -65,6 +85,8 @@ export const validators: Readonly<Record<string, Validator>> = {
     const offences: string[] = [];
     const seen = new Set<Rev>();
     let progress = 0;
+    const { list } = indexOf(all);
+    let at = 0;
     for (const b of batches) {
       if (b.kind === "events") {
         seen.add(b.rev);
@@ -72,9 +94,12 @@ export const validators: Readonly<Record<string, Validator>> = {
       } else if (b.kind === "progress") {
         if (b.rev <= progress) offences.push(`progress ${b.rev} after ${progress}`);
         progress = b.rev;
-        for (const h of eventsOf(all)) {
-          const due = h.rev >= from && h.rev <= b.rev && h.events.some((e) => inRange(e.kv.key, range));
-          if (due && !seen.has(h.rev)) offences.push(`progress ${b.rev} before ${h.rev}`);
+        // What an earlier progress stood for was looked at then.
+        for (; at < list.length; at++) {
+          const h = list[at] as EventsBatch;
+          if (h.rev > b.rev) break;
+          if (h.rev >= from && !seen.has(h.rev) && concerns(h, range))
+            offences.push(`progress ${b.rev} before ${h.rev}`);
         }
       }
     }

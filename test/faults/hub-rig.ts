@@ -4,13 +4,14 @@ import { join } from "node:path";
 import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
+import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import { sleep, systemClock } from "@moorage/shared/clock";
 import { connect } from "@moorage/shared/grpc/client";
 import { agentLimits, apiLimits } from "@moorage/shared/grpc/options";
-import type { Link } from "@moorage/shared/grpc/types";
+import type { Client, Link } from "@moorage/shared/grpc/types";
 import { freePort } from "../cluster/processes.ts";
 import type { Child } from "../world/process.ts";
 import { startNode } from "../world/process.ts";
@@ -99,10 +100,9 @@ export class HubRig {
     return readFileSync(join(this.dataDir, "ca.pem"), "utf8");
   }
 
-  /** Clients of the API, for this life. */
-  api(): ApiClients {
+  #apiLink(): Link {
     const adminKey = readFileSync(join(this.dataDir, "admin.key"), "utf8").trim();
-    const link = this.#keep(
+    return this.#keep(
       connect({
         target: { host: "127.0.0.1", port: this.ports.api },
         tls: { caPem: this.caPem(), serverName: "localhost" },
@@ -112,6 +112,16 @@ export class HubRig {
         headers: () => ({ authorization: `Bearer ${adminKey}` }),
       }),
     );
+  }
+
+  /** A client of the hub's own service, for this life. */
+  hubService(): Client<typeof HubService> {
+    return this.#apiLink().client(HubService);
+  }
+
+  /** Clients of the API, for this life. */
+  api(): ApiClients {
+    const link = this.#apiLink();
     return {
       dataPlanes: link.client(DataPlaneService),
       tenants: link.client(TenantService),

@@ -28,6 +28,7 @@ export class PlaneRig {
   readonly cluster: MemoryCluster;
   readonly #hub: HubRig;
   readonly #dir: string;
+  readonly #log = memoryLogger();
   #end: AbortController | undefined;
   #child: { process: ChildProcess; log: string; exit: Promise<NodeJS.Signals | null> } | undefined;
 
@@ -91,7 +92,7 @@ export class PlaneRig {
     const end = new AbortController();
     this.#end = end;
     const kube = this.cluster.client();
-    const log = memoryLogger();
+    const log = this.#log;
     const rng = { ...systemRng, float: () => systemRng.float() * 0.02 };
     const hub = createHubAccess(readAgentConfig(this.#args(), {}), { kube, clock: systemClock, rng, log });
     if (hub === undefined) throw new Error("No hub address");
@@ -152,8 +153,10 @@ export class PlaneRig {
     return { signal, log: this.#child?.log ?? "" };
   }
 
-  childLog(): string {
-    return this.#child?.log ?? "";
+  /** What the agent logged last, for a failure's message. */
+  recentLog(): string {
+    const own = this.#log.records.slice(-12).map((r) => JSON.stringify(r));
+    return [...own, ...(this.#child?.log ?? "").split("\n").slice(-12)].join("\n");
   }
 
   async killChild(): Promise<void> {

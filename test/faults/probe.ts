@@ -5,10 +5,15 @@
 import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
 import { IdentityService } from "@moorage/proto/moorage/agent/v1/identity_pb";
 import { SyncService } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { sleep, systemClock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { createCsr, generateKeyPem } from "@moorage/shared/x509";
 import type { ApiClients } from "../world/world.ts";
 import type { HubRig } from "./hub-rig.ts";
+
+/** A loaded machine makes the hub refuse new streams for a while. */
+const BUSY_TRIES = 40;
+const BUSY_MS = 250;
 
 /** How far a probe came, in answers that it received. */
 export class Probe {
@@ -69,8 +74,20 @@ export class Probe {
     return { certPem: pem(answer.certificateChainPem), keyPem };
   }
 
-  /** A stream up to its first changes, acked and with a report. */
+  /** A stream up to its first changes, acked and with a report; again while the hub says that it is busy. */
   async #stream(pair: { certPem: string; keyPem: string }): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#streamOnce(pair);
+      } catch (thrown) {
+        const busy = MoorageError.from(thrown).code === Code.UNAVAILABLE && this.#hub.alive;
+        if (!busy || tries >= BUSY_TRIES) throw thrown;
+        await sleep(systemClock, BUSY_MS);
+      }
+    }
+  }
+
+  async #streamOnce(pair: { certPem: string; keyPem: string }): Promise<void> {
     const stream = this.#hub.agentLink(pair).client(SyncService).sync();
     stream.write({
       message: {
