@@ -58,9 +58,9 @@ export const limits = {
   /** Memory of one HTTP/2 session: above it, new streams of the connection are refused. */
   agentSessionMemoryBytes: 16 * MiB,
   apiSessionMemoryBytes: 64 * MiB,
-  /** RST_STREAM of a peer: so many at once, so many a second; then its connection ends. */
-  streamResetBurst: 1_000,
-  streamResetsPerSecond: 33,
+  /** RST_STREAM of a peer: all streams of a connection at once, so many a second; then the connection ends. */
+  streamResetBurst: 256,
+  streamResetsPerSecond: 100,
   /** A silent connection is pinged after so long and dropped without an answer: noticed within 40 s. */
   keepaliveMs: 30_000,
   keepaliveTimeoutMs: 10_000,
