@@ -1,4 +1,5 @@
 /** Who calls: the principal of each call, found once before the handler and bounded in its long calls. */
+import type { Clock, Timer } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { CallContext } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
@@ -16,10 +17,12 @@ type Authenticated = CallContext & { [principalOf]?: ApiPrincipal };
 /** Authenticates calls and counts the long ones. */
 export class Auth {
   readonly #apiKeys: Pick<ApiKeys, "authenticate" | "onChange">;
+  readonly #clock: Clock;
   readonly #long = new Map<string, Set<AbortController>>();
 
-  constructor(apiKeys: Pick<ApiKeys, "authenticate" | "onChange">) {
+  constructor(apiKeys: Pick<ApiKeys, "authenticate" | "onChange">, clock: Clock) {
     this.#apiKeys = apiKeys;
+    this.#clock = clock;
     // A deleted key ends its long calls; short ones end by themselves.
     apiKeys.onChange((actor) => {
       for (const c of this.#long.get(actor) ?? [])
@@ -78,14 +81,35 @@ export class Auth {
       });
     }
     const controller = new AbortController();
+    const timer = this.#endWith(principal, controller);
     open.add(controller);
     this.#long.set(principal.actor, open);
     return {
       signal: AbortSignal.any([ctx.signal, controller.signal]),
       end: () => {
+        timer.cancel();
         open.delete(controller);
         if (open.size === 0) this.#long.delete(principal.actor);
       },
     };
+  }
+
+  /** A long call lasts no longer than what it was opened with. */
+  #endWith(principal: ApiPrincipal, call: AbortController): Timer {
+    const { expireMs } = principal;
+    if (expireMs === undefined) return { cancel: () => undefined };
+    let timer: Timer | undefined;
+    const look = () => {
+      const leftMs = expireMs - this.#clock.now();
+      if (leftMs > 0) timer = this.#clock.setTimer(leftMs, look);
+      else
+        call.abort(
+          new MoorageError(Code.UNAUTHENTICATED, "The credential of the call has expired", {
+            reason: "CREDENTIAL_EXPIRED",
+          }),
+        );
+    };
+    look();
+    return { cancel: () => timer?.cancel() };
   }
 }

@@ -30,25 +30,28 @@ const packed = ["a: 1\n", "a: 2\n"].map((text) =>
   packBundle(filesOf({ "bundle.yaml": bundleYaml(), "manifests/a.yaml": text })),
 );
 
-/** `between` is called before each call of the store that bundles make. */
-function start(on: { graceMs?: number; between?: () => Promise<unknown> } = {}) {
+/** Who calls the store. */
+type Caller = "bundles" | "collector";
+
+/** `between` is waited for before each call of the store. */
+function start(on: { graceMs?: number; between?: (caller: Caller) => Promise<unknown> } = {}) {
   const clock = manualClock();
   const rng = seededRng(1);
   const store = openMemoryStore({ clock, rng });
-  const slowed: Store = {
+  const slowed = (caller: Caller): Store => ({
     ...store,
-    range: async (q) => (await on.between?.(), store.range(q)),
-    txn: async (t) => (await on.between?.(), store.txn(t)),
-  };
-  const deps = { store: slowed, clock, rng };
+    range: async (q) => (await on.between?.(caller), store.range(q)),
+    txn: async (t) => (await on.between?.(caller), store.txn(t)),
+  });
+  const deps = { store: slowed("bundles"), clock, rng };
   const bundles = new Bundles({
     ...deps,
-    reader: new Reader(slowed),
+    reader: new Reader(deps.store),
     writer: new Writer(deps),
     chunkBytes: 64,
   });
   const collector = new BundleCollector({
-    store,
+    store: slowed("collector"),
     clock,
     ...(on.graceMs === undefined ? {} : { graceMs: on.graceMs }),
   });
@@ -108,26 +111,27 @@ async function checkEveryRevision(store: Store): Promise<number> {
 }
 
 test("wherever the collector comes between uploads and deletions, no version ever lacks a chunk", async () => {
-  const act = fc.constantFrom("publish 0", "publish 1", "remove", "both");
+  const act = fc.constantFrom("publish 0", "publish 1", "remove");
   await fc.assert(
     fc.asyncProperty(
-      fc.array(act, { minLength: 2, maxLength: 8 }),
-      fc.infiniteStream(fc.integer({ min: 0, max: 3 })),
-      async (acts, when) => {
-        // With no grace at all, so that it collects whatever it may.
-        let collect: (() => Promise<unknown>) | undefined;
-        const hub = start({
-          graceMs: 0,
-          between: async () => (when.next().value === 0 ? collect?.() : undefined),
-        });
-        collect = () => hub.collector.collect();
+      fc.array(act, { minLength: 2, maxLength: 10 }),
+      fc.infiniteStream(fc.integer({ min: 0, max: 40 })),
+      async (acts, waits) => {
+        // With no grace at all it collects whatever it may; each step of either takes its own time, and
+        // it starts between any two steps of an upload.
+        const collections: Promise<unknown>[] = [];
+        const next = (): number => waits.next().value as number;
+        const between = async (caller: Caller) => {
+          if (caller === "bundles" && next() < 8) collections.push(hub.collector.collect());
+          for (let n = next(); n > 0; n--) await Promise.resolve();
+        };
+        const hub = start({ graceMs: 0, between });
         const ignore = (p: Promise<unknown>) => p.catch(() => {});
-        for (const a of acts) {
-          if (a === "remove") await ignore(hub.remove());
-          else if (a === "both") await Promise.all([ignore(hub.publish(0)), ignore(hub.publish(1))]);
-          else await ignore(hub.publish(a === "publish 0" ? 0 : 1));
-          await hub.collector.collect();
-        }
+        const run = (a: string) => (a === "remove" ? hub.remove() : hub.publish(a === "publish 0" ? 0 : 1));
+        for (let i = 0; i < acts.length; i += 2)
+          await Promise.all(acts.slice(i, i + 2).map((a) => ignore(run(a))));
+        await Promise.all(collections);
+        await hub.collector.collect();
         await checkEveryRevision(hub.store);
         const found = await hub.bundles.get(name, 0n).catch(() => undefined);
         expect(await hub.chunks()).toBe(
@@ -135,7 +139,7 @@ test("wherever the collector comes between uploads and deletions, no version eve
         );
       },
     ),
-    { numRuns: 60 },
+    { numRuns: 150 },
   );
 });
 

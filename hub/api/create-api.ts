@@ -37,7 +37,7 @@ export function createApi(deps: {
   const writer = new Writer(deps);
   const room = new Room(deps.store);
   const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng, room });
-  const auth = new Auth(deps.identity.apiKeys);
+  const auth = new Auth(deps.identity.apiKeys, deps.clock);
   const items = new BasicItems({ store: deps.store, reader });
   const api: Api = { store: deps.store, reader, items, resources, auth, clock: deps.clock };
   const bundles = new Bundles({ store: deps.store, reader, writer, clock: deps.clock, rng: deps.rng });

@@ -56,6 +56,8 @@ export class Room {
         reason: "DATA_PLANE_FULL",
         metadata: { resource: dataPlane },
         quota: [{ subject: dataPlane, description }],
+        // Room comes with a removal, which a person decides on.
+        retryAfterMs: 60_000,
       },
     );
   }

@@ -23,7 +23,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import type { Kind } from "./keys.ts";
 import type { Resource } from "./resources.ts";
-import { clone, kindOf } from "./resources.ts";
+import { clone, fieldNames, kindOf } from "./resources.ts";
 
 /** What an application's body needs beside the record. */
 export interface DesiredContext {
@@ -36,17 +36,15 @@ export interface DesiredContext {
 /** The version of the bodies' schema. */
 const bodyVersion = "v1";
 
-/** The update that asks for the resource. RESOURCE_EXHAUSTED when its body is above the inline limit. */
+/** The update that asks for the resource. INVALID_ARGUMENT when its body is above the inline limit. */
 export function upsertUpdate(record: Resource, context: DesiredContext = {}): Uint8Array {
   const body = bodyOf(record, context);
   if (body.length > limits.inlineBodyBytes) {
-    throw new MoorageError(
-      Code.INVALID_ARGUMENT,
-      `Cannot accept "${record.name}": its body has ${body.length} bytes, the limit inlineBodyBytes is ${limits.inlineBodyBytes}`,
-      {
-        reason: "BODY_TOO_LARGE",
-      },
-    );
+    const description = `its body has ${body.length} bytes, the limit inlineBodyBytes is ${limits.inlineBodyBytes}`;
+    throw new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept "${record.name}": ${description}`, {
+      reason: "BODY_TOO_LARGE",
+      fields: [{ field: `${fieldNames[kindOf(record)]}.spec`, description }],
+    });
   }
   return toBinary(
     UpdateSchema,

@@ -194,7 +194,10 @@ function checkApplication(name: string, spec: ApplicationSpec, report: Report): 
     if (bytes > limits.parametersBytes)
       report("spec.parameters", `has ${bytes} bytes, the limit parametersBytes is ${limits.parametersBytes}`);
     if (depth(spec.parameters) > limits.jsonDepth)
-      report("spec.parameters", `is nested deeper than the limit jsonDepth of ${limits.jsonDepth}`);
+      report(
+        "spec.parameters",
+        `is nested ${depth(spec.parameters)} levels deep or more, the limit jsonDepth is ${limits.jsonDepth}`,
+      );
   }
   if (spec.dependsOn.length > limits.dependsOn)
     report(

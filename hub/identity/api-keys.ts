@@ -225,7 +225,7 @@ export class StoredApiKeys implements ApiKeys {
 
   async #read(name: string): Promise<KV> {
     if (!name.startsWith(prefixes.apiKeys))
-      throw invalidField("name", `"${name}" is not of the form apiKeys/{id}`);
+      throw invalidField("name", `"${name.slice(0, 128)}" is not of the form apiKeys/{id}`);
     const kv = (await this.#ctx.store.range({ start: key(name) })).kvs[0];
     if (kv === undefined) throw notFound(name);
     return kv;
@@ -233,7 +233,7 @@ export class StoredApiKeys implements ApiKeys {
 }
 
 function notFound(name: string): MoorageError {
-  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such API key`, {
+  return new MoorageError(Code.NOT_FOUND, `Cannot find "${name.slice(0, 128)}": there is no such API key`, {
     reason: "API_KEY_NOT_FOUND",
   });
 }

@@ -102,12 +102,14 @@ function denied(principal: ApiPrincipal, access: Access): MoorageError {
   const why = roleAllows(principal.role, access)
     ? "its scopes do not cover it"
     : "its role does not allow it";
+  // As long as a name can be: what a caller sends in its place goes into headers of limited size.
+  const name = access.name.slice(0, 160);
   return new MoorageError(
     Code.PERMISSION_DENIED,
-    `Cannot ${access.verb} "${access.name}" as "${principal.actor}": ${why}`,
+    `Cannot ${access.verb} "${name}" as "${principal.actor}": ${why}`,
     {
       reason: "PERMISSION_DENIED",
-      metadata: { verb: access.verb, resource: access.name, actor: principal.actor },
+      metadata: { verb: access.verb, resource: name, actor: principal.actor },
     },
   );
 }

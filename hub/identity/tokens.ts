@@ -90,7 +90,10 @@ async function createToken(
 ) {
   const lifetimeMs = request.lifetimeMs ?? limits.joinTokenMs;
   if (!(lifetimeMs > 0 && lifetimeMs <= limits.joinTokenMaxMs)) {
-    throw invalidField("lifetime", `must be above 0 and at most ${limits.joinTokenMaxMs / 1000} s`);
+    throw invalidField(
+      "lifetime",
+      `is ${lifetimeMs} ms, must be above 0 and at most the limit joinTokenMaxMs of ${limits.joinTokenMaxMs}`,
+    );
   }
   const uid = await dataPlaneUid(ctx, request.dataPlane, "parent");
   const nowMs = ctx.clock.now();
@@ -125,9 +128,13 @@ async function deleteToken(ctx: IdentityContext, name: string, by: Actor): Promi
   const found = dataPlane === undefined ? [] : await tokensOf(ctx, dataPlane);
   const token = found.find((t) => t.token.id === id);
   if (token === undefined) {
-    throw new MoorageError(Code.NOT_FOUND, `Cannot find "${name}": there is no such join token`, {
-      reason: "JOIN_TOKEN_NOT_FOUND",
-    });
+    throw new MoorageError(
+      Code.NOT_FOUND,
+      `Cannot find "${name.slice(0, 128)}": there is no such join token`,
+      {
+        reason: "JOIN_TOKEN_NOT_FOUND",
+      },
+    );
   }
   const audit = auditOp(ctx, { ...by, method: `${SERVICE}/DeleteJoinToken`, resource: name, outcome: "OK" });
   await ctx.store.txn({ then: [...deletes(token), audit] });

@@ -56,3 +56,11 @@ test("malformed details leave code and message", () => {
   const back = decodeStatus(5, "gone", new Uint8Array([0x1a, 0xff]));
   expect([back.code, back.message, back.reason]).toEqual([5, "gone", "NOT_FOUND"]);
 });
+
+test("what is unavailable or exhausted always says when to try again, and nothing else does unasked", () => {
+  for (const code of Object.values(Code)) {
+    const back = decodeStatus(code, "m", encodeStatus(new MoorageError(code, "m")));
+    const retried = code === Code.UNAVAILABLE || code === Code.RESOURCE_EXHAUSTED;
+    expect(back.retryAfterMs).toBe(retried ? 1_000 : undefined);
+  }
+});

@@ -49,6 +49,10 @@ function retryInfo(ms: number): Uint8Array {
   return repeated([duration.finish()]);
 }
 
+/** Codes that always say when to try again, and what they say when the error does not. */
+const retried: ReadonlySet<Code> = new Set([Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED]);
+const RETRY_MS = 1_000;
+
 /** The google.rpc.Status of an error; exactly one ErrorInfo, other details when there are any. */
 export function encodeStatus(error: MoorageError): Uint8Array {
   const details: [string, Uint8Array][] = [["ErrorInfo", errorInfo(error)]];
@@ -62,7 +66,8 @@ export function encodeStatus(error: MoorageError): Uint8Array {
   if (error.quota.length > 0) {
     details.push(["QuotaFailure", repeated(error.quota.map((q) => strings(q.subject, q.description)))]);
   }
-  if (error.retryAfterMs !== undefined) details.push(["RetryInfo", retryInfo(error.retryAfterMs)]);
+  const retryAfterMs = error.retryAfterMs ?? (retried.has(error.code) ? RETRY_MS : undefined);
+  if (retryAfterMs !== undefined) details.push(["RetryInfo", retryInfo(retryAfterMs)]);
   const w = new BinaryWriter().tag(1, WireType.Varint).int32(error.code);
   if (error.message !== "") w.tag(2, WireType.LengthDelimited).string(error.message);
   for (const [name, value] of details) {
