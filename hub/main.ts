@@ -10,9 +10,17 @@ import { parseYaml } from "@moorage/shared/yaml";
 import { hubOptions } from "./config.ts";
 import type { HubConfig } from "./config.ts";
 import { startHub } from "./hub.ts";
+import { restore } from "./restore.ts";
 
 /** Exit codes: 0 after a signal, 1 after a failure, 2 for wrong configuration. */
 export async function main(argv: readonly string[]): Promise<number> {
+  if (argv[0] === "restore") {
+    return restore(argv.slice(1), {
+      rng: systemRng,
+      out: (text) => void process.stdout.write(text),
+      err: (text) => void process.stderr.write(text),
+    });
+  }
   if (argv.includes("--help") || argv.includes("-h")) {
     process.stdout.write(
       `Usage: moorage hub [OPTIONS]\n\nRuns the hub. Options, from flag, MOORAGE_* variable or the file named by --config:\n\n${configHelp(hubOptions)}\n`,

@@ -6,6 +6,8 @@ import { run } from "@moorage/cli/program";
 import { hubOptions } from "@moorage/hub/config";
 import type { Hub } from "@moorage/hub/hub";
 import { startHub } from "@moorage/hub/hub";
+import { restore } from "@moorage/hub/restore";
+import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import { systemClock } from "@moorage/shared/clock";
 import { parseConfig } from "@moorage/shared/config";
 import { createLogger } from "@moorage/shared/log";
@@ -180,5 +182,32 @@ describe("the command", { shuffle: false }, () => {
       await moorage(["delete", "app", "tenants/acme/applications/report", "--wait", "--timeout", "20s"]),
     ).toMatchObject({ code: 0, out: "tenants/acme/applications/report deleted\n" });
     expect(await moorage(["get", "app", "tenants/acme/applications/report"])).toMatchObject({ code: 3 });
+  });
+
+  test("a backup of the running hub restores into a hub that waits for its epoch to be accepted", async () => {
+    const file = join(dir, "backup.db");
+    expect(await moorage(["hub", "backup", file])).toMatchObject({
+      code: 0,
+      out: expect.stringContaining(file),
+    });
+    expect(await moorage(["hub", "epoch", "show"])).toMatchObject({
+      code: 0,
+      out: expect.stringMatching(/EpochAccepted\s+True\s+HistoryWhole/),
+    });
+    const restored = join(dir, "restored");
+    const told = { out: "", err: "" };
+    const on = {
+      rng: systemRng,
+      out: (t: string) => void (told.out += t),
+      err: (t: string) => void (told.err += t),
+    };
+    expect(restore([file, "--data-dir", restored], on)).toBe(0);
+    expect(restore([file, "--data-dir", restored], on)).toBe(1);
+    expect(told.err).toContain("RESTORE_REFUSED");
+    const store = await openSqliteStore({ dir: restored, clock: systemClock, rng: systemRng });
+    const { restoredRev, epoch } = await store.status();
+    await store.close();
+    expect(restoredRev).toBeGreaterThan(0);
+    expect(told.out).toContain(`epoch: ${Buffer.from(epoch).toString("hex")}`);
   });
 });
