@@ -6,6 +6,7 @@ import { startCluster } from "../cluster/rig.ts";
 import type { AgentProcess, HubProcess } from "../world/world.ts";
 import { installAgent, pushPacked, startHubProcess } from "../world/world.ts";
 import type { Lab } from "./goal.ts";
+import { patiently } from "./patience.ts";
 import { refuseUnsafe } from "./safety.ts";
 
 /** Size of the ConfigMap's data in every goal. */
@@ -42,7 +43,7 @@ export async function startBenchWorld(lab: Lab, options: { audit: boolean }): Pr
     tenantId: "bench",
     tenant: { spec: { dataPlane: "dataPlanes/bench" } },
   });
-  await hub.api.wait.waitFor({ name: tenant, timeout: { seconds: 60n } });
+  await patiently(() => hub.api.wait.waitFor({ name: tenant, timeout: { seconds: 60n } }));
   return { cluster, hub, agent, tenant };
 }
 

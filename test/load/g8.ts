@@ -7,6 +7,7 @@ import { sleep } from "@moorage/shared/clock";
 import { createBenchApplication, startBenchWorld } from "./bench-world.ts";
 import type { GoalReport, Lab } from "./goal.ts";
 import { goalReport } from "./goal.ts";
+import { patiently } from "./patience.ts";
 import { cpuSeconds, rssMb } from "./procfs.ts";
 import { round } from "./stats.ts";
 
@@ -30,7 +31,7 @@ export async function g8(lab: Lab): Promise<GoalReport> {
   const worker = async (): Promise<void> => {
     for (let id = ids.shift(); id !== undefined; id = ids.shift()) {
       const name = await createBenchApplication(world, id);
-      await world.hub.api.wait.waitFor({ name, timeout: { seconds: 120n } });
+      await patiently(() => world.hub.api.wait.waitFor({ name, timeout: { seconds: 120n } }));
     }
   };
   await Promise.all(Array.from({ length: AT_A_TIME }, worker));

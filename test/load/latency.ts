@@ -11,6 +11,7 @@ import { configData, createBenchApplication, markerOf, startBenchWorld } from ".
 import type { BenchWorld } from "./bench-world.ts";
 import type { GoalReport, Lab } from "./goal.ts";
 import { goalReport } from "./goal.ts";
+import { patiently } from "./patience.ts";
 import { cpuSeconds, rssMb } from "./procfs.ts";
 import { blocks, quantile, round, spread } from "./stats.ts";
 import { watchConfigMaps, watchReady } from "./watchers.ts";
@@ -63,7 +64,7 @@ export async function openLatencyProbe(lab: Lab, world: BenchWorld): Promise<Lat
     await kube.close();
   });
   const name = await createBenchApplication(world, "probe");
-  await hub.api.wait.waitFor({ name, timeout: { seconds: 60n } });
+  await patiently(() => hub.api.wait.waitFor({ name, timeout: { seconds: 60n } }));
   const session = kube.asAgent();
   const visible = watchConfigMaps(session, { namespace: "tenant-bench", clock, signal: stop.signal });
   const ready = watchReady(hub, { parent: world.tenant, clock, signal: stop.signal });
