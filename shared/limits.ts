@@ -126,6 +126,8 @@ export const limits = {
   resourcesPerDataPlane: 20_000,
   joinTokenMs: 15 * 60_000,
   joinTokenMaxMs: 7 * 24 * 3_600_000,
+  /** A certificate request; one of ours has 200. */
+  csrBytes: 8 * KiB,
   certificateMs: 24 * 3_600_000,
   certificateBackdateMs: 10 * 60_000,
   clockSkewMs: 30_000,
