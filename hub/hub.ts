@@ -131,7 +131,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     await writeCa(identity.trustBundlePem);
     identity.onTrustBundle(writeCa);
     const audit = { store, clock, rng, log: log.child({ part: "audit" }) };
-    const denials = createDenialAudit(audit);
+    const denials = createDenialAudit({ ...audit, metrics });
     const sealer = createAuditSealer({ ...audit, retentionMs: config.auditRetention });
     const sync = createSync({
       store,

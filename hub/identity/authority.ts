@@ -15,8 +15,8 @@ import type { Authority, KeyProvider } from "./identity.ts";
 
 /** Time after a rotation at which every certificate of the former authority has run out. */
 export const OVERLAP_MS = limits.certificateMs + limits.certificateBackdateMs;
-/** Cross-certificates that are served; a chain of more would not fit a handshake's first flight. */
-const MOST_CROSS = 4;
+/** Certificates that are served after the leaf: each costs every handshake 400 bytes. */
+const MOST_CROSS = 5;
 
 /** One trusted certificate of an authority. */
 export interface TrustedCa {
@@ -90,7 +90,9 @@ export class AuthorityKeeper {
       await provider.save(trusting);
       failpoint("identity/ca-trusted");
       await this.#publish(trusting);
-      const crosses = [cross, ...splitBundle(former.crossPem)]
+      // The last one is the oldest authority itself, which clients that pin its fingerprint look for.
+      const older = splitBundle(former.crossPem === "" ? former.ca.certPem : former.crossPem);
+      const crosses = [cross, ...older]
         .filter((pem) => parseCertificate(pem).notAfterMs > clock.now())
         .slice(0, MOST_CROSS);
       const next = { ca, bundlePem, crossPem: joinPem(crosses) };

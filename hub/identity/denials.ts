@@ -2,6 +2,7 @@ import type { Clock } from "@moorage/shared/clock";
 import { Code } from "@moorage/shared/errors";
 import type { CallReport } from "@moorage/shared/grpc/server";
 import type { Logger } from "@moorage/shared/log";
+import type { CounterMetric, Metrics } from "@moorage/shared/metrics";
 import type { Rng } from "@moorage/shared/rng";
 import { parseCertificate } from "@moorage/shared/x509";
 import type { Store } from "../store/store.ts";
@@ -60,10 +61,25 @@ function certificateName(der: Uint8Array | undefined): string | undefined {
   }
 }
 
+/** The counter of refusals that were left out. */
+export function denialCounts(metrics: Metrics): CounterMetric {
+  return metrics.counter({
+    name: "moorage_hub_audit_suppressed_total",
+    help: "Refused calls that left no audit record, for want of budget",
+  });
+}
+
 /** Makes the recorder. */
-export function createDenialAudit(o: { store: Store; clock: Clock; rng: Rng; log: Logger }): DenialAudit {
+export function createDenialAudit(o: {
+  store: Store;
+  clock: Clock;
+  rng: Rng;
+  log: Logger;
+  metrics?: Metrics;
+}): DenialAudit {
   const each = new TryLimiter({ clock: o.clock, ...EACH });
   const all = new TryLimiter({ clock: o.clock, ...ALL });
+  const left = o.metrics === undefined ? undefined : denialCounts(o.metrics);
   const writing = new Set<Promise<void>>();
   let suppressed = 0;
   let unreported = 0;
@@ -85,17 +101,19 @@ export function createDenialAudit(o: { store: Store; clock: Clock; rng: Rng; log
       if (!admitted(facts)) {
         suppressed += 1;
         unreported += 1;
+        left?.inc();
         return;
       }
       const { host: _host, ...record } = facts;
-      const left = unreported;
+      const before = unreported;
       unreported = 0;
       const write = o.store
-        .txn({ then: [auditOp(o, { ...record, suppressed: left })] })
+        .txn({ then: [auditOp(o, { ...record, suppressed: before })] })
         .then(() => undefined)
         .catch((error: unknown) => {
-          unreported += left + 1;
+          unreported += before + 1;
           suppressed += 1;
+          left?.inc();
           o.log.error("refusal could not be recorded", { error });
         })
         .finally(() => writing.delete(write));

@@ -102,7 +102,10 @@ export interface Authority {
   ca: CertifiedKey;
   /** CA certificates in PEM; holds the one of `ca`. */
   bundlePem: string;
-  /** Certificates that lead from former authorities to this one, newest first; empty before a rotation. */
+  /**
+   * Certificates that lead from this authority to the oldest, newest first, and the oldest itself; empty
+   * before a rotation.
+   */
   crossPem: string;
 }
 

@@ -42,7 +42,8 @@ export async function serverCertificate(
       },
       o,
     );
-    return { certPem: joinPem([leaf.certPem, crossPem]), keyPem: leaf.keyPem };
+    // The authority itself is no part of a verified chain; who pins its fingerprint finds it here.
+    return { certPem: joinPem([leaf.certPem, crossPem === "" ? ca.certPem : crossPem]), keyPem: leaf.keyPem };
   };
   const listeners = new Set<(certificate: CertifiedKey) => void>();
   let current = await issue();

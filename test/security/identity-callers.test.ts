@@ -1,6 +1,7 @@
 /** Callers of the API that hold no key: JSON Web Tokens, and client certificates on their own port. */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
@@ -126,6 +127,33 @@ test("a client certificate opens the API on its own port alone, and the port ope
   expect(await create(hub.addresses.api, { certPem: backend })).toBe("API_KEY_MISSING");
   for (const o of [{ authorization }, { certPem: await certificate("spiffe://vendor/backend", stranger) }])
     expect(["OK", "DEADLINE_EXCEEDED"]).not.toContain(await create(target, o));
+});
+
+test("a watch ends with the credential that opened it", async () => {
+  const dir = await folder();
+  const hub = await hubOn({ dir, clock });
+  const request = {
+    id: "short",
+    displayName: "",
+    role: Role.VIEWER,
+    scopes: [],
+    expireMs: clock.now() + 500,
+  };
+  const { secret } = await hub.identity.apiKeys.create(request, { actor: "test" });
+  const link = connect({
+    target: hub.addresses.api,
+    tls: { caPem: hub.identity.trustBundlePem },
+    limits: apiLimits,
+    clock,
+    headers: () => ({ authorization: `Bearer ${secret}` }),
+  });
+  onTestFinished(() => link.close());
+  const seen: string[] = [];
+  const watching = (async () => {
+    for await (const { event } of link.client(TenantService).watchTenants({})) seen.push(String(event.case));
+  })();
+  expect(await reasonOf(watching)).toBe("CREDENTIAL_EXPIRED");
+  expect(seen).toEqual(["synced"]);
 });
 
 test("an incomplete or unsafe configuration of callers is refused by its option, without its secrets", async () => {

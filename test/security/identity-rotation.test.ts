@@ -1,3 +1,4 @@
+import { X509Certificate } from "node:crypto";
 import { certificateAuthorityHandlers } from "@moorage/hub/identity/hub-handlers";
 import { want } from "@moorage/hub/sync/testing";
 import {
@@ -5,6 +6,7 @@ import {
   RotateCertificateAuthorityRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { create } from "@bufbuild/protobuf";
+import { fetchPinnedCa } from "@moorage/shared/grpc/pinned-ca";
 import { splitBundle } from "@moorage/shared/x509";
 import { expect, test } from "vitest";
 import {
@@ -57,6 +59,13 @@ test(`S5 a rotation with ${AGENTS} connected agents drops no stream, and is over
   expect(await reasonOf(handlers.rotateCertificateAuthority(rotate, by))).toBe("ROTATION_UNDER_WAY");
   await hub.identity.certificateAuthorities.retireWhenDue();
   expect(hub.identity.trustBundlePem).toContain(splitBundle(formerTrust)[0]);
+
+  // An install that pinned the former authority by its fingerprint still finds it.
+  const pinned = `sha256:${new X509Certificate(formerTrust).fingerprint256.replaceAll(":", "").toLowerCase()}`;
+  const target = hub.addresses.enrolment;
+  expect((await fetchPinnedCa({ target, fingerprint: pinned })).replace(/\s/g, "")).toBe(
+    formerTrust.replace(/\s/g, ""),
+  );
 
   // An agent that knows the former authority alone reaches both ports of a hub that serves the new one's certificate.
   const restarted = rig.openStream(firstCredentials[0] as never);

@@ -105,7 +105,9 @@ const { createShedder } = await import(at("hub/ops/shedding.ts"));
 const { syncCounts } = await import(at("hub/sync/counts.ts"));
 const ofAgent = createMetrics();
 declareAgentMetrics(ofAgent, { link: () => undefined, mirror: () => undefined, leader: () => false });
+const { denialCounts } = await import(at("hub/identity/denials.ts"));
 const ofHub = createMetrics();
+denialCounts(ofHub);
 syncCounts(ofHub);
 // What a gauge reads is read at a scrape; nothing is scraped here.
 hubMetrics(ofHub, {});
