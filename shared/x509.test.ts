@@ -8,6 +8,7 @@ import {
   issueClientCertificate,
   issueServerCertificate,
   parseCertificate,
+  splitBundle,
   verifyAgainstBundle,
 } from "./x509.ts";
 
@@ -51,5 +52,14 @@ describe("certificates", () => {
     await expect(issueClientCertificate({ ca, csrDer, uri: "a:b", ttlMs: dayMs }, ctx)).rejects.toThrow(
       /^Cannot accept the certificate request: /,
     );
+  });
+
+  test("a text that only begins certificates is refused at once", () => {
+    const before = process.cpuUsage();
+    const label = "-----BEGIN CERTIFICATE-----\n".repeat(20_000);
+    expect(() => parseCertificate(label)).toThrow(/malformed/);
+    expect(() => splitBundle(label)).toThrow(/no end/);
+    expect(splitBundle("-----BEGIN A----".repeat(20_000))).toEqual([]);
+    expect(process.cpuUsage(before).user / 1e6).toBeLessThan(1);
   });
 });

@@ -270,12 +270,33 @@ function infoOf(cert: x509.X509Certificate): CertificateInfo {
 }
 
 function load(certificate: string | Uint8Array): x509.X509Certificate {
-  return new x509.X509Certificate(typeof certificate === "string" ? certificate : certificate.slice());
+  if (typeof certificate !== "string") return new x509.X509Certificate(certificate.slice());
+  const [der] = certificatesOf(certificate);
+  if (der === undefined) throw new Error("There is no certificate in the text");
+  return new x509.X509Certificate(der);
 }
 
 /** The certificates of a PEM bundle, each in PEM. */
 export function splitBundle(bundlePem: string): string[] {
-  return x509.PemConverter.decode(bundlePem).map((der) => x509.PemConverter.encode(der, "CERTIFICATE"));
+  return certificatesOf(bundlePem).map((der) => x509.PemConverter.encode(der, "CERTIFICATE"));
+}
+
+const BEGIN = "-----BEGIN CERTIFICATE-----";
+const END = "-----END CERTIFICATE-----";
+
+/**
+ * The certificates of a PEM text in DER, whatever else stands there (RFC 7468). The library's own reader
+ * takes minutes for a few KiB that begin a label again and again, and a hub's answer is such a text.
+ */
+function certificatesOf(text: string): ArrayBuffer[] {
+  const found: ArrayBuffer[] = [];
+  for (let begin = text.indexOf(BEGIN); begin >= 0; begin = text.indexOf(BEGIN, begin)) {
+    const end = text.indexOf(END, begin);
+    if (end < 0) throw new Error("A certificate in the text has no end");
+    found.push(new Uint8Array(Buffer.from(text.slice(begin + BEGIN.length, end), "base64")).buffer);
+    begin = end;
+  }
+  return found;
 }
 
 /** True when a CA of the bundle signed the certificate and both are valid now. */

@@ -45,6 +45,13 @@ export class Draw {
     return this.bytes(this.left);
   }
 
+  /** A few bytes over and over, up to `max` bytes, then all that is left: what costs by the square shows. */
+  swollen(max: number): Uint8Array {
+    const unit = Buffer.from(this.bytes(1 + this.int(16)));
+    const size = Math.min(max, unit.length * (1 << this.int(17)));
+    return Buffer.concat([Buffer.alloc(size, unit.length === 0 ? 0x20 : unit), this.rest()]).subarray(0, max);
+  }
+
   /** A text: a length byte, then that many bytes as UTF-8. */
   text(): string {
     return Buffer.from(this.bytes(this.byte())).toString("utf8");

@@ -28,6 +28,9 @@ const uri = agentUri("moorage.local", uid);
 let made: Promise<CertifiedKey> | undefined;
 const authority = () => (made ??= createCa({ name: "fuzz", ttlMs: 3_600_000 }, { clock, rng: seededRng(1) }));
 
+/** Bytes of an input that is a few bytes repeated: as many as a message of an agent has. */
+const SWOLLEN = 256 * 1024;
+
 /** Whether a refusal is one that callers can tell: INVALID_ARGUMENT. */
 function refused(thrown: unknown): undefined {
   if (thrown instanceof MoorageError && thrown.code === Code.INVALID_ARGUMENT) return undefined;
@@ -102,18 +105,20 @@ const target: Target = {
       { ca, dnsNames: ["hub.example", "*.example"], ipAddresses: ["10.0.0.1"], ttlMs: 1_000 },
       { clock, rng: seededRng(4) },
     );
-    const of = (kind: number, data: Uint8Array) => Buffer.concat([Buffer.from([kind]), data]);
+    const of = (kind: number, data: Uint8Array) => Buffer.concat([Buffer.from([kind, 0]), data]);
     return [
       of(0, csr),
       ...[leaf, server.certPem, ca.certPem].flatMap((pem) => [1, 2].map((kind) => of(kind, derOf(pem)))),
       of(3, Buffer.from(leaf)),
       of(4, Buffer.from(`${ca.certPem}\n${leaf}`)),
+      ...[0, 1, 2].map((kind) => Buffer.from([kind, 1, 1, 0x30, 0x80, 12])),
+      ...[3, 4].map((kind) => Buffer.from([kind, 1, 15, ...Buffer.from("-----BEGIN A----"), 10])),
     ];
   },
   async run(data) {
     const draw = new Draw(data);
     const kind = draw.int(5);
-    const rest = draw.rest();
+    const rest = draw.chance(8) ? draw.swollen(SWOLLEN) : draw.rest();
     if (kind === 0) await request(rest);
     else if (kind === 1) await certificate(rest);
     else if (kind === 2) await verification(rest);

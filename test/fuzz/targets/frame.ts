@@ -168,7 +168,9 @@ async function step(
         },
       });
     case 6:
-      return agent.send(draw.bytes(draw.byte()));
+      return agent.send(
+        draw.chance(2) ? draw.swollen(limits.agentToHubMessageBytes) : draw.bytes(draw.byte()),
+      );
     case 7:
       return agent.send(
         disturb(draw, toBinary(SyncRequestSchema, drawMessage(draw, SyncRequestSchema, { pool }))),
@@ -193,6 +195,9 @@ async function step(
 /** Steps one after the other, each of an operation byte and what it draws. */
 const target: Target = {
   seeds: () => [
+    ...[[0x22, 0], [0x1a, 2, 0x12, 0], [0x2a, 2, 0x0a, 0], [0xfa, 0x01, 0], [0x0b]].map((unit) =>
+      Buffer.from([0, 0, 1, 0, 5, 1, 6, 1, unit.length - 1, ...unit, 16]),
+    ),
     Buffer.from([0, 0, 1, 0, 5, 1, 2, 65, 0, 3, 2, 1, 2, 3, 2, 1, 0, 9, 0, 1, 97, 2, 66, 10, 0, 2, 67, 8, 3]),
     ...Array.from({ length: 14 }, (_, op) =>
       Buffer.from([0, 0, 1, 0, 5, 1, op, ...Array.from({ length: 80 }, (__, n) => (n * 41 + op * 13) % 256)]),

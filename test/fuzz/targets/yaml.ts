@@ -1,10 +1,13 @@
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { checkJson, parseJsonBounded, parseYamlAll, stringifyYamlAll } from "@moorage/shared/yaml";
 import type { Json } from "@moorage/shared/yaml";
+import { Draw } from "../draw.ts";
 import type { Target } from "../target.ts";
 import { hold } from "../target.ts";
 
 const at = { name: "fuzz.yaml" };
+/** Bytes of a text that is a few bytes repeated. */
+const SWOLLEN = 32 * 1024;
 
 /** What `read` gives; undefined when it refuses as it should. */
 export function refusable<T>(read: () => T): T | undefined {
@@ -33,12 +36,19 @@ const texts = [
   "x: !custom y\n<<: {a: 1}\n__proto__: 1\n",
 ];
 
-/** The first byte chooses the parser, the rest is the text. */
+/** The first byte chooses the parser and whether the rest is the text or what the text repeats. */
 const target: Target = {
-  seeds: () => texts.flatMap((text) => [0, 1].map((kind) => Buffer.from([kind, ...Buffer.from(text)]))),
+  seeds: () => [
+    ...texts.flatMap((text) => [0, 1].map((kind) => Buffer.from([kind, ...Buffer.from(text)]))),
+    ...["[", "{a: ", "- ", "a: 1\n", "&a *a ", "? ", "'", "\n ", "!", "---\n", "|\n a\n", ": ", "a,"].flatMap(
+      (unit) => [2, 3].map((kind) => Buffer.from([kind, unit.length - 1, ...Buffer.from(unit), 14])),
+    ),
+  ],
   run(data) {
-    const text = Buffer.from(data.subarray(1)).toString("utf8");
-    if ((data[0] ?? 0) % 2 === 1) {
+    const kind = (data[0] ?? 0) % 4;
+    const bytes = kind < 2 ? data.subarray(1) : new Draw(data.subarray(1)).swollen(SWOLLEN);
+    const text = Buffer.from(bytes).toString("utf8");
+    if (kind % 2 === 1) {
       const value = refusable(() => parseJsonBounded(text, at));
       if (value !== undefined) checkPlain(value);
       return;
