@@ -148,20 +148,10 @@ export async function agentsOf(on: { hub: () => Hub; clock: Clock; pinnedCa: str
         /** Renews or confirms what is due now, once. */
         async look(): Promise<void> {
           const stop = new AbortController();
-          const before = JSON.stringify(
-            await session.get({ apiVersion: "v1", kind: "Secret", namespace, name }),
-          );
+          const certificate = async () => (await identity.credentials()).tls.certPem;
+          const before = await certificate();
           const running = identity.run(stop.signal);
-          for (;;) {
-            const now = JSON.stringify(
-              await session.get({ apiVersion: "v1", kind: "Secret", namespace, name }),
-            );
-            // The key is stored before the certificate is asked for; the look is over once both are there.
-            const { data } = JSON.parse(now) as { data: Record<string, string> };
-            const half = data["next-tls.key"] !== undefined && data["next-tls.crt"] === undefined;
-            if (now !== before && !half) break;
-            await new Promise((resolve) => setImmediate(resolve));
-          }
+          while ((await certificate()) === before) await new Promise((resolve) => setImmediate(resolve));
           stop.abort(new DOMException("ended", "AbortError"));
           await running;
         },
