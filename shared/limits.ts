@@ -48,6 +48,8 @@ export const limits = {
   storeKeyBytes: 1 * KiB,
   storeValueBytes: 1 * MiB,
   storeTxnBytes: 1280 * KiB,
+  /** The file that is given up on a full disk, so that deletions still have room to work in. */
+  storeBallastBytes: 64 * MiB,
   /** HTTP/2 streams a connection on the agent and enrolment ports. */
   agentStreamsPerConnection: 16,
   /** HTTP/2 streams a connection on the API port. */

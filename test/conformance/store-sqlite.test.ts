@@ -328,6 +328,29 @@ describe("The SQLite store's file", () => {
     expect((await run(second, putOp("b", "1"))).rev).toBe(rev + 1);
   });
 
+  it("finds damage in rows that nobody reads", async () => {
+    const first = await open();
+    for (let i = 0; i < 1_200; i++) void run(first, putOp("k", `${i}`));
+    await run(first, putOp("k", "last"));
+    await first.close();
+    const raw = new Database(file());
+    raw.exec("UPDATE log SET value = x'00' WHERE rev = 700");
+    raw.close();
+    const failed = Promise.withResolvers<Error>();
+    await open({ onFailure: failed.resolve });
+    expect(await failed.promise).toMatchObject({
+      reason: "STORE_DAMAGED",
+      message: expect.stringContaining('revision 700 in "log"'),
+    });
+  });
+
+  it("says what is wrong with a directory or a file that cannot be written", async () => {
+    await (await open()).close();
+    await expect(openSqliteStore({ dir: join(file(), "below"), clock, rng: systemRng })).rejects.toThrow(
+      "not a directory",
+    );
+  });
+
   it("restores a backup into a new epoch, with everything in it and nothing after", async () => {
     const store = await open();
     await run(store, putOp("a", "kept"));

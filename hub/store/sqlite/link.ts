@@ -24,7 +24,7 @@ export interface WriterLink {
 
 /** What the writer tells unasked; both are called before the promises of requests settle. */
 export interface WriterEvents {
-  committed(commits: readonly Commit[], compactRev: Rev): void;
+  committed(commits: readonly Commit[], of: { compactRev: Rev; tookMs?: number }): void;
   /** The writer ended on an error: it answers no more. */
   failed(error: MoorageError): void;
 }
@@ -57,7 +57,7 @@ export async function startWriter(workerData: WriterOptions, events: WriterEvent
 
   const settle = (reply: Extract<Reply, { kind: "committed" }>): void => {
     failpoint("store/before-publish");
-    events.committed(reply.commits, reply.compactRev);
+    events.committed(reply.commits, reply);
     failpoint("store/after-publish");
     for (const ack of reply.acks) {
       const p = pending.get(ack.id);

@@ -9,12 +9,27 @@ export type Request =
   | { id: number; kind: "compact"; rev: Rev }
   | { id: number; kind: "grant"; ttlMs: number }
   | { id: number; kind: "revoke"; lease: LeaseId }
+  | { id: number; kind: "stats" }
   | { id: number; kind: "newEpoch"; epoch: Uint8Array }
   | { id: number; kind: "backup"; file: string }
   | { id: number; kind: "close" };
 
 /** What a request comes to; the value's type is that of the request's kind. */
-export type Outcome = TxnResult | LeaseId | Rev | undefined;
+export type Outcome = TxnResult | LeaseId | Rev | StoreStats | undefined;
+
+/** What the writer knows of file and work; counts since the start. */
+export interface StoreStats {
+  /** The write-ahead log that no checkpoint has taken in yet. */
+  walBytes: number;
+  /** Pages of the file without content. */
+  freePages: number;
+  /** Transactions asked for, and groups in which they were committed. */
+  txns: number;
+  commits: number;
+  checkpoints: number;
+  /** The disk is full: what adds is refused. */
+  diskFull: boolean;
+}
 
 /** A MoorageError in the form that threads can pass on. */
 export interface ErrorMessage {
@@ -30,7 +45,7 @@ export type Ack = { id: number; value: Outcome } | { id: number; error: ErrorMes
 /** From the writer. `committed` leaves it only after COMMIT, `failed` is its last message. */
 export type Reply =
   | { kind: "ready"; meta: Meta; leases: { id: LeaseId; ttlMs: number }[] }
-  | { kind: "committed"; acks: Ack[]; commits: Commit[]; compactRev: Rev }
+  | { kind: "committed"; acks: Ack[]; commits: Commit[]; compactRev: Rev; tookMs?: number }
   | { kind: "failed"; error: ErrorMessage }
   | { kind: "closed" };
 
@@ -41,6 +56,8 @@ export interface WriterOptions {
   epoch: Uint8Array;
   /** Largest size of the file. */
   maxBytes: number | undefined;
+  /** Size of the file that is given up on a full disk; 0 for none. */
+  ballastBytes: number;
   /** What this thread is armed with; see shared/failpoint.ts. */
   failpoint: string | undefined;
 }

@@ -14,6 +14,7 @@ import type {
 import type { LogPage, Revision } from "../watches.ts";
 import { configure, damaged } from "./schema.ts";
 import { headSum, logSum, resSum } from "./sums.ts";
+import { verifyRows } from "./verify.ts";
 
 /** Most log rows, bytes of values, and revisions, that one stretch of a watch's catch-up reads. */
 const LOG_ROWS = 256;
@@ -56,6 +57,8 @@ export interface Reader {
   resByUid(dp: string, uid: string): ResRow | undefined;
   resAll(dp: string, q: { afterUid?: string; limit: number }): ResRow[];
   floor(dp: string): Rev;
+  /** Checks all rows, some between two yields. */
+  verify(): Generator<number, void, void>;
   close(): void;
 }
 
@@ -162,6 +165,7 @@ export function openReader(file: string): Reader {
       );
     }),
     floor: (dp) => dpRow(dp).floor,
+    verify: () => verifyRows(db),
     close: () => db.close(),
   };
 }

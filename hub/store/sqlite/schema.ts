@@ -19,7 +19,7 @@ const PAGE_BYTES = 8192;
 const CACHE_KIB = 64 * 1024;
 
 /** The database file and the lock beside it, in the data directory. */
-export const files = { db: "moorage.db", lock: "lock.db", owner: "owner" } as const;
+export const files = { db: "moorage.db", lock: "lock.db", owner: "owner", ballast: "ballast" } as const;
 
 /** Tables and indexes of {@link SCHEMA}. */
 export const tables = `

@@ -15,6 +15,7 @@ import { startWriter } from "./link.ts";
 import { lockDirectory } from "./lock.ts";
 import { openReader } from "./reader.ts";
 import type { Reader } from "./reader.ts";
+import type { StoreStats } from "./protocol.ts";
 import { damaged, files } from "./schema.ts";
 
 /** What a durable store needs. */
@@ -29,6 +30,10 @@ export interface SqliteStoreOptions {
   recentRevisions?: number;
   /** Largest size of the database file; writes beyond it are refused with `STORE_FULL`. Default: the disk. */
   maxBytes?: number;
+  /** Size of the file that is given up on a full disk, so that deletions still work; default 0: none. */
+  ballastBytes?: number;
+  /** Told of each group's commit, in milliseconds with the writes before it. */
+  onGroup?: (group: { revisions: number; tookMs: number }) => void;
   /** Called once when the store can go on no more; every later call gets the same error. */
   onFailure?: (error: Error) => void;
 }
@@ -37,6 +42,8 @@ export interface SqliteStoreOptions {
 export interface SqliteStore extends Store {
   /** Writes a consistent copy of the store to `file`, while it serves. */
   backup(file: string): Promise<void>;
+  /** What the writer knows of file and work. */
+  stats(): Promise<StoreStats>;
 }
 
 /**
@@ -44,12 +51,13 @@ export interface SqliteStore extends Store {
  * `SCHEMA_TOO_NEW`, `NOT_DURABLE`), UNAVAILABLE `STORE_FAILED` when the file cannot be opened.
  */
 export async function openSqliteStore(options: SqliteStoreOptions): Promise<SqliteStore> {
-  const unlock = lockDirectory(options.dir);
+  let unlock: (() => void) | undefined;
   try {
+    unlock = lockDirectory(options.dir);
     return await open(options, unlock);
   } catch (thrown) {
-    unlock();
-    throw thrown;
+    unlock?.();
+    throw readOnly(options.dir, thrown) ?? thrown;
   }
 }
 
@@ -89,11 +97,13 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
       file,
       epoch: rng.bytes(16),
       maxBytes: options.maxBytes,
+      ballastBytes: options.ballastBytes ?? 0,
       failpoint: armedFailpoint(),
     },
     {
-      committed(commits, compacted) {
+      committed(commits, { compactRev: compacted, tookMs }) {
         compactRev = compacted;
+        if (tookMs !== undefined) options.onGroup?.({ revisions: commits.length, tookMs });
         watching?.publish(commits);
         for (const { rev, dps } of commits) for (const fn of [...listeners]) fn({ rev, dps });
       },
@@ -140,6 +150,18 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   };
   const watched = watching;
   const lives = leases;
+
+  /** Looks at every row once after the start, between other work: what nobody reads may be damaged too. */
+  const scrub = async (): Promise<void> => {
+    const steps = reader.verify();
+    for (;;) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (dead !== undefined) return;
+      if (checked(() => steps.next()).done === true) return;
+    }
+  };
+  // Its error has ended the store already.
+  scrub().catch(() => undefined);
 
   const close = async (): Promise<void> => {
     const error = storeError("STORE_CLOSED", "Use the store: it is closed");
@@ -189,9 +211,21 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
       listeners.add(fn);
       return () => listeners.delete(fn);
     },
+    stats: () => answer(async () => (await link.request({ kind: "stats" })) as StoreStats),
     backup: (to) => answer(async () => void (await link.request({ kind: "backup", file: to }))),
     close: () => (closing ??= close()),
   };
+}
+
+/** Codes and texts of a place that cannot be written. */
+const UNWRITABLE = /EROFS|EACCES|EPERM|SQLITE_READONLY|SQLITE_CANTOPEN|readonly database|unable to open/;
+
+/** The error for a data directory that cannot be written; undefined for any other fault. */
+function readOnly(dir: string, thrown: unknown): MoorageError | undefined {
+  const { code, message } = thrown as { code?: unknown; message?: unknown };
+  if (!UNWRITABLE.test(`${String(code)} ${String(message)}`)) return undefined;
+  const why = `Open the store in "${dir}": it cannot be written (${String(message)}); make the directory and its files writable for this user`;
+  return storeError("STORE_READ_ONLY", why, { cause: thrown });
 }
 
 /** What a failed read says of the file: the error that ends the store, or undefined for a caller's own. */

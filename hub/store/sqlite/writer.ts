@@ -1,5 +1,6 @@
 import Database from "better-sqlite3";
 import { statSync } from "node:fs";
+import { dirname } from "node:path";
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { MessagePort } from "node:worker_threads";
 import { systemClock } from "@moorage/shared/clock";
@@ -11,6 +12,7 @@ import { EPOCH_JUMP } from "../store.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
 import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
+import { Space, adds } from "./space.ts";
 import { beginEpoch, configure, limitSize, markClean, openMeta } from "./schema.ts";
 
 /**
@@ -26,7 +28,7 @@ const IDLE_MS = 1_000;
 const WAL_BYTES = 64 * 1024 * 1024;
 
 /** Requests that are no part of a group. */
-const alones: ReadonlySet<Request["kind"]> = new Set(["newEpoch", "backup", "close"]);
+const alones: ReadonlySet<Request["kind"]> = new Set(["newEpoch", "stats", "backup", "close"]);
 
 const port = parentPort as MessagePort;
 const options = workerData as WriterOptions;
@@ -53,6 +55,12 @@ function start(): void {
   const applier = new Applier(db, meta);
   const compaction = new Compaction(db);
   compaction.aim(meta.compactRev);
+  const space = new Space({
+    dir: dirname(options.file),
+    ballastBytes: options.ballastBytes,
+    clock: systemClock,
+  });
+  const count = { txns: 0, commits: 0, checkpoints: 0 };
   const queue: Request[] = [];
   let idle: Timer | undefined;
   let running = false;
@@ -61,6 +69,8 @@ function start(): void {
   const one = (request: Request): Outcome => {
     switch (request.kind) {
       case "txn":
+        if (space.full && adds(request.txn)) throw full();
+        count.txns++;
         return applier.txn(request.txn);
       case "compact":
         return void applier.compact(request.rev);
@@ -85,7 +95,14 @@ function start(): void {
       }
     });
 
+  const full = (cause?: unknown): MoorageError =>
+    storeError("STORE_FULL", `Write to "${options.file}": no space is left; free some, reads go on`, {
+      cause,
+    });
+
   const commitGroup = (group: readonly Request[]): void => {
+    const startMs = systemClock.monotonicMs();
+    space.look();
     try {
       failpoint("store/before-begin");
       applier.begin();
@@ -93,15 +110,14 @@ function start(): void {
       failpoint("store/before-commit");
       const commits = applier.commit();
       failpoint("store/after-commit");
-      post({ kind: "committed", acks, commits, compactRev: applier.compactRev });
+      count.commits++;
+      const tookMs = systemClock.monotonicMs() - startMs;
+      post({ kind: "committed", acks, commits, compactRev: applier.compactRev, tookMs });
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       applier.rollback(db.inTransaction);
-      const error = errorMessage(
-        storeError("STORE_FULL", `Write to "${options.file}": no space is left; free some, reads go on`, {
-          cause: thrown,
-        }),
-      );
+      space.ranOut();
+      const error = errorMessage(full(thrown));
       const acks = group.map((r): Ack => ({ id: r.id, error }));
       post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
     }
@@ -132,7 +148,17 @@ function start(): void {
     if (walBytes() === 0) return;
     failpoint("store/before-checkpoint");
     db.pragma("wal_checkpoint(TRUNCATE)");
+    count.checkpoints++;
     failpoint("store/after-checkpoint");
+  };
+
+  /** Quiet: the log goes into the file, and the reserve of room is made. */
+  const onIdle = (): void => {
+    space.look();
+    checkpoint();
+    space.prepare();
+    // A full disk is looked at until there is room, whether or not anybody writes.
+    if (space.full) idle = systemClock.setTimer(IDLE_MS, () => guarded(onIdle));
   };
 
   const drain = (): void => {
@@ -143,6 +169,17 @@ function start(): void {
   };
 
   const alone = async (request: Request): Promise<void> => {
+    if (request.kind === "stats") {
+      const freePages = db.pragma("freelist_count", { simple: true }) as number;
+      const value = { walBytes: walBytes(), freePages, ...count, diskFull: space.full };
+      post({
+        kind: "committed",
+        acks: [{ id: request.id, value }],
+        commits: [],
+        compactRev: applier.compactRev,
+      });
+      return;
+    }
     if (request.kind === "newEpoch") {
       const head = beginEpoch(db, request.epoch);
       applier.began({ epoch: request.epoch, rev: head, restoredRev: head - EPOCH_JUMP });
@@ -163,6 +200,7 @@ function start(): void {
       post({ kind: "committed", acks: [ack], commits: [], compactRev: applier.compactRev });
       return;
     }
+    idle?.cancel();
     checkpoint();
     markClean(db);
     db.close();
@@ -186,7 +224,7 @@ function start(): void {
       if (!failed && walBytes() > WAL_BYTES) checkpoint();
     }
     running = false;
-    if (!failed) idle = systemClock.setTimer(IDLE_MS, () => guarded(() => checkpoint()));
+    if (!failed) idle = systemClock.setTimer(IDLE_MS, () => guarded(onIdle));
   };
 
   /** The first unforeseen error ends the thread: what is on disk is then no longer known to it. */
@@ -212,6 +250,7 @@ function start(): void {
     ttlMs: number;
   }[];
   failpoint("store/opened");
+  idle = systemClock.setTimer(IDLE_MS, () => guarded(onIdle));
   post({ kind: "ready", meta, leases });
 }
 
