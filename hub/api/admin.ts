@@ -145,7 +145,9 @@ export function apiKeyService(api: Api, identity: Identity): BoundService {
     async listApiKeys(request, ctx) {
       api.auth.require(ctx, "list", "apiKeys");
       const size = pageSize(request.pageSize);
-      const position = request.pageToken === "" ? undefined : readPageToken(request.pageToken, "apiKeys");
+      const signing = await api.reader.pageKey();
+      const position =
+        request.pageToken === "" ? undefined : readPageToken(request.pageToken, "apiKeys", signing);
       const { apiKeys, more } = await identity.apiKeys.list({
         ...(position === undefined ? {} : { afterName: position.after }),
         limit: size,
@@ -153,7 +155,9 @@ export function apiKeyService(api: Api, identity: Identity): BoundService {
       const { rev } = await api.store.status();
       return {
         apiKeys,
-        nextPageToken: more ? pageToken({ revision: rev, after: apiKeys.at(-1)?.name ?? "" }, "apiKeys") : "",
+        nextPageToken: more
+          ? pageToken({ revision: rev, after: apiKeys.at(-1)?.name ?? "" }, "apiKeys", signing)
+          : "",
       };
     },
     async deleteApiKey(request, ctx) {

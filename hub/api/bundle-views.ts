@@ -34,7 +34,9 @@ export async function listBundles(
   const limit = pageSize(q.pageSize);
   const query = JSON.stringify(["BundleVersion", q.below]);
   const { rev: head, epoch } = await deps.reader.head(q.minRevision);
-  const position = q.pageToken === "" ? { revision: head, after: "" } : readPageToken(q.pageToken, query);
+  const signing = await deps.reader.pageKey();
+  const position =
+    q.pageToken === "" ? { revision: head, after: "" } : readPageToken(q.pageToken, query, signing);
   const { revision: rev, after } = position;
   if (rev > head)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
@@ -45,7 +47,7 @@ export async function listBundles(
   const last = bundleVersions.at(-1)?.name ?? "";
   return {
     bundleVersions,
-    nextPageToken: more ? pageToken({ revision: rev, after: last }, query) : "",
+    nextPageToken: more ? pageToken({ revision: rev, after: last }, query, signing) : "",
     cursor: cursorAt(epoch, rev),
   };
 }

@@ -33,7 +33,7 @@ export function createApi(deps: {
   reader: Reader;
   writer: Writer;
 } {
-  const reader = new Reader(deps.store);
+  const reader = new Reader(deps.store, deps.rng);
   const writer = new Writer(deps);
   const room = new Room(deps.store);
   const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng, room });

@@ -207,7 +207,9 @@ async function listDivergences(
   const limit = pageSize(q.pageSize);
   const query = JSON.stringify(["Divergence", q.parent ?? ""]);
   const { rev: head } = await api.store.status();
-  const position = q.pageToken === "" ? { revision: head, after: "" } : readPageToken(q.pageToken, query);
+  const signing = await api.reader.pageKey();
+  const position =
+    q.pageToken === "" ? { revision: head, after: "" } : readPageToken(q.pageToken, query, signing);
   const { revision: rev, after } = position;
   if (rev > head)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
@@ -216,7 +218,7 @@ async function listDivergences(
   const { kvs, more } = await api.store.range({ start, end: range.end, rev, limit });
   const last = kvs.at(-1);
   const next =
-    more && last !== undefined ? pageToken({ revision: rev, after: keyText(last.key) }, query) : "";
+    more && last !== undefined ? pageToken({ revision: rev, after: keyText(last.key) }, query, signing) : "";
   return { divergences: kvs.map(divergenceOf), nextPageToken: next };
 }
 

@@ -61,14 +61,16 @@ async function positionOf(deps: { reader: Reader }, q: ListQuery) {
   const size = pageSize(q.pageSize);
   const query = JSON.stringify([q.kind, q.parent, q.filter, q.view, q.within ?? null]);
   const head = await deps.reader.head(q.minRevision);
-  const position = q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query);
+  const signing = await deps.reader.pageKey();
+  const position =
+    q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query, signing);
   if (position.revision > head.rev)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
   const { start, end } = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
   const from = position.after === "" ? start : keyAfter(key(resourceKey(q.kind, position.after)));
   const rev = position.revision;
   const rest = (after: string) => ({
-    nextPageToken: after === "" ? "" : pageToken({ revision: rev, after }, query),
+    nextPageToken: after === "" ? "" : pageToken({ revision: rev, after }, query, signing),
     cursor: cursorAt(head.epoch, rev),
   });
   return { size, rev, range: { start: from, end }, rest };

@@ -15,8 +15,17 @@ import {
   StoredStatusSchema,
 } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import type { Rng } from "@moorage/shared/rng";
 import type { Kind } from "../core/keys.ts";
-import { credentialsKey, linkKey, placementKey, prefixes, resourceKey, statusKey } from "../core/keys.ts";
+import {
+  credentialsKey,
+  linkKey,
+  pageTokenKey,
+  placementKey,
+  prefixes,
+  resourceKey,
+  statusKey,
+} from "../core/keys.ts";
 import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
@@ -46,12 +55,37 @@ const MOST_COUNTS = 10_000;
 /** Reads as of `rev` (the head when undefined). */
 export class Reader {
   readonly #store: Store;
+  readonly #rng: Rng | undefined;
+  #pageKey: Promise<Uint8Array> | undefined;
   readonly #counts = new Map<string, { stamp: Rev; tenants: number }>();
   #statusRevisions: { rev: Rev; byUid: ReadonlyMap<string, Rev> } | undefined;
   #statuses: { rev: Rev; byUid: WeakRef<ReadonlyMap<string, KV>> } | undefined;
 
-  constructor(store: Store) {
+  /** `rng`: for the key of page tokens; without it their digest has no key. */
+  constructor(store: Store, rng?: Rng) {
     this.#store = store;
+    this.#rng = rng;
+  }
+
+  /** The key that page tokens are signed with, made when it is first needed and kept in the store. */
+  pageKey(): Promise<Uint8Array> {
+    if (this.#rng === undefined) return Promise.resolve(new Uint8Array(0));
+    const made = (this.#pageKey ??= this.#makePageKey(this.#rng));
+    made.catch(() => (this.#pageKey = undefined));
+    return made;
+  }
+
+  async #makePageKey(rng: Rng): Promise<Uint8Array> {
+    const kept = await this.kv(pageTokenKey);
+    if (kept !== undefined) return kept.value;
+    const k = key(pageTokenKey);
+    const value = rng.bytes(32);
+    const { ok } = await this.#store.txn({
+      if: [{ key: k, target: "version", op: "=", to: 0 }],
+      then: [{ put: { key: k, value } }],
+    });
+    // Another hub was first; its key is the one.
+    return ok ? value : this.#makePageKey(rng);
   }
 
   /** One key's value. */

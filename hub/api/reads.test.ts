@@ -4,6 +4,9 @@ import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import { afterEach, expect, test } from "vitest";
+import { pageTokenKey } from "../core/keys.ts";
+import { pageToken } from "../core/pages.ts";
+import { key } from "../store/bytes.ts";
 import type { TestApi } from "./testing.ts";
 import { publish, take, testApi } from "./testing.ts";
 
@@ -297,4 +300,48 @@ test("silence shows in get and list alike, with the last known value", async () 
     message: expect.stringContaining("True (Ready)") as string,
   });
   expect((await tenants.listTenants({})).tenants).toEqual([await tenants.getTenant({ name: tenant.name })]);
+});
+
+test("a page token is signed with a key of the store: another hub's, or a forged one, is refused", async () => {
+  const tokens: string[] = [];
+  for (let i = 0; i < 2; i++) {
+    // The second has other random bytes behind it: one more key than the first.
+    const { api, tenants } = await start();
+    if (i === 1)
+      await api.store.txn({ then: [{ put: { key: key(pageTokenKey), value: new Uint8Array(32).fill(1) } }] });
+    for (const id of ["a", "b"]) await tenants.createTenant({ tenantId: id, tenant: { spec } });
+    tokens.push((await tenants.listTenants({ pageSize: 1 })).nextPageToken);
+    const own = tokens[i] as string;
+    expect((await tenants.listTenants({ pageSize: 1, pageToken: own })).tenants).toHaveLength(1);
+    const [revision, after] = JSON.parse(Buffer.from(own, "base64url").toString()) as [number, string];
+    const unkeyed = pageToken({ revision, after }, JSON.stringify(["Tenant", "", "", 0, null]));
+    for (const pageTokenText of [unkeyed, ...tokens.slice(0, i)])
+      await expect(tenants.listTenants({ pageSize: 1, pageToken: pageTokenText })).rejects.toMatchObject({
+        fields: [{ field: "page_token" }],
+      });
+  }
+});
+
+test("a scoped key lists and watches what lies within its scopes, and no more", async () => {
+  const { api } = await start();
+  for (const id of ["acme", "acme-two", "other"])
+    await api.admin.tenants.createTenant({ tenantId: id, tenant: { spec } });
+  const { tenants } = await api.as(Role.VIEWER, ["tenants/acme"]);
+  const names = (page: { tenants: { name: string }[] }) => page.tenants.map((t) => t.name);
+  for (const view of [View.BASIC, View.FULL]) {
+    expect(names(await tenants.listTenants({ view }))).toEqual(["tenants/acme"]);
+    expect(names(await tenants.listTenants({ view, filter: 'name != "x"' }))).toEqual(["tenants/acme"]);
+  }
+  const stream = tenants.watchTenants({})[Symbol.asyncIterator]();
+  await take(stream, 2);
+  for (const id of ["other", "acme-two", "acme"])
+    await api.admin.tenants.updateTenant({
+      tenant: { name: `tenants/${id}`, labels: { a: "b" } },
+      updateMask: { paths: ["labels"] },
+    });
+  const [change] = await take(stream, 1);
+  expect(change?.event).toMatchObject({ case: "change", value: { tenant: { name: "tenants/acme" } } });
+  await expect(tenants.getTenant({ name: "tenants/acme-two" })).rejects.toMatchObject({
+    code: Code.PERMISSION_DENIED,
+  });
 });

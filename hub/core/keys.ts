@@ -21,6 +21,7 @@
  * | `apiKeys/<id>`                      | internal.v1.StoredApiKey               | identity              |
  * | `apiKeyHashes/<sha256 hex>`         | the key of the API key, UTF-8          | identity              |
  * | `requests/<actor>/<request id>`     | internal.v1.StoredRequest              | api, in the write's txn |
+ * | `pageTokenKey`                      | 32 random bytes that page tokens are signed with | api |
  * | `epoch`                             | internal.v1.StoredEpoch                | sync, when an operator accepts |
  * | `divergences/<dp id>/<uid>`         | internal.v1.StoredDivergence           | sync, after a lost history |
  * | `audit/<time ms, 13 digits>/<uuid>` | internal.v1.StoredAuditRecord          | whoever acts, in the act's txn |
@@ -87,6 +88,8 @@ export const credentialsKey = (dataPlaneUid: string): string => prefixes.credent
 export const bundleStampKey = "bundleStamp";
 /** The key of a bundle chunk by the hexadecimal SHA-256 of its bytes. */
 export const blobKey = (digestHex: string): string => prefixes.blobs + digestHex;
+/** The key of the key of page tokens; there is one. */
+export const pageTokenKey = "pageTokenKey";
 /** The key of the accepted epoch; there is one. */
 export const epochKey = "epoch";
 /** The keys of the divergences of a data plane (`dataPlanes/<id>`), or of all of them. */

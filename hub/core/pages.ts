@@ -1,8 +1,9 @@
 /**
- * Page tokens: the revision that all pages show, the last name of the page before, and a digest over
- * these and the rest of the request, so that a token fits its own query alone. Pure.
+ * Page tokens: the revision that all pages show, the last name of the page before, and a keyed digest
+ * over these and the rest of the request, so that a token fits its own query alone and only the hub
+ * can make one. Pure.
  */
-import { createHash } from "node:crypto";
+import { createHmac, timingSafeEqual } from "node:crypto";
 import { invalidField } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 
@@ -13,21 +14,23 @@ export interface PagePosition {
   after: string;
 }
 
-const digest = (position: PagePosition, query: string): string =>
-  createHash("sha256")
+/** The key of whoever keeps none: tests of the form alone. */
+const none = new Uint8Array(0);
+
+const digest = (position: PagePosition, query: string, key: Uint8Array): string =>
+  createHmac("sha256", key)
     .update(JSON.stringify([position.revision, position.after, query]))
     .digest("base64url")
-    .slice(0, 16);
+    .slice(0, 22);
 
 /** A token for `position` under a query (all request fields that must stay the same, as text). */
-export function pageToken(position: PagePosition, query: string): string {
-  return Buffer.from(JSON.stringify([position.revision, position.after, digest(position, query)])).toString(
-    "base64url",
-  );
+export function pageToken(position: PagePosition, query: string, key: Uint8Array = none): string {
+  const { revision, after } = position;
+  return Buffer.from(JSON.stringify([revision, after, digest(position, query, key)])).toString("base64url");
 }
 
 /** Reads a token; INVALID_ARGUMENT for `page_token` when it was changed or belongs to another query. */
-export function readPageToken(token: string, query: string): PagePosition {
+export function readPageToken(token: string, query: string, key: Uint8Array = none): PagePosition {
   const refuse = () => invalidField("page_token", "is not one that this list gave; start again without it");
   if (token.length > 1_024) throw refuse();
   let parsed: unknown;
@@ -46,7 +49,9 @@ export function readPageToken(token: string, query: string): PagePosition {
   )
     throw refuse();
   const position = { revision, after };
-  if (check !== digest(position, query)) throw refuse();
+  const own = Buffer.from(digest(position, query, key));
+  const given = Buffer.from(typeof check === "string" ? check : "");
+  if (given.length !== own.length || !timingSafeEqual(given, own)) throw refuse();
   return position;
 }
 

@@ -42,10 +42,13 @@ interface Index {
 export class AuditList {
   readonly #store: Store;
   readonly #clock: Clock;
+  readonly #signing: { pageKey(): Promise<Uint8Array> } | undefined;
   #index: Promise<Index> | undefined;
   #indexAt: Rev | undefined;
 
-  constructor(deps: { store: Store; clock: Clock }) {
+  /** `reader`: gives the key that page tokens are signed with. */
+  constructor(deps: { store: Store; clock: Clock; reader?: { pageKey(): Promise<Uint8Array> } }) {
+    this.#signing = deps.reader;
     this.#store = deps.store;
     this.#clock = deps.clock;
   }
@@ -56,8 +59,13 @@ export class AuditList {
     if (request.afterRevision < 0n) throw invalidField("after_revision", "must not be negative");
     const query = `audit ${request.afterRevision}`;
     const first = request.pageToken === "";
-    const at = first ? (await this.#store.status()).rev : readPageToken(request.pageToken, query).revision;
-    const after = first ? startOf(Number(request.afterRevision)) : parseAfter(request.pageToken, query);
+    const signing = await this.#signing?.pageKey();
+    const at = first
+      ? (await this.#store.status()).rev
+      : readPageToken(request.pageToken, query, signing).revision;
+    const after = first
+      ? startOf(Number(request.afterRevision))
+      : parseAfter(request.pageToken, { query, signing });
     const index = await this.#indexOf(at);
     const from = index.records.findIndex((r) => compareRecords(after, r) < 0);
     const rest = from < 0 ? [] : index.records.slice(from, from + size);
@@ -75,7 +83,9 @@ export class AuditList {
         shown.map((s) => s.sequence),
         at,
       ),
-      nextPageToken: more ? pageToken({ revision: at, after: `${end.revision} ${end.name}` }, query) : "",
+      nextPageToken: more
+        ? pageToken({ revision: at, after: `${end.revision} ${end.name}` }, query, signing)
+        : "",
     });
   }
 
@@ -127,8 +137,11 @@ export class AuditList {
 /** Before every record above a revision. */
 const startOf = (revision: Rev): { revision: Rev; name: string } => ({ revision: revision + 1, name: "" });
 
-function parseAfter(token: string, query: string): { revision: Rev; name: string } {
-  const [, revision, name] = /^(\d+) (.*)$/.exec(readPageToken(token, query).after) ?? [];
+function parseAfter(
+  token: string,
+  of: { query: string; signing: Uint8Array | undefined },
+): { revision: Rev; name: string } {
+  const [, revision, name] = /^(\d+) (.*)$/.exec(readPageToken(token, of.query, of.signing).after) ?? [];
   if (revision === undefined || name === undefined)
     throw invalidField("page_token", "is not one that this list gave; start again without it");
   return { revision: Number(revision), name };

@@ -71,7 +71,11 @@ export interface AuditHandlers {
 }
 
 /** The handlers over a store. */
-export function auditHandlers(deps: { store: Store; clock: Clock }): AuditHandlers {
+export function auditHandlers(deps: {
+  store: Store;
+  clock: Clock;
+  reader?: { pageKey(): Promise<Uint8Array> };
+}): AuditHandlers {
   const list = new AuditList(deps);
   return { listAuditRecords: (request) => list.page(request) };
 }
