@@ -98,6 +98,7 @@ const API_DRAIN_MS = 2_000;
 export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
   const { clock, rng, log } = deps;
   const metrics = createMetrics({ processMetrics: true });
+  const groups = groupMetrics(metrics);
   let storeFailure: Error | undefined;
   const durable =
     deps.store === undefined
@@ -106,6 +107,8 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
           clock,
           rng,
           maxBytes: config.storeMaxBytes,
+          ballastBytes: limits.storeBallastBytes,
+          onGroup: groups,
           onFailure: (error) => {
             storeFailure = error;
             log.error("store failed, nothing is accepted any more", { error });
@@ -205,6 +208,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
         ops,
         sweep: () => api.writer.sweep(),
         sealer,
+        recorded: () => denials.settled(),
         closeStore: deps.store === undefined,
       },
     );
@@ -237,6 +241,8 @@ function run(
     sweep: () => Promise<number>;
     closeStore: boolean;
     sealer: Service;
+    /** Settles once refusals under way are recorded. */
+    recorded: () => Promise<void>;
   },
 ): Hub {
   const { clock, log } = on.deps;
@@ -264,6 +270,7 @@ function run(
     await Promise.all(on.servers.open.map((server) => server.drain(API_DRAIN_MS)));
     end.abort(new DOMException("the hub stops", "AbortError"));
     await running.catch((error: unknown) => log.error("a service failed while stopping", { error }));
+    await on.recorded();
     await on.ops.close();
     if (on.closeStore) await parts.store.close();
   };
