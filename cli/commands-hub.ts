@@ -214,7 +214,7 @@ function addVerify(program: Command, io: Io): void {
         });
       const report = verifier.finish();
       io.out(`${reportLines(report).join("\n")}\n`);
-      if (report.findings.length > 0) throw new ChildExit(ExitCode.failed, "verification");
+      if (!report.intact) throw new ChildExit(ExitCode.failed, "verification");
     });
 }
 

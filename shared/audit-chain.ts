@@ -93,6 +93,8 @@ export interface Finding {
 
 /** What a verification found. */
 export interface ChainReport {
+  /** Nothing was found; what no seal covers yet may still have been changed. */
+  intact: boolean;
   findings: Finding[];
   seals: number;
   /** Sealed records that were compared. */
@@ -152,6 +154,7 @@ export class ChainVerifier {
       this.#find("truncated", `seal ${sequence}, which was kept outside, is missing or another one`);
     }
     return {
+      intact: this.#findings.length === 0,
       findings: this.#findings,
       seals: this.#seals,
       sealed: this.#sealed,
@@ -231,7 +234,7 @@ export function reportLines(r: ChainReport): string[] {
     ...shown,
     ...(hidden > 0 ? [`  and ${hidden} more`] : []),
     r.head === undefined ? "head: none" : `head: ${r.head.sequence}:${r.head.digest}`,
-    r.findings.length === 0 ? "intact" : `not intact: ${r.findings.length} findings`,
+    r.intact ? "intact" : `not intact: ${r.findings.length} findings`,
   ];
 }
 

@@ -66,7 +66,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     try {
       const report = await verifyStore(store, head);
       for (const line of reportLines(report)) say(line);
-      return report.findings.length === 0 ? 0 : 1;
+      return report.intact ? 0 : 1;
     } finally {
       await store.close();
     }
