@@ -132,3 +132,25 @@ page(
   "What `/metrics` serves on the ops port of hub and agent, beside `process_*` and `nodejs_*`. A label value that is not listed counts as `other`; open labels are capped at 200 values.",
   `## Hub\n\n${metricTable(ofHub)}\n\n## Agent\n\n${metricTable(ofAgent)}`,
 );
+
+const { descriptorsOf, errorsMarkdown, protoMarkdown } = await import("./api-reference.mjs");
+const ofHubApi = ["moorage/hub/v1", "moorage/common/v1"];
+page(
+  "api",
+  "The public API",
+  "Every service, method, message and field of `moorage.hub.v1` and `moorage.common.v1`, from [proto](../../proto). Every error carries exactly one `google.rpc.ErrorInfo` with a reason of [errors](errors.md), and `RetryInfo` with `UNAVAILABLE` and `RESOURCE_EXHAUSTED`.",
+  protoMarkdown(root, ofHubApi, await descriptorsOf(root, ofHubApi)),
+);
+const ofAgents = ["moorage/agent/v1", "moorage/usage/v1"];
+page(
+  "protocol",
+  "The agents' protocol",
+  "Every service, method, message and field of `moorage.agent.v1` and `moorage.usage.v1`, from [proto](../../proto).",
+  protoMarkdown(root, ofAgents, await descriptorsOf(root, ofAgents)),
+);
+page(
+  "errors",
+  "Error reasons",
+  "Every `google.rpc.ErrorInfo.reason` of the domain `moorage.dev`, with the codes it comes with; a `…` stands for a name or a number. An error without a reason of its own carries its code's name.",
+  errorsMarkdown(root),
+);
