@@ -101,6 +101,10 @@ cluster-up: install cluster-tools ## A Kubernetes API to play with; prints the K
 cluster-down: install ## End what cluster-up started
 	@node test/cluster/up.mjs down
 
+fuzz: install ## Fuzz everything that reads from outside, SECONDS=600 in all; TARGET=name INPUT=file replays one input
+	@node --disable-warning=ExperimentalWarning test/fuzz/main.ts $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(TARGET),--target $(TARGET)) $(if $(INPUT),--input $(INPUT)) $(if $(SEED),--seed $(SEED))
+
 ci: check fuzz test ## What CI runs
 
 clean: ## Remove build output and local state

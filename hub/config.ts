@@ -83,6 +83,11 @@ export const hubOptions = {
       default: limits.connectionsPerAddress,
     },
   ),
+  compactInterval: duration({ help: "How often old history is given up", default: 300_000 }),
+  historyRetention: duration({
+    help: "How long a watch or a page token may be away and still go on; longer takes more disk",
+    default: 3_600_000,
+  }),
   logLevel: choice(LOG_LEVELS, { help: "Least severe level that is logged", default: "info" }),
   logFormat: choice(["json", "text"], { help: "Log as JSON lines or as text for people", default: "json" }),
   oidcIssuer: optionalText({

@@ -45,10 +45,11 @@ import { createIdentity } from "./identity/create-identity.ts";
 import { createDenialAudit } from "./identity/denials.ts";
 import type { Identity } from "./identity/identity.ts";
 import { identityOptions } from "./identity/options.ts";
-import { callMetrics, hubMetrics } from "./ops/metrics.ts";
+import { callMetrics, hubMetrics, groupMetrics } from "./ops/metrics.ts";
 import { limitMetrics } from "./ops/limits.ts";
 import type { Sampler, Shedder } from "./ops/shedding.ts";
 import { createShedder, processSampler } from "./ops/shedding.ts";
+import { createCompactor } from "./store/compactor.ts";
 import { openSqliteStore } from "./store/sqlite/sqlite.ts";
 import type { Store } from "./store/store.ts";
 import { createSync } from "./sync/create-sync.ts";
@@ -183,7 +184,11 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       enrolmentAddress: host(servers.all.enrolment.address),
     };
     limitMetrics(metrics, { connectionsPerAddress: config.connectionsPerAddress });
-    hubMetrics(metrics, { store, reader: api.reader });
+    hubMetrics(metrics, {
+      store,
+      reader: api.reader,
+      ...(durable === undefined ? {} : { stats: () => durable.stats() }),
+    });
     const ops = await startOpsServer({
       address: config.opsAddress,
       option: "--ops-address",
@@ -258,7 +263,14 @@ function run(
   };
   // The streams are drained by `stop` itself, with a time of its own.
   const streams: Service = { name: parts.sync.name, run: (signal) => parts.sync.run(signal) };
-  const running = runServices([parts.identity, parts.shedder, streams, sweeper, on.sealer], {
+  const compactor = createCompactor({
+    store: parts.store,
+    clock,
+    log: log.child({ part: "store" }),
+    intervalMs: on.config.compactInterval,
+    retentionMs: on.config.historyRetention,
+  });
+  const running = runServices([parts.identity, parts.shedder, streams, sweeper, compactor, on.sealer], {
     signal: end.signal,
     log,
   });

@@ -19,12 +19,17 @@ import { viewInto } from "../core/views.ts";
 import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
 import { prefix } from "../store/bytes.ts";
+import type { StoreStats } from "../store/sqlite/protocol.ts";
 import type { Rev, Store } from "../store/store.ts";
 
 const kinds: readonly Kind[] = ["DataPlane", "Tenant", "Application"];
 
 /** Gauges that are read at each scrape. */
-export function hubMetrics(metrics: Metrics, from: { store: Store; reader: Reader }): void {
+export function hubMetrics(
+  metrics: Metrics,
+  from: { store: Store; reader: Reader; stats?: () => Promise<StoreStats> },
+): void {
+  if (from.stats !== undefined) fileMetrics(metrics, from.stats);
   let counted: Rev | undefined;
   metrics.gauge({
     name: "moorage_build_info",
@@ -83,6 +88,38 @@ export function hubMetrics(metrics: Metrics, from: { store: Store; reader: Reade
       g.set(ends.length === 0 ? 0 : ends.reduce((a, b) => Math.min(a, b)) / 1_000);
     },
   });
+}
+
+/** What only a store in a file has. */
+function fileMetrics(metrics: Metrics, stats: () => Promise<StoreStats>): void {
+  const gauge = (name: string, help: string, of: (s: StoreStats) => number): void => {
+    metrics.gauge({
+      name: `moorage_hub_store_${name}`,
+      help,
+      collect: async (g) => g.set(of(await stats())),
+    });
+  };
+  gauge("wal_bytes", "Write-ahead log that is not yet in the store's file", (s) => s.walBytes);
+  gauge("free_pages", "Pages of the store's file without content", (s) => s.freePages);
+  gauge("disk_full", "1 while the disk is full and what adds is refused", (s) => Number(s.diskFull));
+}
+
+/** Tells of the store's groups: how long each took to be durable, and how many revisions it held. */
+export function groupMetrics(metrics: Metrics): (group: { revisions: number; tookMs: number }) => void {
+  const seconds = metrics.histogram({
+    name: "moorage_hub_store_operation_duration_seconds",
+    help: "Time of one group of writes until it is durable",
+    labels: { operation: ["commit"] },
+    buckets: "operationSeconds",
+  });
+  const revisions = metrics.counter({
+    name: "moorage_hub_store_revisions_total",
+    help: "Writes made durable",
+  });
+  return (group) => {
+    seconds.observe(group.tookMs / 1_000, { operation: "commit" });
+    revisions.inc({}, group.revisions);
+  };
 }
 
 /** Resources by `kind/condition/status`. */
