@@ -30,7 +30,7 @@ const suiteFiles: Readonly<Record<Suite, { project: string; file: string; rounds
   sqlite: { project: "conformance", file: "test/conformance/store-sqlite.test.ts", rounds: 0 },
   model: { project: "conformance", file: "test/conformance/store-model.test.ts", rounds: 0 },
   linearizable: { project: "conformance", file: "test/conformance/linearizable.test.ts", rounds: 3 },
-  kill: { project: "conformance", file: "test/conformance/kill.test.ts", rounds: 30 },
+  kill: { project: "conformance", file: "test/conformance/kill.test.ts", rounds: 20 },
   power: { project: "faults", file: "test/faults/power.test.ts", rounds: 100 },
 };
 

@@ -28,7 +28,6 @@ const one = (name: string, suites: Suite[], file: string, find: string, replace:
 
 const commitLines = `      const commits = applier.commit();
       failpoint("store/after-commit");
-      post({ kind: "committed", acks, commits, compactRev: applier.compactRev });
 `;
 
 /** Every mutation. */
@@ -38,9 +37,8 @@ export const mutations: readonly Mutation[] = [
     ["kill"],
     "sqlite/writer.ts",
     commitLines,
-    `      post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+    `      post({ kind: "committed", acks: acks.splice(0), commits: [], compactRev: applier.compactRev });
       const commits = applier.commit();
-      post({ kind: "committed", acks: [], commits, compactRev: applier.compactRev });
 `,
   ),
   {
@@ -52,7 +50,7 @@ export const mutations: readonly Mutation[] = [
         find: commitLines,
         replace: `      post({ kind: "committed", acks: [], commits: applier.pending, compactRev: applier.compactRev });
       applier.commit();
-      post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+      const commits = [];
 `,
       },
       {

@@ -60,12 +60,13 @@ export class Driver {
   /** One round of everything; rejects where the hub ends. `inProcess`: with an agent in this process. */
   async tour(
     api: ApiClients,
-    options: { inProcess: boolean; probe: boolean; rotate?: boolean },
+    options: { inProcess: boolean; probe: boolean; rotate?: boolean; backup?: boolean },
   ): Promise<void> {
     this.#life++;
     const work: Promise<unknown>[] = [];
     if (options.inProcess) this.#plane.start();
     if (options.rotate === true) await this.#hub.hubService().rotateCertificateAuthority({});
+    if (options.backup === true) for await (const part of this.#hub.hubService().createBackup({})) void part;
     if (options.probe) {
       this.#probe = new Probe(this.#hub, `probe-${this.#life}`);
       work.push(this.#probe.run(api));
