@@ -60,6 +60,17 @@ describe("certificates", () => {
     expect(() => parseCertificate(label)).toThrow(/malformed/);
     expect(() => splitBundle(label)).toThrow(/no end/);
     expect(splitBundle("-----BEGIN A----".repeat(20_000))).toEqual([]);
+    expect(() => parseCertificate(Buffer.from(label))).toThrow(/malformed/);
+    expect(process.cpuUsage(before).user / 1e6).toBeLessThan(1);
+  });
+
+  test("a request that is text, not DER, is refused at once", async () => {
+    const ca = await createCa({ name: "test", ttlMs: dayMs }, ctx);
+    const csrDer = Buffer.from("-----BEGIN A----".repeat(16_000));
+    const before = process.cpuUsage();
+    await expect(issueClientCertificate({ ca, csrDer, uri: "a:b", ttlMs: dayMs }, ctx)).rejects.toMatchObject(
+      { reason: "INVALID_CSR" },
+    );
     expect(process.cpuUsage(before).user / 1e6).toBeLessThan(1);
   });
 });

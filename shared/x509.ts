@@ -227,7 +227,7 @@ async function verifiedKey(csrDer: Uint8Array): Promise<x509.PublicKey> {
   let algorithm: { name: string; namedCurve?: string };
   let proven = false;
   try {
-    csr = new x509.Pkcs10CertificateRequest(csrDer.slice());
+    csr = new x509.Pkcs10CertificateRequest(sequence(csrDer));
     algorithm = csr.publicKey.algorithm as typeof algorithm;
     // Before the proof: a signature of a huge RSA key costs whoever checks it.
     if (algorithm.name === "ECDSA" && algorithm.namedCurve === "P-256") proven = await csr.verify();
@@ -270,15 +270,23 @@ function infoOf(cert: x509.X509Certificate): CertificateInfo {
 }
 
 function load(certificate: string | Uint8Array): x509.X509Certificate {
-  if (typeof certificate !== "string") return new x509.X509Certificate(certificate.slice());
-  const [der] = certificatesOf(certificate);
+  const der = typeof certificate === "string" ? certificatesOf(certificate)[0] : certificate;
   if (der === undefined) throw new Error("There is no certificate in the text");
-  return new x509.X509Certificate(der);
+  return new x509.X509Certificate(sequence(der));
 }
 
 /** The certificates of a PEM bundle, each in PEM. */
 export function splitBundle(bundlePem: string): string[] {
   return certificatesOf(bundlePem).map((der) => x509.PemConverter.encode(der, "CERTIFICATE"));
+}
+
+/**
+ * A copy of DER that begins as a request or certificate must. Whatever begins otherwise, the library tries
+ * to read as text in PEM, which takes it minutes for what a stranger may send.
+ */
+function sequence(der: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (der[0] !== 0x30) throw new Error("It does not begin with a SEQUENCE");
+  return new Uint8Array(der);
 }
 
 const BEGIN = "-----BEGIN CERTIFICATE-----";
@@ -288,12 +296,12 @@ const END = "-----END CERTIFICATE-----";
  * The certificates of a PEM text in DER, whatever else stands there (RFC 7468). The library's own reader
  * takes minutes for a few KiB that begin a label again and again, and a hub's answer is such a text.
  */
-function certificatesOf(text: string): ArrayBuffer[] {
-  const found: ArrayBuffer[] = [];
+function certificatesOf(text: string): Uint8Array[] {
+  const found: Uint8Array[] = [];
   for (let begin = text.indexOf(BEGIN); begin >= 0; begin = text.indexOf(BEGIN, begin)) {
     const end = text.indexOf(END, begin);
     if (end < 0) throw new Error("A certificate in the text has no end");
-    found.push(new Uint8Array(Buffer.from(text.slice(begin + BEGIN.length, end), "base64")).buffer);
+    found.push(Buffer.from(text.slice(begin + BEGIN.length, end), "base64"));
     begin = end;
   }
   return found;
