@@ -112,6 +112,8 @@ export function openConnection(options: ConnectionOptions, on: ConnectionEvents)
       finish();
     }
   });
+  // The hub's status ends its half only: nothing closes while the agent's half stays open.
+  stream.once("end", () => setImmediate(finish));
   stream.once("close", finish);
   session.once("close", finish);
   socket.once("close", finish);
