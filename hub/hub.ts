@@ -38,6 +38,7 @@ import type { Service } from "@moorage/shared/service";
 import { sleep } from "@moorage/shared/clock";
 import type { Advertised } from "./api/admin.ts";
 import { backupSource } from "./api/backup.ts";
+import { BundleCollector } from "./api/collector.ts";
 import { createApi } from "./api/create-api.ts";
 import type { HubConfig } from "./config.ts";
 import { createAuditSealer } from "./identity/audit-sealer.ts";
@@ -45,6 +46,8 @@ import { createIdentity } from "./identity/create-identity.ts";
 import { createDenialAudit } from "./identity/denials.ts";
 import type { Identity } from "./identity/identity.ts";
 import { identityOptions } from "./identity/options.ts";
+import { callStarts } from "./ops/calls.ts";
+import type { CallStarts } from "./ops/calls.ts";
 import { callMetrics, hubMetrics, groupMetrics } from "./ops/metrics.ts";
 import { limitMetrics } from "./ops/limits.ts";
 import type { Sampler, Shedder } from "./ops/shedding.ts";
@@ -167,6 +170,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       ...(deps.sampler === undefined ? processSampler() : { sampler: deps.sampler }),
       thresholds: { loopDelayMs: limits.shedLoopDelayMs, rssBytes: config.memoryLimit },
     });
+    const starts = callStarts(metrics);
     const servers = await listenAll({
       config,
       clock,
@@ -175,7 +179,8 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       api: api.services,
       before: api.before,
       shedder,
-      onCall: both(callMetrics(metrics, log), denials.onCall),
+      starts,
+      onCall: both(both(callMetrics(metrics, log), denials.onCall), starts.ended),
     });
     undo.push(...servers.open.map((s) => () => s.drain(0)));
     const host = (a: Address) => `${config.publicHost ?? a.host}:${a.port}`;
@@ -270,10 +275,9 @@ function run(
     intervalMs: on.config.compactInterval,
     retentionMs: on.config.historyRetention,
   });
-  const running = runServices([parts.identity, parts.shedder, streams, sweeper, compactor, on.sealer], {
-    signal: end.signal,
-    log,
-  });
+  const collector = new BundleCollector({ store: parts.store, clock });
+  const services = [parts.identity, parts.shedder, streams, sweeper, compactor, collector, on.sealer];
+  const running = runServices(services, { signal: end.signal, log });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {
     on.servers.health.set("", ServingStatus.NOT_SERVING);
@@ -305,6 +309,7 @@ async function listenAll(on: {
   api: readonly BoundService[];
   before: NonNullable<Parameters<typeof startServer>[0]["before"]>;
   shedder: Shedder;
+  starts: CallStarts;
   onCall: NonNullable<Parameters<typeof startServer>[0]["onCall"]>;
 }) {
   const { config, clock, identity, sync } = on;
@@ -335,7 +340,13 @@ async function listenAll(on: {
   ]);
   const open: RunningServer[] = [];
   const start = async (options: Parameters<typeof startServer>[0]): Promise<RunningServer> => {
-    const server = await startServer(options);
+    const server = await startServer({
+      ...options,
+      before(ctx, method) {
+        on.starts.started(ctx, method);
+        return options.before?.(ctx, method);
+      },
+    });
     open.push(server);
     return server;
   };

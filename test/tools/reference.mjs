@@ -102,6 +102,7 @@ const { declareAgentMetrics } = await import(at("agent/metrics.ts"));
 const { callMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
 const { limitMetrics } = await import(at("hub/ops/limits.ts"));
 const { createShedder } = await import(at("hub/ops/shedding.ts"));
+const { callStarts } = await import(at("hub/ops/calls.ts"));
 const { syncCounts } = await import(at("hub/sync/counts.ts"));
 const ofAgent = createMetrics();
 declareAgentMetrics(ofAgent, { link: () => undefined, mirror: () => undefined, leader: () => false });
@@ -112,6 +113,7 @@ syncCounts(ofHub);
 // What a gauge reads is read at a scrape; nothing is scraped here.
 hubMetrics(ofHub, {});
 callMetrics(ofHub, {});
+callStarts(ofHub);
 limitMetrics(ofHub, {});
 createShedder({ metrics: ofHub });
 const metricTable = (metrics) =>
