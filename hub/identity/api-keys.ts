@@ -139,10 +139,7 @@ export class StoredApiKeys implements ApiKeys {
     return apiKey;
   }
 
-  async authenticate(
-    authorization: string | undefined,
-    certificateDer?: Uint8Array | undefined,
-  ): Promise<ApiPrincipal> {
+  async authenticate(authorization: string | undefined, certificateDer?: Uint8Array): Promise<ApiPrincipal> {
     const { jwt, certificate } = this.#others;
     if (certificateDer !== undefined && certificate !== undefined) return certificate(certificateDer);
     const token = JWT.exec(authorization ?? "")?.[1];

@@ -115,7 +115,7 @@ export class AuthorityKeeper {
 
   async #publish(authority: Authority): Promise<void> {
     this.#current = authority;
-    await Promise.all([...this.#listeners].map((fn) => fn(authority)));
+    await Promise.all([...this.#listeners].map(async (fn) => fn(authority)));
   }
 
   #serial<T>(fn: () => Promise<T>): Promise<T> {

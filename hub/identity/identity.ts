@@ -76,10 +76,7 @@ export interface ApiKeys {
    * `authorization` header, an API key or a JWT. UNAUTHENTICATED otherwise; PERMISSION_DENIED for a known
    * caller without a grant.
    */
-  authenticate(
-    authorization: string | undefined,
-    certificateDer?: Uint8Array | undefined,
-  ): Promise<ApiPrincipal>;
+  authenticate(authorization: string | undefined, certificateDer?: Uint8Array): Promise<ApiPrincipal>;
   /** Calls `fn` with the actor of each key that was deleted or changed. */
   onChange(fn: (actor: string) => void): () => void;
   /**

@@ -20,13 +20,14 @@ import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { systemClock } from "@moorage/shared/clock";
 import { parseConfig } from "@moorage/shared/config";
-import { MoorageError } from "@moorage/shared/errors";
+import { Code, MoorageError } from "@moorage/shared/errors";
 import type { ClientTls } from "@moorage/shared/grpc/client";
 import { connect } from "@moorage/shared/grpc/client";
 import { agentLimits } from "@moorage/shared/grpc/options";
 import type { Logger } from "@moorage/shared/log";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng, systemRng, uuid } from "@moorage/shared/rng";
+import { backoffSleep } from "@moorage/shared/service";
 import { onTestFinished } from "vitest";
 
 /** Who does what in these tests. */
@@ -63,7 +64,16 @@ export async function hubOn(o: {
   log?: Logger;
   more?: string[];
 }): Promise<Hub> {
-  const argv = ["--data-dir", o.dir, "--drain-time", "50ms", "--trust-domain", "test.moorage"];
+  const argv = [
+    "--data-dir",
+    o.dir,
+    "--drain-time",
+    "50ms",
+    "--connections-per-address",
+    "100000",
+    "--trust-domain",
+    "test.moorage",
+  ];
   for (const name of ["api", "agent", "enrolment", "ops"]) argv.push(`--${name}-address`, "127.0.0.1:0");
   const config = parseConfig(hubOptions, {
     argv: [...argv, ...(o.more ?? [])],
@@ -80,6 +90,23 @@ export async function hubOn(o: {
   });
   onTestFinished(() => hub.stop());
   return hub;
+}
+
+/** Tries again while a port turns newcomers away, as an agent does: a fleet at one address is above its limits. */
+export async function persist<T>(fn: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await fn();
+    } catch (thrown) {
+      if (MoorageError.from(thrown).code !== Code.UNAVAILABLE || attempt === 100) throw thrown;
+      const signal = new AbortController().signal;
+      await backoffSleep({ baseMs: 50, capMs: 1_000 }, attempt, {
+        clock: systemClock,
+        rng: systemRng,
+        signal,
+      });
+    }
+  }
 }
 
 /** Runs `fn` over all items, a few at a time, as a fleet spreads its returns. */
