@@ -1,4 +1,6 @@
 /** Views of a hub's disk that lie. */
+import { prefixes } from "@moorage/hub/core/keys";
+import { keyText } from "@moorage/hub/store/bytes";
 import type { ResRow, Store } from "@moorage/hub/store/store";
 
 /** A store whose last process did not close it: what is missing at its end was lost. */
@@ -11,6 +13,13 @@ export function halfLoaded(store: Store, missing: (row: { uid: string; name: str
   const there = (row: ResRow) => !missing(row);
   return {
     ...store,
+    async range(q) {
+      const result = await store.range(q);
+      const uidOf = (at: Uint8Array) => keyText(at).slice(prefixes.uids.length);
+      const gone = (at: Uint8Array) =>
+        keyText(at).startsWith(prefixes.uids) && missing({ uid: uidOf(at), name: "" });
+      return { ...result, kvs: result.kvs.filter((kv) => !gone(kv.key)) };
+    },
     async changes(q) {
       const result = await store.changes(q);
       return { ...result, rows: result.rows.filter(there) };

@@ -1,4 +1,8 @@
 /** Scenarios of hosts, networks and API servers that fail. */
+import { fromBinary } from "@bufbuild/protobuf";
+import { linkKey } from "@moorage/hub/core/keys";
+import { key } from "@moorage/hub/store/bytes";
+import { StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { NAMESPACE } from "./agent-process.ts";
 import { RECORD_API } from "./invariants.ts";
 import type { Plane } from "./plane.ts";
@@ -45,8 +49,19 @@ export async function clone(world: World): Promise<void> {
       world.invariants.fail("identity", `${agent.name}: the clone was sent changes`);
   };
   agent.start();
-  await world.sleep(4 * MINUTE_MS);
+  let alarmed = false;
+  for (let i = 0; i < 80; i++) {
+    await world.sleep(3_000);
+    alarmed ||= await conflicting(world, uid);
+  }
   agent.kill();
+  if (!alarmed) world.invariants.fail("identity", `${agent.name}: the clone raised no alarm`);
+}
+
+/** Whether the hub shows that two clusters claim the identity. */
+async function conflicting(world: World, uid: string): Promise<boolean> {
+  const [link] = (await world.store.range({ start: key(linkKey(uid)) })).kvs;
+  return link !== undefined && fromBinary(StoredLinkSchema, link.value).conflict === "ClusterChanged";
 }
 
 function copyRecords(from: Plane, to: Plane): void {

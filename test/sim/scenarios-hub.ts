@@ -6,6 +6,7 @@ import type { Store, TxnRequest } from "@moorage/hub/store/store";
 import { StoredEpochSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { liveTexts } from "./at-rest.ts";
 import { halfLoaded as halfLoadedView, laggingView, uncleanStart } from "./disks.ts";
+import type { Plane } from "./plane.ts";
 import type { World } from "./world.ts";
 
 const MINUTE_MS = 60_000;
@@ -77,12 +78,24 @@ async function workOn(world: World): Promise<void> {
   }
 }
 
+/** Waits until every agent that hears of it has done what was ordered: later it would be done for a lost hub. */
+async function settled(world: World): Promise<void> {
+  const isolated = (plane: Plane) => plane.agent.path.downUntilMs > world.clock.monotonicMs();
+  const heard = world.planes.filter((p) => !isolated(p)).map((p) => `${p.name}:`);
+  for (let i = 0; i < 60; i++) {
+    await world.sleep(15_000);
+    const left = await world.unrest();
+    if (!left.some((d) => heard.some((name) => d.what.startsWith(name)))) return;
+  }
+  throw new Error("the work after the backup does not come to rest");
+}
+
 /** An order to remove something that its agent does not hear of before the hub is lost. */
 async function unheardRemoval(world: World): Promise<void> {
   const plane = world.pick(world.planes);
   const name = world.pick(world.backend.of("Application", plane.dataPlane));
   if (name === undefined || world.hub === undefined || world.rng.float() < 0.3) return;
-  plane.isolate(20 * MINUTE_MS);
+  plane.isolate(40 * MINUTE_MS);
   await world.backend.delete(world.hub.resources, name);
 }
 
@@ -91,7 +104,7 @@ export async function restored(world: World): Promise<void> {
   await unheardRemoval(world);
   const backup = [...world.history.txns];
   await workOn(world);
-  await world.sleep(2 * MINUTE_MS);
+  await settled(world);
   const check = lose(world);
   world.history.fault("hub-restored");
   await world.useDisk(backup, 2);
@@ -103,7 +116,7 @@ export async function restored(world: World): Promise<void> {
 export async function historyLost(world: World): Promise<void> {
   const left = [...world.history.txns];
   await workOn(world);
-  await world.sleep(2 * MINUTE_MS);
+  await settled(world);
   const check = lose(world);
   world.history.fault("history-lost");
   // The same epoch, and at first nobody knows.
@@ -184,7 +197,7 @@ async function accept(world: World): Promise<void> {
 export async function lagging(world: World): Promise<void> {
   const { rev } = await world.store.status();
   await workOn(world);
-  await world.sleep(2 * MINUTE_MS);
+  await settled(world);
   const check = lose(world);
   world.history.fault("view-lagging");
   const until = world.clock.monotonicMs() + 3_000 + world.rng.float() * 2 * MINUTE_MS;
