@@ -2,6 +2,8 @@
 import type { KubeSession } from "@moorage/agent/kube/client";
 import type { Application } from "@moorage/proto/moorage/hub/v1/application_pb";
 import type { Clock } from "@moorage/shared/clock";
+import { sleep } from "@moorage/shared/clock";
+import { Code, MoorageError } from "@moorage/shared/errors";
 import type { HubProcess } from "../world/world.ts";
 
 /** First sight of each key, in monotonic milliseconds. */
@@ -12,6 +14,7 @@ export interface Arrivals {
 
 /** How long a change may take before the run is given up. */
 const PATIENCE_MS = 15_000;
+const RETRY_MS = 1_000;
 
 /** Arrivals with the functions that feed them. */
 export function createArrivals(
@@ -83,9 +86,13 @@ export function watchReady(
 ): Arrivals {
   const { parent, clock, signal } = what;
   const arrivals = createArrivals(clock);
+  let opened = false;
   const run = async (): Promise<void> => {
-    for await (const message of hub.api.applications.watchApplications({ parent }, { signal })) {
+    const messages = hub.api.applications.watchApplications({ parent }, { signal })[Symbol.asyncIterator]();
+    for (let next = await messages.next(); next.done !== true; next = await messages.next()) {
+      const message = next.value;
       const at = clock.monotonicMs();
+      opened = true;
       if (message.event.case !== "change") continue;
       const application = message.event.value.application;
       const ready = application === undefined ? undefined : readyGeneration(application);
@@ -93,7 +100,16 @@ export function watchReady(
     }
     throw new Error("The watch at the hub ended");
   };
-  run().catch((error: unknown) => arrivals.fail(error));
+  /** A hub that is busy may refuse to open it; one that stood and broke spoils the figures. */
+  const open = async (): Promise<void> => {
+    for (;;) {
+      const failed = await run().catch((error: unknown) => MoorageError.from(error));
+      if (failed === undefined) return;
+      if (opened || failed.code !== Code.UNAVAILABLE) throw failed;
+      await sleep(clock, failed.retryAfterMs ?? RETRY_MS, signal);
+    }
+  };
+  open().catch((error: unknown) => arrivals.fail(error));
   return arrivals;
 }
 
