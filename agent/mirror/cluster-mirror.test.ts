@@ -2,6 +2,7 @@ import { Verdict_State } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { afterEach, describe, expect, it } from "vitest";
+import { KubeError } from "../kube/errors.ts";
 import { createMemoryCluster } from "../kube/memory-cluster.ts";
 import type { KubeObject } from "../kube/object.ts";
 import { dig } from "../kube/object.ts";
@@ -98,6 +99,58 @@ describe("ClusterMirror", () => {
       signal(),
     );
     expect(mirror.get(uidA)?.body.value.labels).toEqual({ release: "new" });
+  });
+
+  it("does not bring back a record that it removed when the watch tells the past once more", async () => {
+    const { start, session, cluster, clock } = await rig();
+    const { mirror } = await start();
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await mirror.apply(
+      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 9 })], cursor: cursorAt(9) },
+      signal(),
+    );
+    const held = Promise.withResolvers<void>();
+    // The watch is between two connections: what happens now comes as a story of the past.
+    cluster.faults.before = async (call) => {
+      if (call.verb === "watch") await held.promise;
+    };
+    cluster.dropWatches();
+    await settle();
+    await mirror.finishRemoval(uidA);
+    const gone = mirror.statuses().find((s) => s.uid === uidA);
+    if (gone === undefined) throw new Error("nothing was reported");
+    mirror.acknowledged(gone);
+    await settle();
+    held.resolve();
+    await clock.advance(60_000);
+    expect(mirror.held()).toEqual([]);
+    expect(mirror.list("Tenant")).toEqual([]);
+    expect((await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items).toEqual([]);
+  });
+
+  it("writes a status again that the API server refused, though nothing changed since", async () => {
+    const { start, cluster, get } = await rig();
+    const { mirror } = await start();
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    const status = { observedGeneration: 1, conditions: [] };
+    cluster.faults.before = (call) => {
+      if (call.verb === "patch")
+        throw new KubeError("not now", { status: 503, reason: "ServiceUnavailable" });
+    };
+    await expect(mirror.setStatus(uidA, status, { settled: true })).rejects.toThrow("not now");
+    cluster.faults = {};
+    expect(dig(await get("Tenant", "acme.11111111"), "status")).toBeUndefined();
+    await mirror.setStatus(uidA, status, { settled: true });
+    expect(dig(await get("Tenant", "acme.11111111"), "status", "observedGeneration")).toBe(1);
+    cluster.forgetCalls();
+    await mirror.setStatus(uidA, status, { settled: true });
+    expect(cluster.calls.filter((c) => c.verb === "patch")).toEqual([]);
   });
 
   it("writes a record anew that was deleted by hand", async () => {

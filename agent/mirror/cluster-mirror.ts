@@ -20,9 +20,10 @@ import { homeGoes, refusedConditions } from "./local-origin.ts";
 import type { MirrorDeps } from "./deps.ts";
 import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
 import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
+import { Positions } from "./positions.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
-import { equalCursor, goneStatus, neverAccepted, reported, sameView } from "./reported.ts";
+import { goneStatus, neverAccepted, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition } from "./sync-state.ts";
 import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
@@ -47,9 +48,12 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   /** Writes of records under way by uid: events about them say nothing that the answer does not. */
   readonly #writing = new Map<string, number>();
   readonly #chains = new Map<string, Promise<void>>();
-  /** The last batch's commit, by stream. */
-  readonly #committed = new WeakMap<AbortSignal, Promise<void>>();
-  #positionWrites: Promise<void> = Promise.resolve();
+  /** metadata.uid of custom resources that were removed here, by `<kind>/<metadata.name>`, until the watch saw them go. */
+  readonly #removed = new Map<string, string>();
+  /** Records whose status in the cluster is behind the one in memory, with the number of the newest try. */
+  readonly #unpatched = new Map<string, number>();
+  #tries = 0;
+  readonly #positions: Positions;
   #stop: AbortSignal = new AbortController().signal;
 
   constructor(deps: MirrorDeps) {
@@ -62,6 +66,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       rng: deps.rng,
       log: deps.log,
     });
+    this.#positions = new Positions({ state: deps.state, writer: this.#writer, gone: this.#gone });
     this.#reflectors = mirrorKinds.map((kind) =>
       createReflector<true>({
         session: this.#session,
@@ -115,6 +120,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     if (entry === undefined || !this.#deps.mayWrite()) return;
     if (
       entry.record.status !== undefined &&
+      !this.#unpatched.has(uid) &&
       equalJson(statusObject(entry.record.status, false), statusObject(status, false))
     )
       return;
@@ -133,7 +139,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       return;
     }
     if (!this.#deps.hasHub) {
-      this.#drop(entry);
+      this.#forget(entry);
       await this.#writer.remove(entry);
       return;
     }
@@ -173,13 +179,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   apply(batch: Batch, signal: AbortSignal): Promise<void> {
     const writes = Promise.all(batch.updates.map((u) => this.#chain(u.uid, () => this.#update(u, signal))));
-    // The cursor of a batch is written after its records and after all earlier batches.
-    // A batch that failed takes all later ones of its stream with it: no position may skip it.
-    const before = this.#committed.get(signal) ?? Promise.resolve();
-    const commit = Promise.all([before, writes]).then(() => this.#commit(batch, signal));
-    commit.catch(() => undefined);
-    this.#committed.set(signal, commit);
-    return commit;
+    return this.#positions.commit(batch, { writes, signal });
   }
 
   status(uid: string): ResourceStatus | undefined {
@@ -203,7 +203,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     this.#gone.delete(status.uid);
     const entry = this.#entries.get(status.uid);
     if (entry === undefined || !entry.gone) return;
-    this.#drop(entry);
+    this.#forget(entry);
     // Nothing else brings it back: the hub has forgotten the resource, only a new start would look again.
     this.#background("cannot delete the record of a removed resource", () =>
       this.#writer.persist("removed record", () => this.#writer.remove(entry)),
@@ -265,42 +265,6 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     }
   }
 
-  #commit(batch: Batch, signal: AbortSignal): Promise<void> {
-    const run = this.#positionWrites.then(() => {
-      signal.throwIfAborted();
-      return this.#writePosition(batch);
-    });
-    this.#positionWrites = run.catch(() => undefined);
-    return run;
-  }
-
-  async #writePosition(batch: Batch): Promise<void> {
-    const { position } = this.#deps.state;
-    const highest = batch.updates.reduce(
-      (max, u) => Math.max(max, Number(u.revision)),
-      position.highestRevision,
-    );
-    const gone = [...this.#gone.values()].map((g) => ({
-      name: g.name,
-      uid: g.uid,
-      revision: Number(g.observedRevision),
-    }));
-    const moved =
-      batch.cursor !== undefined &&
-      (position.cursor === undefined || !equalCursor(position.cursor, batch.cursor));
-    if (!moved && equalJson(gone, position.gone)) return;
-    failpoint("agent/before-cursor");
-    await this.#writer.persist("SyncState", () =>
-      this.#deps.state.write({
-        ...position,
-        cursor: batch.cursor ?? position.cursor,
-        highestRevision: highest,
-        gone,
-      }),
-    );
-    failpoint("agent/after-cursor");
-  }
-
   #chain(uid: string, fn: () => Promise<void>): Promise<void> {
     const next = (this.#chains.get(uid) ?? Promise.resolve()).catch(() => undefined).then(fn);
     this.#chains.set(uid, next);
@@ -323,6 +287,8 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       });
       return true;
     }
+    // A watch that takes up again tells the past once more: what was removed here does not come back.
+    if (this.#removed.get(`${object.kind}/${object.metadata.name}`) === object.metadata.uid) return true;
     const known = this.#entries.get(seen.record.uid);
     if (known !== undefined && known.metadata.uid === seen.metadata.uid) {
       const order = compareResourceVersions(
@@ -348,7 +314,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
         );
         return true;
       }
-      this.#put({ ...seen, gone: known.gone });
+      this.#put({ ...seen, gone: known.gone || seen.gone });
       return true;
     }
     this.#put(seen);
@@ -359,6 +325,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   #onDeleted(kind: MirrorKind, objectName: string): void {
     this.#writer.wentAway(objectName);
+    this.#removed.delete(`${kind}/${objectName}`);
     const uid = this.#byObject.get(`${kind}/${objectName}`);
     const entry = uid === undefined ? undefined : this.#entries.get(uid);
     if (entry === undefined || uid === undefined || entry.record.objectName !== objectName) return;
@@ -370,6 +337,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       );
       const fresh: Entry = { ...entry, metadata: { name: objectName } };
       this.#keep(fresh);
+      this.#unpatched.set(uid, ++this.#tries);
       this.#background("cannot write a record anew", () =>
         this.#chain(uid, async () => {
           await this.#write(fresh, this.#stop);
@@ -409,7 +377,12 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   }
 
   async #patchStatus(entry: Entry, status: RecordStatus, gone: boolean): Promise<void> {
+    const { uid } = entry.record;
+    const tried = ++this.#tries;
+    this.#unpatched.set(uid, tried);
     const metadata = await this.#writer.patchStatus(entry, statusObject(status, gone));
+    // A newer status that is on its way marks itself again.
+    if (this.#unpatched.get(uid) === tried) this.#unpatched.delete(uid);
     const now = this.#entries.get(entry.record.uid);
     if (metadata === undefined || now === undefined || now.metadata.uid !== metadata.uid) return;
     if (compareResourceVersions(metadata.resourceVersion ?? "", now.metadata.resourceVersion ?? "") > 0)
@@ -438,8 +411,16 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     else this.#visible.set(uid, view);
   }
 
+  /** Drops an entry whose custom resource is about to be removed by us. */
+  #forget(entry: Entry): void {
+    const { kind, objectName } = entry.record;
+    if (entry.metadata.uid !== undefined) this.#removed.set(`${kind}/${objectName}`, entry.metadata.uid);
+    this.#drop(entry);
+  }
+
   #drop(entry: Entry): void {
     const { uid, kind, objectName, name } = entry.record;
+    this.#unpatched.delete(uid);
     const known = this.#entries.delete(uid);
     this.#byObject.delete(`${kind}/${objectName}`);
     const seen = this.#visible.delete(uid);
