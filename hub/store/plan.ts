@@ -98,11 +98,11 @@ export function checkKey(k: Uint8Array): number {
   return k.length;
 }
 
-function checkValue(value: Uint8Array, of: string): Uint8Array {
+function checkValue(value: Uint8Array, of: Uint8Array | string): Uint8Array {
   if (value.length > limits.storeValueBytes) {
     throw storeError(
       "VALUE_TOO_LARGE",
-      `Put "${of}": ${value.length} bytes, at most ${limits.storeValueBytes} (storeValueBytes)`,
+      `Put "${typeof of === "string" ? of : printable(of)}": ${value.length} bytes, at most ${limits.storeValueBytes} (storeValueBytes)`,
     );
   }
   return owned(value);
@@ -116,7 +116,7 @@ export function opKey(op: Op): Uint8Array {
 
 function copyOp(op: Op): Op {
   if ("put" in op) {
-    const value = checkValue(op.put.value, printable(op.put.key));
+    const value = checkValue(op.put.value, op.put.key);
     return { put: { ...op.put, key: owned(op.put.key), value } };
   }
   return "delete" in op ? { delete: { key: owned(op.delete.key) } } : { get: { key: owned(op.get.key) } };

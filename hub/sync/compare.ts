@@ -5,6 +5,9 @@ import type { HeldResource } from "./plan-resume.ts";
 
 /** Most resources an agent may list: what a data plane may have, and as many again of older uids. */
 const MOST_HELD = 2 * limits.resourcesPerDataPlane;
+/** Characters of a uid, and of the longest name of a resource with room to spare. */
+const MOST_UID = 64;
+const MOST_NAME = 256;
 
 /** The inventory of one compare: filled page by page, kept until the first part of the stream ends. */
 export class Inventory {
@@ -26,6 +29,19 @@ export class Inventory {
       );
     }
     for (const item of page.held) {
+      // They are kept, and listed when no row matches: their count alone would not bound them.
+      if (
+        item.uid === "" ||
+        item.uid.length > MOST_UID ||
+        item.name.length > MOST_NAME ||
+        item.digest.length > 64
+      ) {
+        throw new MoorageError(
+          Code.INVALID_ARGUMENT,
+          `Cannot compare: the inventory names "${item.name.slice(0, 64)}" with a malformed name, uid or digest`,
+          { reason: "PROTOCOL_VIOLATION" },
+        );
+      }
       this.#held.set(item.uid, {
         name: item.name,
         digestHex: Buffer.from(item.digest).toString("hex"),

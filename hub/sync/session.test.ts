@@ -3,22 +3,9 @@ import { ResourceStatusSchema, Resume, Verdict_State } from "@moorage/proto/moor
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import { describe, expect, test } from "vitest";
-import { limits } from "@moorage/shared/limits";
 import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
-import { writeReport } from "./status.ts";
-import { remove, settle, testHub, want } from "./testing.ts";
-
-async function hubWith(...dps: string[]) {
-  const hub = await testHub();
-  for (const uid of dps) {
-    await hub.store.txn({
-      then: [{ put: { key: Buffer.from(`uids/${uid}`), value: Buffer.from(`dataPlanes/${uid}`) } }],
-      rows: [{ putDp: { uid } }],
-    });
-  }
-  return hub;
-}
+import { hubWith, remove, settle, testHub, want } from "./testing.ts";
 
 describe("a stream", () => {
   test("sends everything to an agent that holds nothing, and each change once after that", async () => {
@@ -295,130 +282,6 @@ describe("a stream", () => {
       await agent.ack();
     }
     expect(new Set(agent.updates()).size).toBe(300);
-  });
-});
-
-describe("fencing", () => {
-  test("of equal generations the newest stream wins; an older generation is refused by name", async () => {
-    const hub = await hubWith("a");
-    const first = hub.connect("a");
-    await first.hello({ agentGeneration: 7n });
-    const second = hub.connect("a");
-    await second.hello({ agentGeneration: 7n });
-    expect(first.state.error?.reason).toBe("REPLACED");
-    const old = hub.connect("a");
-    await old.hello({ agentGeneration: 6n });
-    expect(old.state.error?.reason).toBe("STALE_GENERATION");
-    expect(old.state.error?.metadata["agent_generation"]).toBe("7");
-    expect(second.state.ended).toBe(false);
-    expect(hub.sync.connected()).toHaveLength(1);
-  });
-
-  test("another cluster under the same identity is refused and shows in the link", async () => {
-    const hub = await hubWith("a");
-    const first = hub.connect("a");
-    await first.hello();
-    const other = hub.connect("a");
-    await other.hello({
-      agent: { version: "", kubernetesVersion: "", labels: {}, clusterUid: "c2" },
-    } as never);
-    expect(other.state.error?.reason).toBe("CLUSTER_CHANGED");
-    expect((await readLink(hub.store, "a")).link.conflict).toBe("ClusterChanged");
-    expect(first.state.ended).toBe(false);
-    const { rev } = await hub.store.status();
-    const again = hub.connect("a");
-    await again.hello({ agent: { clusterUid: "c2" } });
-    expect(again.state.error?.reason).toBe("CLUSTER_CHANGED");
-    expect((await hub.store.status()).rev).toBe(rev);
-    for (let i = 0; i < 35; i++) {
-      await hub.clock.advance(20_000);
-      first.send({ case: "heartbeat", value: {} as never });
-      await settle();
-    }
-    expect((await readLink(hub.store, "a")).link.conflict).toBe("");
-  });
-
-  test("two agents that live at once are found out: the one that is there stays, the other is refused", async () => {
-    const hub = await hubWith("a");
-    const ids = { one: Buffer.alloc(16, 1), two: Buffer.alloc(16, 2) };
-    const first = hub.connect("a");
-    await first.hello({ instanceId: ids.one });
-    const second = hub.connect("a");
-    await second.hello({ instanceId: ids.two });
-    expect(first.state.error?.reason).toBe("REPLACED");
-    for (let i = 0; i < 3; i++) {
-      const back = hub.connect("a");
-      await back.hello({ instanceId: ids.one });
-      expect(back.state.error?.reason).toBe("TWIN_AGENTS");
-      expect(back.state.error?.retryAfterMs).toBe(60_000);
-    }
-    expect(second.state.ended).toBe(false);
-    const { link } = await readLink(hub.store, "a");
-    expect(link.conflict).toBe("TwinAgents");
-    expect(link.conflictMessage).toContain("two agents");
-  });
-
-  test("a status of an older agent than the one that reported is refused", async () => {
-    const hub = await hubWith("a");
-    await want(hub.store, "a", { t1: "one" });
-    const newer = { dataPlaneUid: "a", agentGeneration: 9n };
-    const status = create(ResourceStatusSchema, { uid: "t1", name: "tenants/t1" });
-    const deps = { store: hub.store, clock: hub.clock, log: hub.log, finalise: async () => undefined };
-    await writeReport(deps, newer, [status]);
-    const late = { ...status, observedGeneration: 3n };
-    await expect(writeReport(deps, { ...newer, agentGeneration: 8n }, [late])).rejects.toMatchObject({
-      reason: "STALE_GENERATION",
-      metadata: { agent_generation: "9" },
-    });
-    expect((await readStatus(hub.store, "t1")).stored?.status?.observedGeneration).toBe(0n);
-  });
-
-  test("an agent in a loop of attempts is told when to come back", async () => {
-    const hub = await hubWith("a", "b");
-    for (let i = 0; i < limits.streamAttempts; i++) {
-      const agent = hub.connect("a");
-      await agent.hello({ protocolVersions: [99] });
-      expect(agent.state.error?.reason).toBe("PROTOCOL_VERSION");
-    }
-    const throttled = hub.connect("a");
-    await throttled.hello();
-    expect(throttled.state.error?.reason).toBe("TOO_MANY_ATTEMPTS");
-    expect(throttled.state.error?.retryAfterMs).toBeGreaterThan(0);
-    const neighbour = hub.connect("b");
-    await neighbour.hello();
-    expect(neighbour.serverHello().protocolVersion).toBe(1);
-  });
-
-  test("a hello for another data plane than the certificate's is refused", async () => {
-    const hub = await hubWith("a", "b");
-    const agent = hub.connect("a");
-    await agent.hello({ dataPlaneUid: "b" });
-    expect(agent.state.error?.reason).toBe("DATA_PLANE_MISMATCH");
-  });
-
-  test("a revoked key ends its live stream at once", async () => {
-    const hub = await hubWith("a");
-    const agent = hub.connect("a");
-    await agent.hello();
-    hub.revoke("a");
-    await settle();
-    expect(agent.state.error?.reason).toBe("CREDENTIALS_REVOKED");
-  });
-
-  test.each([
-    ["an ack of what was never sent", { case: "ack", value: { seq: 99n } }],
-    ["a second hello", { case: "hello", value: {} }],
-    ["an empty message", { case: undefined }],
-    ["a report out of sequence", { case: "status", value: { seq: 5n } }],
-    ["pages nobody asked for", { case: "inventory", value: { held: [{ uid: "x" }] } }],
-  ])("%s ends the stream and names the rule", async (_what, message) => {
-    const hub = await hubWith("a");
-    const agent = hub.connect("a");
-    await agent.hello();
-    agent.send(message as never);
-    await settle();
-    expect(agent.state.error?.message).toMatch(/^Cannot accept /);
-    expect(hub.sync.connected()).toEqual([]);
   });
 });
 

@@ -176,6 +176,18 @@ export async function testHub(
   };
 }
 
+/** A {@link testHub} with data planes that are registered. */
+export async function hubWith(...dps: string[]) {
+  const hub = await testHub();
+  for (const uid of dps) {
+    await hub.store.txn({
+      then: [{ put: { key: Buffer.from(`uids/${uid}`), value: Buffer.from(`dataPlanes/${uid}`) } }],
+      rows: [{ putDp: { uid } }],
+    });
+  }
+  return hub;
+}
+
 /** The agent's end of a stream: keeps all it received; acks and reports when told. */
 export function agentEnd(stream: ClientDuplex<SyncResponse, SyncRequestInit>, uid: string) {
   const got: SyncResponse["message"][] = [];

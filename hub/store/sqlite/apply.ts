@@ -3,8 +3,8 @@ import type { Commit } from "../memory/core.ts";
 import { checkRev, deletion, futureRev, planTxn, unknownLease } from "../plan.ts";
 import type { CheckedTxn, TxnView } from "../plan.ts";
 import type { KV, LeaseId, Rev, RowOp, StoreEvent, TxnResult } from "../store.ts";
-import type { Meta } from "./schema.ts";
-import { damaged } from "./schema.ts";
+import type { Meta } from "./meta.ts";
+import { damaged } from "./meta.ts";
 import { headSum, logSum, metaSum, resSum } from "./sums.ts";
 
 interface HeadRow {

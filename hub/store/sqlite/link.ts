@@ -5,7 +5,7 @@ import { storeError } from "../errors.ts";
 import type { Commit } from "../memory/core.ts";
 import type { LeaseId, Rev } from "../store.ts";
 import type { ErrorMessage, Outcome, Reply, Request, WriterOptions } from "./protocol.ts";
-import type { Meta } from "./schema.ts";
+import type { Meta } from "./meta.ts";
 
 type WithoutId<T> = T extends unknown ? Omit<T, "id"> : never;
 

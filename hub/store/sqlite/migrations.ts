@@ -2,7 +2,7 @@ import type Database from "better-sqlite3";
 import { closeSync, copyFileSync, existsSync, fsyncSync, openSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import { failpoint } from "@moorage/shared/failpoint";
-import { putMeta, sealMeta } from "./schema.ts";
+import { putMeta, sealMeta } from "./meta.ts";
 import { headSum, logSum, resSum } from "./sums.ts";
 
 /**

@@ -1,7 +1,7 @@
 import type { CheckedTxn } from "../plan.ts";
 import type { LeaseId, Rev, TxnResult } from "../store.ts";
 import type { Commit } from "../memory/core.ts";
-import type { Meta } from "./schema.ts";
+import type { Meta } from "./meta.ts";
 
 /** The messages between the store's thread and its writer. Each message to the writer is a list. */
 export type Request =
@@ -14,8 +14,8 @@ export type Request =
   | { id: number; kind: "backup"; file: string }
   | { id: number; kind: "close" };
 
-/** What a request comes to; the value's type is that of the request's kind. */
-export type Outcome = TxnResult | LeaseId | Rev | StoreStats | undefined;
+/** What a request comes to; the value's type is that of the request's kind (a number is a lease or a revision). */
+export type Outcome = TxnResult | number | StoreStats | undefined;
 
 /** What the writer knows of file and work; counts since the start. */
 export interface StoreStats {

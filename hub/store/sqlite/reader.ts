@@ -12,7 +12,8 @@ import type {
   StoreEvent,
 } from "../store.ts";
 import type { LogPage, Revision } from "../watches.ts";
-import { configure, damaged } from "./schema.ts";
+import { damaged } from "./meta.ts";
+import { configure } from "./schema.ts";
 import { headSum, logSum, resSum } from "./sums.ts";
 import { verifyRows } from "./verify.ts";
 

@@ -1,11 +1,11 @@
 import type Database from "better-sqlite3";
-import type { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
 import { migrate } from "./migrations.ts";
-import { metaSum } from "./sums.ts";
+import type { Meta } from "./meta.ts";
+import { getMeta, putMeta, readMeta, sealMeta, setMeta } from "./meta.ts";
 
 /** The schema this code writes; migrations.ts says what changed from one to the next. */
 export const SCHEMA = 2;
@@ -39,16 +39,6 @@ CREATE TABLE res(dp INTEGER NOT NULL REFERENCES dp(id) ON DELETE CASCADE, rev IN
   PRIMARY KEY(dp, rev, uid)) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX res_uid ON res(dp, uid);
 `;
-
-/** What the file says of itself when it is opened for writing. */
-export interface Meta {
-  epoch: Uint8Array;
-  rev: Rev;
-  compactRev: Rev;
-  lastLease: number;
-  uncleanStart: boolean;
-  restoredRev: Rev;
-}
 
 /**
  * Settings of every connection, read back: a setting that did not take would lose acknowledged
@@ -130,37 +120,6 @@ function bringUpToDate(db: Database.Database): void {
   if (schema < SCHEMA) migrate(db, { from: schema, to: SCHEMA });
 }
 
-/** The facts of `meta`, checked. Error: `STORE_DAMAGED`. */
-export function readMeta(db: Database.Database): Omit<Meta, "uncleanStart"> {
-  const meta = {
-    epoch: new Uint8Array(getMeta(db, "epoch") as Buffer),
-    rev: getMeta(db, "rev") as number,
-    compactRev: getMeta(db, "compact_rev") as number,
-    restoredRev: getMeta(db, "restored_rev") as number,
-    lastLease: getMeta(db, "last_lease") as number,
-  };
-  if (getMeta(db, "sum") !== metaSum(meta)) throw damaged(db.name, `the table "meta"`);
-  return meta;
-}
-
-/** The error for what was not written so. */
-export function damaged(file: string, what: string, cause?: unknown): MoorageError {
-  return storeError(
-    "STORE_DAMAGED",
-    `Read "${file}": ${what} does not have its checksum; the file is damaged, restore the last backup`,
-    { cause },
-  );
-}
-
-/** Writes the checksum over `meta` as it is now; the last step of whoever changes it. */
-export function sealMeta(db: Database.Database): void {
-  const epoch = getMeta(db, "epoch") as Buffer;
-  const [rev, compactRev, restoredRev] = ["rev", "compact_rev", "restored_rev"].map(
-    (k) => getMeta(db, k) as number,
-  ) as [number, number, number];
-  putMeta(db, "sum", metaSum({ epoch, rev, compactRev, restoredRev }));
-}
-
 /**
  * Begins a new epoch in one durable step: the head goes up by {@link EPOCH_JUMP} and stays remembered as
  * where the history before ended. Returns the new head.
@@ -181,17 +140,4 @@ export function beginEpoch(db: Database.Database, epoch: Uint8Array): Rev {
 /** Notes that everything was closed in order. */
 export function markClean(db: Database.Database): void {
   setMeta(db, "clean", 1);
-}
-
-function getMeta(db: Database.Database, k: string): unknown {
-  return db.prepare("SELECT v FROM meta WHERE k = ?").pluck().get(k);
-}
-
-/** Writes one fact of `meta`. */
-export function putMeta(db: Database.Database, k: string, v: number | Buffer): void {
-  db.prepare("INSERT INTO meta(k, v) VALUES (?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v").run(k, v);
-}
-
-function setMeta(db: Database.Database, k: string, v: number): void {
-  db.prepare("UPDATE meta SET v = ? WHERE k = ?").run(v, k);
 }

@@ -16,7 +16,8 @@ import { lockDirectory } from "./lock.ts";
 import { openReader } from "./reader.ts";
 import type { Reader } from "./reader.ts";
 import type { StoreStats } from "./protocol.ts";
-import { damaged, files } from "./schema.ts";
+import { damaged } from "./meta.ts";
+import { files } from "./schema.ts";
 
 /** What a durable store needs. */
 export interface SqliteStoreOptions {

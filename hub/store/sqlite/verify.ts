@@ -1,5 +1,5 @@
 import type Database from "better-sqlite3";
-import { damaged } from "./schema.ts";
+import { damaged } from "./meta.ts";
 import { headSum, logSum, resSum } from "./sums.ts";
 
 /**
