@@ -2,7 +2,7 @@
  * From a record to what its agent is sent: an encoded `agent.v1.Update` without its revision, which
  * only the commit knows. The same record gives the same bytes. Pure.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { DescMessage } from "@bufbuild/protobuf";
 import {
@@ -57,7 +57,7 @@ export function upsertUpdate(record: Resource, context: DesiredContext = {}): Ui
           kind: kindOf(record),
           version: bodyVersion,
           generation: record.generation,
-          digest: createHash("sha256").update(body).digest(),
+          digest: hash("sha256", body, "buffer"),
           encoding: Encoding.PROTO,
           content: { case: "body", value: body },
         }),

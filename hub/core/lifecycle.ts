@@ -4,7 +4,7 @@
  * generation counts changes of the spec, etag covers spec, labels and annotations; status touches
  * neither. A write that changes nothing gives back the very record, so that nothing is stored.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -31,7 +31,7 @@ export function etagOf(resource: Resource): string {
   const kind = kindOf(resource);
   const { spec, labels, annotations } = resource;
   const covered = { ...empty(kind), spec: spec ?? emptySpec(kind), labels, annotations } as Resource;
-  return createHash("sha256").update(encode(covered)).digest("hex").slice(0, 16);
+  return hash("sha256", encode(covered), "hex").slice(0, 16);
 }
 
 /** A new record from what the caller sent; output-only fields of the input are ignored. */

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { hash, timingSafeEqual } from "node:crypto";
 import type { Clock } from "@moorage/shared/clock";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
@@ -30,7 +30,7 @@ export function newSecret(prefix: string, rng: Rng): string {
 
 /** The form in which a secret is kept. 256 random bits need no slow hash. */
 export function secretHash(secret: string): Uint8Array {
-  return new Uint8Array(createHash("sha256").update(secret).digest());
+  return new Uint8Array(hash("sha256", secret, "buffer"));
 }
 
 /** Compares in constant time. */
