@@ -4,13 +4,16 @@ import type { SyncPolicy } from "./sync.ts";
 
 /** Heartbeats a second that one hub process takes. Source: sync-and-store.md 1.2, rule 7. */
 export const MAX_HEARTBEATS_PER_S = 500;
+/** Reports of intermediate states a second; settled outcomes do not wait for their turn. */
+export const MAX_STATUS_REPORTS_PER_S = 2_000;
 /** A change of a policy by less than this share is not told: the fleet moves all the time. */
 const TELL_SHARE = 0.2;
 /** Least time over which agents come back. */
 const MIN_SPREAD_MS = 1_000;
 
 /**
- * The policy for a fleet: heartbeats stay below {@link MAX_HEARTBEATS_PER_S}, and all agents that lose
+ * The policy for a fleet: heartbeats stay below {@link MAX_HEARTBEATS_PER_S} and reports of what is still
+ * under way below {@link MAX_STATUS_REPORTS_PER_S}, and all agents that lose
  * their streams at one moment come back no faster than they are admitted. A fixed `reconnectSpreadMs`
  * (above 0) is kept.
  */
@@ -20,8 +23,10 @@ export function scaledPolicy(
 ): SyncPolicy {
   const heartbeat = (fleet.connected / MAX_HEARTBEATS_PER_S) * 1_000;
   const spread = (fleet.connected / fleet.acceptsPerSecond) * 1_000;
+  const status = (fleet.connected / MAX_STATUS_REPORTS_PER_S) * 1_000;
   return {
     ...base,
+    statusMinIntervalMs: Math.max(base.statusMinIntervalMs, Math.ceil(status)),
     heartbeatIntervalMs: Math.max(base.heartbeatIntervalMs, Math.ceil(heartbeat)),
     reconnectSpreadMs:
       base.reconnectSpreadMs > 0 ? base.reconnectSpreadMs : Math.max(MIN_SPREAD_MS, Math.ceil(spread)),
@@ -34,7 +39,7 @@ export function worthTelling(told: SyncPolicy, now: SyncPolicy): boolean {
   return (
     moved(told.heartbeatIntervalMs, now.heartbeatIntervalMs) ||
     moved(told.reconnectSpreadMs, now.reconnectSpreadMs) ||
-    told.statusMinIntervalMs !== now.statusMinIntervalMs ||
+    moved(told.statusMinIntervalMs, now.statusMinIntervalMs) ||
     told.maxRemovalsPerSync !== now.maxRemovalsPerSync
   );
 }

@@ -126,6 +126,7 @@ describe("the policy of a fleet", () => {
     expect(of(0)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 1_000 });
     expect(of(1_000)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 4_000 });
     expect(of(10_000)).toMatchObject({ heartbeatIntervalMs: 20_000, reconnectSpreadMs: 40_000 });
+    expect([of(1), of(10_000)].map((p) => p.statusMinIntervalMs)).toEqual([20, 5_000]);
     expect(of(50_000)).toMatchObject({ heartbeatIntervalMs: 100_000, reconnectSpreadMs: 200_000 });
     const fixed = scaledPolicy(
       { ...base, reconnectSpreadMs: 7_000 },
