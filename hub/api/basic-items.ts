@@ -54,7 +54,19 @@ export class BasicItems {
     const snapshot = new Snapshot(this.#reader, rev);
     const statuses = await this.#reader.statusRevisions(rev);
     const items: (Uint8Array | undefined)[] = [];
-    for (const kv of keys.kvs) items.push(await this.#kept(kv, { snapshot, statuses }));
+    const links = new Map<string, Rev>();
+    for (const kv of keys.kvs) {
+      const text = keyText(kv.key);
+      const entry = this.#entries.get(text);
+      let bytes: Uint8Array | undefined;
+      if (entry?.modRev === kv.modRev && entry.statusRev === (statuses.get(entry.uid) ?? 0)) {
+        // Waited for once a parent: a wait for each entry would cost as much as the rest.
+        const linkRev = links.get(entry.parent) ?? (await snapshot.linkRevision(entry.parent));
+        links.set(entry.parent, linkRev);
+        if (entry.linkRev === linkRev) bytes = this.#use(text, entry);
+      }
+      items.push(bytes);
+    }
     const missing = keys.kvs.filter((_, i) => items[i] === undefined);
     const made = await this.#make(kind, missing, { snapshot, statuses });
     const last = keys.kvs.at(-1);
@@ -65,15 +77,7 @@ export class BasicItems {
     };
   }
 
-  async #kept(
-    kv: KV,
-    on: { snapshot: Snapshot; statuses: ReadonlyMap<string, Rev> },
-  ): Promise<Uint8Array | undefined> {
-    const text = keyText(kv.key);
-    const entry = this.#entries.get(text);
-    if (entry === undefined || entry.modRev !== kv.modRev) return undefined;
-    if (entry.statusRev !== (on.statuses.get(entry.uid) ?? 0)) return undefined;
-    if (entry.linkRev !== (await on.snapshot.linkRevision(entry.parent))) return undefined;
+  #use(text: string, entry: Entry): Uint8Array {
     this.#entries.delete(text);
     this.#entries.set(text, entry);
     return entry.bytes;
