@@ -6,13 +6,15 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { catalogue } from "@moorage/shared/conditions/catalogue";
 import { systemClock } from "@moorage/shared/clock";
-import { Code } from "@moorage/shared/errors";
+import { Code, MoorageError } from "@moorage/shared/errors";
 import { systemRng } from "@moorage/shared/rng";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { divergenceKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
+import type { Store } from "../store/store.ts";
 import { openSqliteStore } from "../store/sqlite/sqlite.ts";
 import { BACKUP_PART_BYTES, backupSource } from "./backup.ts";
 import { testApi } from "./testing.ts";
@@ -21,6 +23,10 @@ let dir: string;
 beforeEach(() => void (dir = mkdtempSync(join(tmpdir(), "moorage-hub-service-"))));
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
+/** Every condition that a hub showed is one that the catalogue knows. */
+const known = (hub: { conditions: { type: string; reason: string }[] }) =>
+  hub.conditions.every((c) => catalogue.Hub.find((k) => k.type === c.type)?.reasons.includes(c.reason));
+
 const statusOf = (hub: { conditions: { type: string; status: string }[] }) =>
   Object.fromEntries(hub.conditions.map((c) => [c.type, c.status]));
 
@@ -28,6 +34,7 @@ test("a hub with its whole history is ready, writable and accepted", async () =>
   const { admin, store, stop } = await testApi();
   const hub = await admin.hub.getHub({});
   expect(statusOf(hub)).toEqual({ Ready: "True", EpochAccepted: "True", StoreWritable: "True" });
+  expect(known(hub)).toBe(true);
   expect(hub).toMatchObject({ name: "hub", restoredRevision: 0n, divergences: 0 });
   expect(hub.headRevision).toBe(BigInt((await store.status()).rev));
   expect(hub.epoch.length).toBe(16);
@@ -41,6 +48,7 @@ test("an epoch after a lost history is accepted by its bytes alone, once, and in
   await store.newEpoch();
   const lost = await admin.hub.getHub({});
   expect(statusOf(lost)["EpochAccepted"]).toBe("False");
+  expect(known(lost)).toBe(true);
   expect(lost.restoredRevision).toBe(before.headRevision);
   await expect(admin.hub.acceptEpoch({ epoch: before.epoch })).rejects.toMatchObject({
     code: Code.ABORTED,
@@ -170,5 +178,29 @@ test("there is one backup at a time, and an abandoned one makes room", async () 
   await first.return?.();
   await expect.poll(() => readdirSync(dir)).toEqual(["source"]);
   expect((await admin.hub.createBackup({})[Symbol.asyncIterator]().next()).done).toBe(false);
+  await stop();
+});
+
+test("a full disk shows in the hub until a write finds room again", async () => {
+  const clock = systemClock;
+  const store = openMemoryStore({ clock, rng: systemRng });
+  let full = false;
+  const refusing: Store = {
+    ...store,
+    txn: (t) =>
+      full
+        ? Promise.reject(new MoorageError(Code.RESOURCE_EXHAUSTED, "no space", { reason: "STORE_FULL" }))
+        : store.txn(t),
+  };
+  const { admin, stop } = await testApi({ store: refusing });
+  const make = (id: string) => admin.dataPlanes.createDataPlane({ dataPlaneId: id, dataPlane: { spec: {} } });
+  full = true;
+  await expect(make("a")).rejects.toMatchObject({ reason: "STORE_FULL", retryAfterMs: 1_000 });
+  const hub = await admin.hub.getHub({});
+  expect(statusOf(hub)).toEqual({ Ready: "False", EpochAccepted: "True", StoreWritable: "False" });
+  expect(known(hub)).toBe(true);
+  full = false;
+  await make("a");
+  expect(statusOf(await admin.hub.getHub({}))["StoreWritable"]).toBe("True");
   await stop();
 });

@@ -31,7 +31,7 @@ const TRIES_ALONE = 16;
 export const requestIdMs = 24 * 3_600_000;
 
 /** Bytes of records kept in memory for plans. */
-const MEMORY_BYTES = 16 * 1024 * 1024;
+const MEMORY_BYTES = 8 * 1024 * 1024;
 
 /** The store as of a write's commit, as far as its answer needs it. */
 export interface Committed {

@@ -4,7 +4,7 @@
  */
 
 /** The resources that carry conditions. */
-export type Entity = "DataPlane" | "Tenant" | "Application";
+export type Entity = "DataPlane" | "Tenant" | "Application" | "Hub";
 
 /** One condition type of one entity. */
 export interface ConditionKind {
@@ -270,9 +270,20 @@ const application: readonly ConditionKind[] = [
   deleting,
 ];
 
+const theHub: readonly ConditionKind[] = [
+  hub("Ready", "The hub serves reads and writes.", ["Serving", "StoreFull"]),
+  hub("EpochAccepted", "Nothing is held back: the history is whole, or its loss was accepted.", [
+    "HistoryWhole",
+    "Accepted",
+    "HistoryLost",
+  ]),
+  hub("StoreWritable", "The newest write found room on the disk.", ["Written", "StoreFull"]),
+];
+
 /** The condition types of each entity. */
 export const catalogue: Readonly<Record<Entity, readonly ConditionKind[]>> = {
   DataPlane: dataPlane,
   Tenant: tenant,
   Application: application,
+  Hub: theHub,
 };
