@@ -69,11 +69,14 @@ export async function differences(
   const { wanted, texts, removing } = await wantedOf(plane, on.store);
   for (const name of removing) differs(`the removal of "${name}" is not confirmed`);
   const held = new Map<string, string>();
+  const written = new Map<string, Shown>();
   for (const kind of RECORD_KINDS)
     for (const record of plane.cluster.store.peekAll({ apiVersion: RECORD_API, kind })) {
       if (!isRecord(record) || record.metadata.namespace !== NAMESPACE) continue;
       const uid = String(dig(record, "spec", "uid"));
       held.set(uid, String(dig(record, "spec", "digest")));
+      const conditions = dig(record, "status", "conditions") as Parameters<typeof shown>[0] | undefined;
+      written.set(uid, shown(conditions ?? []));
       if (dig(record, "spec", "rejected") !== undefined) differs(`record "${uid}" is rejected`);
     }
   const leader = plane.agents.find((a) => a.leading !== undefined)?.leading;
@@ -83,6 +86,11 @@ export async function differences(
     const own = shown(leader.mirror.get(uid)?.status?.conditions ?? []);
     const stored = on.statuses.get(uid) ?? "";
     if (own !== stored) differs(`status of "${uid}" is "${stored}", computed "${own}"`, "status");
+    if (own !== written.get(uid))
+      differs(
+        `status of "${uid}" in the cluster is "${written.get(uid) ?? ""}", computed "${own}"`,
+        "status",
+      );
   }
   const extra = (uid: string) => on.tolerated(plane, uid);
   compare({ what: "record", wanted, held }, { differs, extra });

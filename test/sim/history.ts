@@ -21,6 +21,8 @@ export interface KnownRow {
 
 /** All that the hub wrote, and the events in order. */
 export class History {
+  /** Hashed in pieces: one call a line would cost more than the line. */
+  #lines: string[] = [];
   readonly #hash = createHash("sha256");
   readonly #clock: Clock;
   readonly #trace: ((line: string) => void) | undefined;
@@ -46,7 +48,7 @@ export class History {
   /** One event; goes with its virtual time into the hash. */
   event(line: string): void {
     const text = `${this.#clock.monotonicMs()} ${line}`;
-    this.#hash.update(`${text}\n`);
+    this.#lines.push(text);
     this.events++;
     this.#trace?.(text);
   }
@@ -59,6 +61,8 @@ export class History {
 
   /** Hash of all events so far. */
   digest(): string {
+    this.#hash.update(`${this.#lines.join("\n")}\n`);
+    this.#lines = [];
     return this.#hash.copy().digest("hex");
   }
 

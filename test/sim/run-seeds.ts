@@ -18,6 +18,8 @@ const { scenario } = values;
 if (scenario !== undefined && !Object.hasOwn(scenarios, scenario))
   throw new Error(`Cannot run "${scenario}": the scenarios are ${Object.keys(scenarios).join(", ")}`);
 
+// Faults make errors by the thousand; where they came from is asked for with --trace alone.
+if (!values.trace) Error.stackTraceLimit = 1;
 const bundles = await unpacked();
 let broken = false;
 for (let seed = first; seed <= last; seed += step) {

@@ -177,8 +177,9 @@ async function backInSync(world: World, plane: Plane): Promise<{ bytes: number; 
   };
   for (let i = 0; i < 2_400; i++) {
     await world.sleep(500);
-    const left = (await world.unrest()).filter((d) => d.what.startsWith(`${plane.name}:`));
-    if (helloMs === undefined || left.some((d) => d.invariant === "converges")) continue;
+    if (helloMs === undefined) continue;
+    const left = await world.unrest([plane]);
+    if (left.some((d) => d.invariant === "converges")) continue;
     path.onDown = undefined;
     return { bytes: path.down.bytes, tookMs: now() - helloMs };
   }

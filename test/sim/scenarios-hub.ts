@@ -81,11 +81,10 @@ async function workOn(world: World): Promise<void> {
 /** Waits until every agent that hears of it has done what was ordered: later it would be done for a lost hub. */
 async function settled(world: World): Promise<void> {
   const isolated = (plane: Plane) => plane.agent.path.downUntilMs > world.clock.monotonicMs();
-  const heard = world.planes.filter((p) => !isolated(p)).map((p) => `${p.name}:`);
+  const heard = world.planes.filter((p) => !isolated(p));
   for (let i = 0; i < 60; i++) {
     await world.sleep(15_000);
-    const left = await world.unrest();
-    if (!left.some((d) => heard.some((name) => d.what.startsWith(name)))) return;
+    if ((await world.unrest(heard)).length === 0) return;
   }
   throw new Error("the work after the backup does not come to rest");
 }

@@ -257,13 +257,13 @@ export class World {
   }
 
   /** Everything that is not at rest. */
-  async unrest(): Promise<Difference[]> {
+  async unrest(planes: readonly Plane[] = this.planes): Promise<Difference[]> {
     const statuses = await storedStatuses(this.store);
     const tolerated = (plane: Plane, uid: string) =>
       this.tolerated.has(uid) || this.invariants.forgotten(plane, uid);
     const on = { store: this.store, statuses, tolerated };
     const all: Difference[] = [];
-    for (const plane of this.planes) all.push(...(await differences(plane, on)));
+    for (const plane of planes) all.push(...(await differences(plane, on)));
     return all;
   }
 
