@@ -1,7 +1,8 @@
 import type { Clock } from "@moorage/shared/clock";
 import { uuid, type Rng } from "@moorage/shared/rng";
 import { KubeError, type StatusCause } from "./errors.ts";
-import { canonicalJson, cloneJson, equalJson } from "./json.ts";
+import { cloneJson, equalJson } from "./json.ts";
+import { equalObjects, specOf, statusOnto } from "./memory-compare.ts";
 import { applyFields, updateFields, type Manager } from "./memory-fields.ts";
 import { builtinKinds, type MemoryKind } from "./memory-kinds.ts";
 import {
@@ -461,33 +462,6 @@ function stamp(object: KubeObject, kind: KindRef): KubeObject {
   object.apiVersion = kind.apiVersion;
   object.kind = kind.kind;
   return object;
-}
-
-/** All but metadata and status. */
-function specOf(object: KubeObject): Record<string, unknown> {
-  const { metadata: _metadata, status: _status, apiVersion: _apiVersion, kind: _kind, ...rest } = object;
-  return rest;
-}
-
-/** Equal but for what changes at each write: times of managed fields, and their order. */
-function equalObjects(a: KubeObject, b: KubeObject): boolean {
-  const others = (o: KubeObject) => ({ ...o.metadata, managedFields: undefined });
-  const owners = (o: KubeObject) =>
-    (o.metadata.managedFields ?? []).map(({ time: _time, ...entry }) => canonicalJson(entry)).sort();
-  return (
-    equalJson(specOf(a), specOf(b)) &&
-    equalJson(a["status"], b["status"]) &&
-    equalJson(others(a), others(b)) &&
-    equalJson(owners(a), owners(b))
-  );
-}
-
-function statusOnto(live: KubeObject, next: KubeObject): KubeObject {
-  const out = cloneJson(live);
-  out.apiVersion = next.apiVersion;
-  if (next["status"] === undefined) delete out["status"];
-  else out["status"] = next["status"];
-  return out;
 }
 
 function notFound(ref: ObjectRef): KubeError {
