@@ -46,6 +46,7 @@ import { createIdentity } from "./identity/create-identity.ts";
 import { createDenialAudit } from "./identity/denials.ts";
 import type { Identity } from "./identity/identity.ts";
 import { identityOptions } from "./identity/options.ts";
+import { createConvergence } from "./ops/convergence.ts";
 import { callStarts } from "./ops/calls.ts";
 import type { CallStarts } from "./ops/calls.ts";
 import { callMetrics, hubMetrics, groupMetrics } from "./ops/metrics.ts";
@@ -155,12 +156,14 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       },
     });
     let advertised: Advertised = { agentAddress: "", enrolmentAddress: "" };
+    const convergence = createConvergence({ store, clock, metrics });
     const api = createApi({
       store,
       clock,
       rng,
       identity,
       advertised: () => advertised,
+      onGeneration: convergence.written,
       ...(durable === undefined ? {} : { backup: backupSource(durable, config.dataDir) }),
     });
     const shedder = createShedder({
@@ -218,6 +221,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
         ops,
         sweep: () => api.writer.sweep(),
         sealer,
+        convergence,
         recorded: () => denials.settled(),
         closeStore: deps.store === undefined,
       },
@@ -251,6 +255,7 @@ function run(
     sweep: () => Promise<number>;
     closeStore: boolean;
     sealer: Service;
+    convergence: Service;
     /** Settles once refusals under way are recorded. */
     recorded: () => Promise<void>;
   },
@@ -276,7 +281,16 @@ function run(
     retentionMs: on.config.historyRetention,
   });
   const collector = new BundleCollector({ store: parts.store, clock });
-  const services = [parts.identity, parts.shedder, streams, sweeper, compactor, collector, on.sealer];
+  const services = [
+    parts.identity,
+    parts.shedder,
+    streams,
+    sweeper,
+    compactor,
+    collector,
+    on.convergence,
+    on.sealer,
+  ];
   const running = runServices(services, { signal: end.signal, log });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {

@@ -2,6 +2,7 @@
 import type { Clock } from "@moorage/shared/clock";
 import type { BoundService, CallContext } from "@moorage/shared/grpc/types";
 import type { Rng } from "@moorage/shared/rng";
+import type { Resource } from "../core/resources.ts";
 import type { Identity } from "../identity/identity.ts";
 import type { Store } from "../store/store.ts";
 import type { AdvertisedNow } from "./admin.ts";
@@ -27,6 +28,8 @@ export function createApi(deps: {
   advertised: AdvertisedNow;
   /** How the store is copied to a file; undefined for one that is no file. */
   backup?: BackupSource;
+  /** Told of each new generation of a resource once it is committed. */
+  onGeneration?: (record: Resource) => void;
 }): {
   services: BoundService[];
   before(ctx: CallContext): Promise<void>;
@@ -36,7 +39,14 @@ export function createApi(deps: {
   const reader = new Reader(deps.store, deps.rng);
   const writer = new Writer(deps);
   const room = new Room(deps.store);
-  const resources = new Resources({ reader, writer, clock: deps.clock, rng: deps.rng, room });
+  const resources = new Resources({
+    reader,
+    writer,
+    clock: deps.clock,
+    rng: deps.rng,
+    room,
+    ...(deps.onGeneration === undefined ? {} : { onGeneration: deps.onGeneration }),
+  });
   const auth = new Auth(deps.identity.apiKeys, deps.clock);
   const items = new BasicItems({ store: deps.store, reader });
   const api: Api = { store: deps.store, reader, items, resources, auth, clock: deps.clock };

@@ -59,8 +59,18 @@ export class Resources {
   readonly #rng: Rng;
   readonly #room: Room;
   readonly #placement: Placement;
+  readonly #onGeneration: ((record: Resource) => void) | undefined;
 
-  constructor(deps: { reader: Reader; writer: Writer; clock: Clock; rng: Rng; room: Room }) {
+  /** `onGeneration` is told of each new generation once it is committed. */
+  constructor(deps: {
+    reader: Reader;
+    writer: Writer;
+    clock: Clock;
+    rng: Rng;
+    room: Room;
+    onGeneration?: (record: Resource) => void;
+  }) {
+    this.#onGeneration = deps.onGeneration;
     this.#room = deps.room;
     this.#placement = new Placement(deps.reader);
     this.#reader = deps.reader;
@@ -238,7 +248,10 @@ export class Resources {
         rows,
         resource: record.name,
         ...this.#answerOf(record, { dataPlaneUid, fresh: at.found === undefined }),
-        committed: (rev) => at.reads.keep(record, { rev, bytes: value.length }),
+        committed: (rev) => {
+          at.reads.keep(record, { rev, bytes: value.length });
+          if (record.generation !== at.found?.value.generation) this.#onGeneration?.(record);
+        },
       },
     };
   }

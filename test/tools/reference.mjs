@@ -102,6 +102,7 @@ const { declareAgentMetrics } = await import(at("agent/metrics.ts"));
 const { callMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
 const { limitMetrics } = await import(at("hub/ops/limits.ts"));
 const { createShedder } = await import(at("hub/ops/shedding.ts"));
+const { createConvergence } = await import(at("hub/ops/convergence.ts"));
 const { callStarts } = await import(at("hub/ops/calls.ts"));
 const { syncCounts } = await import(at("hub/sync/counts.ts"));
 const ofAgent = createMetrics();
@@ -114,6 +115,7 @@ syncCounts(ofHub);
 hubMetrics(ofHub, {});
 callMetrics(ofHub, {});
 callStarts(ofHub);
+createConvergence({ metrics: ofHub });
 limitMetrics(ofHub, {});
 createShedder({ metrics: ofHub });
 const metricTable = (metrics) =>
