@@ -10,6 +10,9 @@ import { Code, MoorageError } from "./errors.ts";
 /** Every failpoint and what has happened, and not happened, when it is hit. */
 export const failpoints = {
   "store/ballast-dropped": "the disk is full and the ballast was given up",
+  "store/after-shrink-step": "some free pages are given back, the file is not yet shorter",
+  "store/mid-backup": "part of a backup is copied, the rest is not",
+  "store/before-backup-rename": "a backup is copied and checked, it does not have its name",
   "store/before-restore-rename": "a restored store is complete beside its place",
   "store/mid-migration": "a step of a schema migration is written, not committed",
   "store/before-epoch": "a new epoch is written, not committed",

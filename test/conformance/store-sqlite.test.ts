@@ -8,6 +8,7 @@ import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import { restoreStore } from "@moorage/hub/store/sqlite/restore";
 import { EPOCH_JUMP } from "@moorage/hub/store/store";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
+import { systemClock } from "@moorage/shared/clock";
 import { seededRng, systemRng } from "@moorage/shared/rng";
 import {
   bytes,
@@ -338,6 +339,7 @@ describe("The SQLite store's file", () => {
     raw.close();
     const failed = Promise.withResolvers<Error>();
     await open({ onFailure: failed.resolve });
+    for (let i = 0; i < 100; i++) clock.advance(10);
     expect(await failed.promise).toMatchObject({
       reason: "STORE_DAMAGED",
       message: expect.stringContaining('revision 700 in "log"'),
@@ -349,6 +351,27 @@ describe("The SQLite store's file", () => {
     await expect(openSqliteStore({ dir: join(file(), "below"), clock, rng: systemRng })).rejects.toThrow(
       "not a directory",
     );
+    // Root may write what it likes: only the file system itself can refuse it.
+    const proc = "/proc/self/moorage";
+    await expect(openSqliteStore({ dir: proc, clock, rng: systemRng })).rejects.toMatchObject({
+      reason: "STORE_READ_ONLY",
+      message: expect.stringContaining(`"${proc}"`),
+    });
+  });
+
+  it("gives free pages back to the disk once a compaction has freed most of the file", async () => {
+    const store = await open();
+    const value = "v".repeat(500_000);
+    for (let i = 0; i < 60; i++) await run(store, putOp("k", value));
+    const before = (await store.stats()).dbBytes;
+    await store.compact((await store.status()).rev);
+    let after = before;
+    for (let i = 0; i < 600 && after > before / 3; i++) {
+      await new Promise((resolve) => systemClock.setTimer(50, () => resolve(undefined)));
+      after = (await store.stats()).dbBytes;
+    }
+    expect(after).toBeLessThan(before / 3);
+    expect(await list(store)).toEqual([`k=${value}`]);
   });
 
   it("restores a backup into a new epoch, with everything in it and nothing after", async () => {

@@ -1,6 +1,6 @@
 import Database from "better-sqlite3";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { storeError } from "../errors.ts";
 import { files } from "./schema.ts";
 
@@ -10,7 +10,7 @@ import { files } from "./schema.ts";
  * Error: FAILED_PRECONDITION `DATA_DIR_IN_USE`.
  */
 export function lockDirectory(dir: string): () => void {
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  makeDirectory(dir);
   const db = new Database(join(dir, files.lock), { timeout: 0 });
   try {
     db.exec("BEGIN EXCLUSIVE");
@@ -22,8 +22,30 @@ export function lockDirectory(dir: string): () => void {
       cause,
     });
   }
-  writeFileSync(join(dir, files.owner), `${process.pid}\n`, { mode: 0o600 });
+  try {
+    writeFileSync(join(dir, files.owner), `${process.pid}\n`, { mode: 0o600 });
+  } catch (thrown) {
+    // A help for people; a full disk must not keep a hub from serving what it has.
+    if ((thrown as { code?: unknown }).code !== "ENOSPC") {
+      db.close();
+      throw thrown;
+    }
+  }
   return () => db.close();
+}
+
+/**
+ * As `mkdir -p`. Node's own recursive form never returns where a directory is there and takes no child,
+ * as in /proc: it goes by ENOENT alone.
+ */
+function makeDirectory(dir: string): void {
+  if (existsSync(dir)) return;
+  makeDirectory(dirname(dir));
+  try {
+    mkdirSync(dir, { mode: 0o700 });
+  } catch (thrown) {
+    if ((thrown as { code?: unknown }).code !== "EEXIST") throw thrown;
+  }
 }
 
 /** Who holds the directory, as well as can be told, and how to find out. */

@@ -19,7 +19,8 @@ export type Outcome = TxnResult | number | StoreStats | undefined;
 
 /** What the writer knows of file and work; counts since the start. */
 export interface StoreStats {
-  /** The write-ahead log that no checkpoint has taken in yet. */
+  /** Size of the file, and of the write-ahead log that no checkpoint has taken in yet. */
+  dbBytes: number;
   walBytes: number;
   /** Pages of the file without content. */
   freePages: number;
@@ -27,6 +28,8 @@ export interface StoreStats {
   txns: number;
   commits: number;
   checkpoints: number;
+  /** Requests that the writer has taken in and not yet tried. */
+  queueDepth: number;
   /** The disk is full: what adds is refused. */
   diskFull: boolean;
 }

@@ -15,6 +15,11 @@ const MIN_SAFE = 2;
 /** A page holds a value of 2 KB beside others; at SQLite's 4096 bytes one of 1 KB takes a page of its own. */
 const PAGE_BYTES = 8192;
 
+/** Free pages are given back to the disk above this part of the file and this number, so many in a step. */
+const FREE_PART = 0.25;
+const FREE_PAGES = 1_024;
+const SHRINK_PAGES = 256;
+
 /** Memory for pages that the writer keeps at hand. */
 const CACHE_KIB = 64 * 1024;
 
@@ -45,8 +50,11 @@ CREATE UNIQUE INDEX res_uid ON res(dp, uid);
  * writes (WAL defaults to NORMAL in this build) or serve a damaged page. Error: `NOT_DURABLE`.
  */
 export function configure(db: Database.Database): void {
-  // Of effect on a file that is still empty; one made with other pages is as good.
-  if (!db.readonly) db.pragma(`page_size = ${PAGE_BYTES}`);
+  // Of effect on a file that is still empty; one made with other pages is as good, and only never shrinks.
+  if (!db.readonly) {
+    db.pragma(`page_size = ${PAGE_BYTES}`);
+    db.pragma("auto_vacuum = INCREMENTAL");
+  }
   const settings: [string, string, string | number][] = [
     ["journal_mode", "WAL", "wal"],
     ["synchronous", "FULL", 2],
@@ -73,6 +81,29 @@ export function configure(db: Database.Database): void {
 export function limitSize(db: Database.Database, maxBytes: number): void {
   const pageSize = db.pragma("page_size", { simple: true }) as number;
   db.pragma(`max_page_count = ${Math.max(1, Math.floor(maxBytes / pageSize))}`);
+}
+
+/** Size of the file, and pages in it without content. */
+export function sizes(db: Database.Database): { dbBytes: number; freePages: number } {
+  const pages = db.pragma("page_count", { simple: true }) as number;
+  const pageBytes = db.pragma("page_size", { simple: true }) as number;
+  return {
+    dbBytes: pages * pageBytes,
+    freePages: db.pragma("freelist_count", { simple: true }) as number,
+  };
+}
+
+/**
+ * Gives {@link SHRINK_PAGES} free pages back to the disk when they are many, or any at all with `always`.
+ * True when there are more to give back. The file itself shrinks with the next checkpoint.
+ */
+export function shrink(db: Database.Database, of: { always: boolean }): boolean {
+  const free = db.pragma("freelist_count", { simple: true }) as number;
+  const pages = db.pragma("page_count", { simple: true }) as number;
+  const due = of.always ? free > 0 : free > FREE_PAGES && free > pages * FREE_PART;
+  if (!due || db.pragma("auto_vacuum", { simple: true }) !== 2) return false;
+  db.exec(`PRAGMA incremental_vacuum(${SHRINK_PAGES})`);
+  return free > SHRINK_PAGES;
 }
 
 /**
@@ -127,8 +158,10 @@ function bringUpToDate(db: Database.Database): void {
 export function beginEpoch(db: Database.Database, epoch: Uint8Array): Rev {
   const run = db.transaction((): Rev => {
     const rev = getMeta(db, "rev") as number;
+    const former = getMeta(db, "epoch") as Buffer;
     putMeta(db, "epoch", Buffer.from(epoch));
     putMeta(db, "restored_rev", rev);
+    putMeta(db, "restored_from_epoch", former);
     putMeta(db, "rev", rev + EPOCH_JUMP);
     sealMeta(db);
     failpoint("store/before-epoch");

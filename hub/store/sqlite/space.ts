@@ -55,6 +55,11 @@ export class Space {
     failpoint("store/ballast-dropped");
   }
 
+  /** Before the file is opened, which takes a little room itself. */
+  atStart(): void {
+    if (this.#o.ballastBytes > 0 && this.#free < BLOCK.length) this.ranOut();
+  }
+
   /** Whether there is room again; looks at most every {@link LOOK_MS}. */
   look(): void {
     const nowMs = this.#o.clock.monotonicMs();

@@ -1,8 +1,8 @@
 import { join } from "node:path";
-import type { Clock } from "@moorage/shared/clock";
+import type { Clock, Timer } from "@moorage/shared/clock";
 import { armedFailpoint } from "@moorage/shared/failpoint";
 import type { Rng } from "@moorage/shared/rng";
-import type { MoorageError } from "@moorage/shared/errors";
+import { MoorageError } from "@moorage/shared/errors";
 import { isStoreError, storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
 import type { Leases } from "../leases.ts";
@@ -18,6 +18,9 @@ import type { Reader } from "./reader.ts";
 import type { StoreStats } from "./protocol.ts";
 import { damaged } from "./meta.ts";
 import { files } from "./schema.ts";
+
+/** Between two steps of a millisecond each: a look at all rows leaves the thread to others. */
+const SCRUB_PAUSE_MS = 5;
 
 /** What a durable store needs. */
 export interface SqliteStoreOptions {
@@ -153,20 +156,22 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   const lives = leases;
 
   /** Looks at every row once after the start, between other work: what nobody reads may be damaged too. */
-  const scrub = async (): Promise<void> => {
-    const steps = reader.verify();
-    for (;;) {
-      await new Promise((resolve) => setImmediate(resolve));
-      if (dead !== undefined) return;
-      if (checked(() => steps.next()).done === true) return;
+  const steps = reader.verify();
+  let scrubbing: Timer | undefined;
+  const scrub = (): void => {
+    if (dead !== undefined) return;
+    try {
+      if (checked(() => steps.next()).done !== true) scrubbing = clock.setTimer(SCRUB_PAUSE_MS, scrub);
+    } catch {
+      // It has ended the store, whose owner was told.
     }
   };
-  // Its error has ended the store already.
-  scrub().catch(() => undefined);
+  scrubbing = clock.setTimer(SCRUB_PAUSE_MS, scrub);
 
   const close = async (): Promise<void> => {
     const error = storeError("STORE_CLOSED", "Use the store: it is closed");
     dead ??= error;
+    scrubbing?.cancel();
     lives.close();
     watched.end(error);
     // Before the writer's connection, which as the last one folds the write-ahead log into the file.
@@ -219,13 +224,15 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
 }
 
 /** Codes and texts of a place that cannot be written. */
-const UNWRITABLE = /EROFS|EACCES|EPERM|SQLITE_READONLY|SQLITE_CANTOPEN|readonly database|unable to open/;
+const UNWRITABLE =
+  /EROFS|EACCES|EPERM|ENOENT|ENOTDIR|SQLITE_READONLY|SQLITE_CANTOPEN|readonly database|unable to open/;
 
 /** The error for a data directory that cannot be written; undefined for any other fault. */
 function readOnly(dir: string, thrown: unknown): MoorageError | undefined {
+  if (thrown instanceof MoorageError && thrown.reason !== "STORE_FAILED") return undefined;
   const { code, message } = thrown as { code?: unknown; message?: unknown };
   if (!UNWRITABLE.test(`${String(code)} ${String(message)}`)) return undefined;
-  const why = `Open the store in "${dir}": it cannot be written (${String(message)}); make the directory and its files writable for this user`;
+  const why = `Open the store in "${dir}": it cannot be written (${String(message)}); make the directory and its files writable for this user, or name another directory`;
   return storeError("STORE_READ_ONLY", why, { cause: thrown });
 }
 
