@@ -166,6 +166,8 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       onGeneration: convergence.written,
       ...(durable === undefined ? {} : { backup: backupSource(durable, config.dataDir) }),
     });
+    // Made while there is room: a full disk must not keep lists from being served.
+    await api.reader.pageKey().catch((error: unknown) => log.warn("page tokens have no key yet", { error }));
     const shedder = createShedder({
       clock,
       rng,
