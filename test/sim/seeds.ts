@@ -66,6 +66,6 @@ function take(outcome: Outcome & { seed: number }, totals: Totals): void {
   totals.scenarios[outcome.scenario] = (totals.scenarios[outcome.scenario] ?? 0) + 1;
   for (const v of outcome.violations)
     totals.broken.push(
-      `seed ${outcome.seed} (${outcome.scenario}; replay: make sim SEED=${outcome.seed}): ${v.invariant}: ${v.message}`,
+      `seed ${outcome.seed} (${outcome.scenario}, hash ${outcome.hash.slice(0, 12)}; replay: make sim SEED=${outcome.seed}): ${v.invariant}: ${v.message}`,
     );
 }
