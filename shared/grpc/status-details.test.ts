@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { Code, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
 import { decodeStatus, encodeStatus } from "./status-details.ts";
 
 const full = new MoorageError(Code.RESOURCE_EXHAUSTED, "Too many", {
@@ -60,7 +61,10 @@ test("malformed details leave code and message", () => {
 test("what is unavailable or exhausted always says when to try again, and nothing else does unasked", () => {
   for (const code of Object.values(Code)) {
     const back = decodeStatus(code, "m", encodeStatus(new MoorageError(code, "m")));
-    const retried = code === Code.UNAVAILABLE || code === Code.RESOURCE_EXHAUSTED;
-    expect(back.retryAfterMs).toBe(retried ? 1_000 : undefined);
+    const said: Partial<Record<Code, number>> = {
+      [Code.UNAVAILABLE]: limits.retryBaseMs,
+      [Code.RESOURCE_EXHAUSTED]: 1_000,
+    };
+    expect(back.retryAfterMs).toBe(said[code]);
   }
 });

@@ -1,6 +1,7 @@
 import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { ErrorDetails } from "../errors.ts";
 import { Code, codeName, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
 
 /**
  * google.rpc.Status with its standard details (googleapis google/rpc/status.proto and
@@ -50,8 +51,10 @@ function retryInfo(ms: number): Uint8Array {
 }
 
 /** Codes that always say when to try again, and what they say when the error does not. */
-const retried: ReadonlySet<Code> = new Set([Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED]);
-const RETRY_MS = 1_000;
+const retryMs: Partial<Record<Code, number>> = {
+  [Code.UNAVAILABLE]: limits.retryBaseMs,
+  [Code.RESOURCE_EXHAUSTED]: 1_000,
+};
 
 /** The google.rpc.Status of an error; exactly one ErrorInfo, other details when there are any. */
 export function encodeStatus(error: MoorageError): Uint8Array {
@@ -66,7 +69,7 @@ export function encodeStatus(error: MoorageError): Uint8Array {
   if (error.quota.length > 0) {
     details.push(["QuotaFailure", repeated(error.quota.map((q) => strings(q.subject, q.description)))]);
   }
-  const retryAfterMs = error.retryAfterMs ?? (retried.has(error.code) ? RETRY_MS : undefined);
+  const retryAfterMs = error.retryAfterMs ?? retryMs[error.code];
   if (retryAfterMs !== undefined) details.push(["RetryInfo", retryInfo(retryAfterMs)]);
   const w = new BinaryWriter().tag(1, WireType.Varint).int32(error.code);
   if (error.message !== "") w.tag(2, WireType.LengthDelimited).string(error.message);
