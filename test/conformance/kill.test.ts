@@ -24,7 +24,12 @@ async function campaign(
     for (let round = 1; round <= count && total.offences.length === 0; round++) {
       total.rounds = round;
       const at = round % 2 === 0 ? 0 : 1 + Math.floor(rng.float() * 1_500);
-      const end = await storm({ dir, run: round, at, afterBytes: rng.float() * 500_000 });
+      // Each fifth dies between the last write of a group and its commit, with time to tell of it too early.
+      const failpoint =
+        round % 5 === 3
+          ? { at: 0, failpoint: `store/before-commit:sleep@${3 + Math.floor(rng.float() * 20)}` }
+          : {};
+      const end = await storm({ dir, run: round, at, afterBytes: rng.float() * 500_000, ...failpoint });
       total.acked += end.acked.length;
       for (const revs of end.watched.values()) total.watched += revs.length;
       const started = systemClock.monotonicMs();

@@ -26,7 +26,8 @@ const one = (name: string, suites: Suite[], file: string, find: string, replace:
   patches: [{ file, find, replace }],
 });
 
-const commitLines = `      const commits = applier.commit();
+const commitLines = `      failpoint("store/before-commit");
+      const commits = applier.commit();
       failpoint("store/after-commit");
 `;
 
@@ -38,6 +39,7 @@ export const mutations: readonly Mutation[] = [
     "sqlite/writer.ts",
     commitLines,
     `      post({ kind: "committed", acks: acks.splice(0), commits: [], compactRev: applier.compactRev });
+      failpoint("store/before-commit");
       const commits = applier.commit();
 `,
   ),
@@ -49,6 +51,7 @@ export const mutations: readonly Mutation[] = [
         file: "sqlite/writer.ts",
         find: commitLines,
         replace: `      post({ kind: "committed", acks: [], commits: applier.pending, compactRev: applier.compactRev });
+      failpoint("store/before-commit");
       applier.commit();
       const commits = [];
 `,
@@ -123,13 +126,27 @@ export const mutations: readonly Mutation[] = [
     "AND rev > ? AND rev <= ? LIMIT 1",
     "AND rev >= ? AND rev <= ? LIMIT 1",
   ),
-  one(
-    "watch from the compacted revision",
-    ["watch", "model"],
-    "watches.ts",
-    "if (w.from <= source.compactRev())",
-    "if (w.from < source.compactRev())",
-  ),
+  {
+    name: "watch from the compacted revision",
+    suites: ["watch", "model"],
+    patches: [
+      {
+        file: "watches.ts",
+        find: "if (w.from <= source.compactRev())",
+        replace: "if (w.from < source.compactRev())",
+      },
+      {
+        file: "watches.ts",
+        find: "at.pos <= head() && at.pos <= source.compactRev()",
+        replace: "at.pos <= head() && at.pos < source.compactRev()",
+      },
+      {
+        file: "sqlite/reader.ts",
+        find: "if (from <= compactRev) return",
+        replace: "if (from < compactRev) return",
+      },
+    ],
+  },
   one(
     "range at a revision below the compacted one",
     ["store", "model"],

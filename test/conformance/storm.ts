@@ -11,6 +11,9 @@ import { everything, tempDir, text } from "./support.ts";
 
 const child = fileURLToPath(new URL("./kill-child.ts", import.meta.url));
 
+/** Into the sleep of a failpoint, which lasts 100 ms. */
+const SLEEPING_MS = 40;
+
 /** Failpoints of work that only a storm's process asks for. */
 export const compactionPoints: ReadonlySet<string> = new Set([
   "store/mid-compaction",
@@ -32,7 +35,7 @@ export interface Storm {
   /** Acknowledgements at which it kills itself; 0: from here, after `afterBytes` of its output. */
   at: number;
   afterBytes: number;
-  /** See shared/failpoint.ts. */
+  /** See shared/failpoint.ts. One that sleeps is killed from here while it does. */
   failpoint?: string;
   /** A folder that holds another `hub/store`, in place of this repository's. */
   root?: string;
@@ -64,7 +67,12 @@ export async function storm(on: Storm): Promise<StormEnd> {
     out += chunk;
     if (on.at === 0 && on.failpoint === undefined && out.length >= on.afterBytes) storming.kill("SIGKILL");
   });
-  storming.stderr.setEncoding("utf8").on("data", (chunk: string) => (errors += chunk));
+  storming.stderr.setEncoding("utf8").on("data", (chunk: string) => {
+    errors += chunk;
+    // Time enough for the other thread to tell what it should not know yet.
+    if (/^failpoint .*: sleep$/m.test(chunk))
+      systemClock.setTimer(SLEEPING_MS, () => storming.kill("SIGKILL"));
+  });
   const [, signal] = (await exit) as [number | null, string | null];
   if (signal !== "SIGKILL") throw new Error(`The storm ended by itself: ${errors}`);
   const end: StormEnd = { acked: [], watched: new Map(), log: errors };

@@ -53,6 +53,15 @@ async function createTenant(): Promise<string> {
   return id;
 }
 
+/** A call that must not fail, whatever the disk does. */
+async function served<T>(what: string, call: Promise<T>): Promise<T> {
+  try {
+    return await call;
+  } catch (cause) {
+    throw new Error(`A ${what} was not served: ${String(cause)}`, { cause });
+  }
+}
+
 async function refusal(call: Promise<unknown>): Promise<{ code: Code; ms: number }> {
   const started = systemClock.monotonicMs();
   try {
@@ -65,13 +74,17 @@ async function refusal(call: Promise<unknown>): Promise<{ code: Code; ms: number
 
 describe("R5: a hub whose disk is full", () => {
   it("serves every read and stream, refuses writes at once, and goes on when space returns", async () => {
-    for (let i = 0; i < 20; i++) await createTenant();
+    const first = `tenants/${await createTenant()}`;
+    for (let i = 1; i < 20; i++) await createTenant();
     const watch = new AbortController();
     const seen = new Set<string>();
     const watching = (async () => {
       for await (const { event } of api.tenants.watchTenants({}, { signal: watch.signal }))
         if (event.case === "change" && event.value.tenant !== undefined) seen.add(event.value.tenant.name);
-    })().catch((thrown: unknown) => (watch.signal.aborted ? undefined : Promise.reject(thrown)));
+    })();
+    const watched = served("watch", watching).catch((thrown: unknown) =>
+      watch.signal.aborted ? "ended" : thrown,
+    );
 
     shim.set("space", 0);
     let refused = 0;
@@ -86,9 +99,9 @@ describe("R5: a hub whose disk is full", () => {
         refused++;
         slowest = Math.max(slowest, outcome.ms);
       }
-      const listed = await api.tenants.listTenants({ pageSize: 1_000 });
+      const listed = await served("list", api.tenants.listTenants({ pageSize: 1_000 }));
       expect(listed.tenants).toHaveLength(20 + accepted.length);
-      expect((await api.tenants.getTenant({ name: "tenants/t1" })).name).toBe("tenants/t1");
+      expect((await served("get", api.tenants.getTenant({ name: first }))).name).toBe(first);
       reads += 2;
     }
     expect(refused).toBeGreaterThan(30);
@@ -105,7 +118,7 @@ describe("R5: a hub whose disk is full", () => {
     for (let i = 0; i < 100 && !seen.has(`tenants/${after}`); i++) await sleep(systemClock, 50);
     expect(seen.has(`tenants/${after}`), "the watch went on").toBe(true);
     watch.abort(new DOMException("seen", "AbortError"));
-    await watching;
+    expect(await watched).toBe("ended");
     console.log(
       `disk full: ${refused} writes refused, slowest ${slowest.toFixed(1)} ms (bar ${REFUSED_MS}), ${reads} reads of ${reads} served, normal after ${normalMs.toFixed(0)} ms`,
     );

@@ -25,12 +25,12 @@ const TOURS = 2;
 
 /** Points that a tour passes often: the hit that kills is drawn from so many. */
 const often: Partial<Record<FailpointName, number>> = {
-  "store/before-begin": 40,
-  "store/before-commit": 40,
-  "store/after-commit": 40,
-  "store/before-publish": 40,
-  "store/after-publish": 40,
-  "store/mid-batch": 4,
+  "store/before-begin": 15,
+  "store/before-commit": 15,
+  "store/after-commit": 15,
+  "store/before-publish": 15,
+  "store/after-publish": 15,
+  "store/mid-batch": 2,
   "api/before-txn": 8,
   "api/after-txn": 8,
   "sync/before-frame": 6,

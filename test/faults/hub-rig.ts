@@ -1,5 +1,6 @@
 /** A hub process with a data directory of its own, that dies and comes back as itself. */
 import { mkdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { ApplicationService } from "@moorage/proto/moorage/hub/v1/application_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
@@ -12,11 +13,32 @@ import { sleep, systemClock } from "@moorage/shared/clock";
 import { connect } from "@moorage/shared/grpc/client";
 import { agentLimits, apiLimits } from "@moorage/shared/grpc/options";
 import type { Client, Link } from "@moorage/shared/grpc/types";
-import { freePort } from "../cluster/processes.ts";
+import { systemRng } from "@moorage/shared/rng";
 import type { Child } from "../world/process.ts";
 import { startNode } from "../world/process.ts";
 import type { ApiClients } from "../world/world.ts";
 import { httpStatus } from "../world/world.ts";
+
+/**
+ * Ports that no system hands out by itself: nobody may take those of a hub that is down.
+ */
+const FIRST_PORT = 12_000;
+const PORTS = 18_000;
+
+/** `n` ports below the ephemeral ones that nobody listens on. */
+async function quietPorts(n: number): Promise<number[]> {
+  const out: number[] = [];
+  while (out.length < n) {
+    const port = FIRST_PORT + Math.floor(systemRng.float() * PORTS);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    });
+    if (free && !out.includes(port)) out.push(port);
+  }
+  return out;
+}
 
 /** How long a start may take. */
 const START_MS = 30_000;
@@ -38,9 +60,7 @@ export class HubRig {
 
   static async create(dir: string): Promise<HubRig> {
     mkdirSync(dir, { recursive: true });
-    const [api = 0, agent = 0, enrolment = 0, ops = 0] = await Promise.all(
-      Array.from({ length: 4 }, () => freePort()),
-    );
+    const [api = 0, agent = 0, enrolment = 0, ops = 0] = await quietPorts(4);
     return new HubRig(dir, { api, agent, enrolment, ops });
   }
 

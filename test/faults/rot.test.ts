@@ -145,7 +145,7 @@ describe("R4: a store whose files rot", () => {
   beforeAll(async () => {
     made = await makeStore();
     expect(statSync(join(made.dir, WAL)).size).toBeGreaterThan(100_000);
-  });
+  }, 120_000);
   afterAll(() => rmSync(made.dir, { recursive: true, force: true }));
 
   /** Damages a copy and judges it. */
