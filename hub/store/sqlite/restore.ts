@@ -1,6 +1,6 @@
 import Database from "better-sqlite3";
 import { closeSync, copyFileSync, existsSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import type { Rng } from "@moorage/shared/rng";
@@ -23,16 +23,17 @@ export interface Restore {
 /**
  * Makes the store of a data directory from a backup, while no hub runs there: checked page by page and
  * row by row, brought up to date, and with a new epoch. The directory holds the whole store afterwards,
- * or none. Errors: FAILED_PRECONDITION (`DATA_DIR_IN_USE`; `RESTORE_REFUSED` where a store is already;
- * `SCHEMA_TOO_NEW`), DATA_LOSS `STORE_DAMAGED`.
+ * or none. With `force` a store that is there is kept beside it, as `moorage.db.replaced-N`. Errors:
+ * FAILED_PRECONDITION (`DATA_DIR_IN_USE`; `RESTORE_REFUSED` where a store is already; `SCHEMA_TOO_NEW`),
+ * DATA_LOSS `STORE_DAMAGED`.
  */
-export function restoreStore(options: { file: string; dir: string; rng: Rng }): Restore {
-  const { file, dir, rng } = options;
+export function restoreStore(options: { file: string; dir: string; rng: Rng; force?: boolean }): Restore {
+  const { file, dir, rng, force = false } = options;
   if (!existsSync(file)) throw refused(`Read the backup "${file}": there is no such file`);
   const unlock = lockDirectory(dir);
   try {
     const target = join(dir, files.db);
-    if (existsSync(target))
+    if (existsSync(target) && !force)
       throw refused(`Restore into "${dir}": it holds a store ("${files.db}"); move that away first`);
     return restoreAside({ file, target, epoch: rng.bytes(16) });
   } finally {
@@ -40,15 +41,46 @@ export function restoreStore(options: { file: string; dir: string; rng: Rng }): 
   }
 }
 
+/**
+ * Refuses a directory in which a restore was cut short: a hub that starts there would make an empty
+ * store in the place of the one that was asked for. Error: FAILED_PRECONDITION `RESTORE_REFUSED`.
+ */
+export function refuseHalfRestored(dir: string): void {
+  const target = join(dir, files.db);
+  if (existsSync(target) || !existsSync(partOf(target))) return;
+  throw refused(
+    `Open the store in "${dir}": a restore into it was cut short; run it again, or remove "${partOf(target)}" for an empty store`,
+  );
+}
+
+const partOf = (target: string): string => `${target}.restore`;
+
+/** Moves a store away with its log, which the next file of that name would take for its own. */
+function moveAside(target: string): void {
+  let n = 1;
+  while (existsSync(`${target}.replaced-${n}`)) n++;
+  // A log without its file: a move was cut short between the two, so it is that of the last one moved.
+  if (!existsSync(target)) n = Math.max(1, n - 1);
+  for (const suffix of ["", "-wal"]) {
+    if (!existsSync(target + suffix)) continue;
+    renameSync(target + suffix, `${target}.replaced-${n}${suffix}`);
+    if (suffix === "") failpoint("store/mid-move-aside");
+  }
+  rmSync(`${target}-shm`, { force: true });
+  sync(dirname(target));
+}
+
 function restoreAside(on: { file: string; target: string; epoch: Uint8Array }): Restore {
-  const part = `${on.target}.restore`;
+  const part = partOf(on.target);
   for (const suffix of ["", "-wal", "-shm"]) rmSync(part + suffix, { force: true });
   copyFileSync(on.file, part);
   const head = prepare(part, on);
   sync(part);
+  sync(dirname(part));
+  moveAside(on.target);
   failpoint("store/before-restore-rename");
   renameSync(part, on.target);
-  sync(join(on.target, ".."));
+  sync(dirname(on.target));
   return { revision: head - EPOCH_JUMP, head, epoch: on.epoch };
 }
 

@@ -11,8 +11,11 @@ import type { CommitListener, LeaseId, Rev, Store, TxnResult } from "../store.ts
 import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
 import type { Watches } from "../watches.ts";
+import { makeBackup } from "./backup.ts";
+import type { Backup } from "./backup.ts";
 import { startWriter } from "./link.ts";
 import { lockDirectory } from "./lock.ts";
+import { refuseHalfRestored } from "./restore.ts";
 import { openReader } from "./reader.ts";
 import type { Reader } from "./reader.ts";
 import type { StoreStats } from "./protocol.ts";
@@ -44,8 +47,8 @@ export interface SqliteStoreOptions {
 
 /** A durable store, with what only a file can do. */
 export interface SqliteStore extends Store {
-  /** Writes a consistent copy of the store to `file`, while it serves. */
-  backup(file: string): Promise<void>;
+  /** Writes a consistent copy of the store to a new file, while it serves. Errors as {@link makeBackup}. */
+  backup(file: string): Promise<Backup>;
   /** What the writer knows of file and work. */
   stats(): Promise<StoreStats>;
 }
@@ -58,6 +61,7 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Sqli
   let unlock: (() => void) | undefined;
   try {
     unlock = lockDirectory(options.dir);
+    refuseHalfRestored(options.dir);
     return await open(options, unlock);
   } catch (thrown) {
     unlock?.();
@@ -218,7 +222,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
       return () => listeners.delete(fn);
     },
     stats: () => answer(async () => (await link.request({ kind: "stats" })) as StoreStats),
-    backup: (to) => answer(async () => void (await link.request({ kind: "backup", file: to }))),
+    backup: (to) => answer(() => makeBackup(to, (copy) => link.request({ kind: "backup", file: copy }))),
     close: () => (closing ??= close()),
   };
 }
