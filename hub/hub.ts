@@ -385,6 +385,7 @@ async function listenAll(on: {
       tls: tls(),
       services: [...on.api, health.service, reflection],
       limits: apiLimits,
+      retryInfo: true,
       admission: perAddress,
       before(ctx, method) {
         if (isWatch(method)) on.shedder.check();
@@ -403,6 +404,7 @@ async function listenAll(on: {
             tls: clientTls(),
             services: [...on.api, health.service, reflection],
             limits: apiLimits,
+            retryInfo: true,
             before: on.before,
           });
     const agent = await start({

@@ -86,6 +86,7 @@ export async function testApi(options: { clock?: Clock; store?: Store; backup?: 
   let keys = 0;
   const connect = (authorization: string | undefined) => {
     const link = memoryConnect(services, {
+      retryInfo: true,
       headers: (): Record<string, string> => (authorization === undefined ? {} : { authorization }),
     });
     return {

@@ -19,7 +19,13 @@ export interface MemoryLink extends Link {
  */
 export function memoryConnect(
   services: readonly BoundService[],
-  options: { certificateDer?: Uint8Array; peer?: string; headers?: () => Record<string, string> } = {},
+  options: {
+    certificateDer?: Uint8Array;
+    peer?: string;
+    headers?: () => Record<string, string>;
+    /** As of a server's port. */
+    retryInfo?: boolean;
+  } = {},
 ): MemoryLink {
   const live = new Set<(error: MoorageError) => void>();
   let closed = false;
@@ -30,6 +36,7 @@ export function memoryConnect(
       peer: options.peer ?? "memory",
       peerCertificateDer: options.certificateDer,
       headers,
+      retryInfo: options.retryInfo ?? false,
       onOver: (abort) => live.delete(abort),
     });
     live.add(call.abort);
@@ -67,6 +74,7 @@ interface PairOptions {
   peer: string;
   peerCertificateDer: Uint8Array | undefined;
   headers: Record<string, string>;
+  retryInfo: boolean;
   onOver(abort: (error: MoorageError) => void): void;
 }
 
@@ -90,7 +98,7 @@ function pair(method: DescMethod, options: PairOptions) {
   };
   const fail = (thrown: unknown) => {
     const error = MoorageError.from(thrown);
-    down.fail(decodeStatus(error.code, error.message, encodeStatus(error)));
+    down.fail(decodeStatus(error.code, error.message, encodeStatus(error, { retryInfo: options.retryInfo })));
     over();
   };
   const server: ServerDuplex<unknown, unknown> = {

@@ -46,6 +46,8 @@ export interface ServerOptions {
   /** What the listener admits; nothing is refused for what is absent. */
   admission?: Admission;
   codec?: CodecOptions;
+  /** Whether UNAVAILABLE and RESOURCE_EXHAUSTED always say when to try again. */
+  retryInfo?: boolean;
   /** Called before the handler; what it throws is the call's status. For authentication and admission. */
   before?: (ctx: CallContext, method: DescMethod) => void | Promise<void>;
   /** Called once a call has ended. Must not throw. */
@@ -198,7 +200,7 @@ async function serve(
       call.end(trailer);
     } else {
       failed = MoorageError.from(thrown.value);
-      trailer.set(DETAILS_KEY, Buffer.from(encodeStatus(failed)));
+      trailer.set(DETAILS_KEY, Buffer.from(encodeStatus(failed, { retryInfo: options.retryInfo ?? false })));
       call.emit("error", { code: failed.code, details: failed.message, metadata: trailer });
     }
   };

@@ -58,9 +58,11 @@ test("malformed details leave code and message", () => {
   expect([back.code, back.message, back.reason]).toEqual([5, "gone", "NOT_FOUND"]);
 });
 
-test("what is unavailable or exhausted always says when to try again, and nothing else does unasked", () => {
+test("on the public API what is unavailable or exhausted always says when to try again, and nothing else does unasked", () => {
   for (const code of Object.values(Code)) {
-    const back = decodeStatus(code, "m", encodeStatus(new MoorageError(code, "m")));
+    const error = new MoorageError(code, "m");
+    expect(decodeStatus(code, "m", encodeStatus(error)).retryAfterMs).toBeUndefined();
+    const back = decodeStatus(code, "m", encodeStatus(error, { retryInfo: true }));
     const said: Partial<Record<Code, number>> = {
       [Code.UNAVAILABLE]: limits.retryBaseMs,
       [Code.RESOURCE_EXHAUSTED]: 1_000,

@@ -50,14 +50,18 @@ function retryInfo(ms: number): Uint8Array {
   return repeated([duration.finish()]);
 }
 
-/** Codes that always say when to try again, and what they say when the error does not. */
+/** Codes that say when to try again on the public API, and what they say when the error does not. */
 const retryMs: Partial<Record<Code, number>> = {
   [Code.UNAVAILABLE]: limits.retryBaseMs,
   [Code.RESOURCE_EXHAUSTED]: 1_000,
 };
 
-/** The google.rpc.Status of an error; exactly one ErrorInfo, other details when there are any. */
-export function encodeStatus(error: MoorageError): Uint8Array {
+/**
+ * The google.rpc.Status of an error; exactly one ErrorInfo, other details when there are any. With
+ * `retryInfo` UNAVAILABLE and RESOURCE_EXHAUSTED always carry one; agents, which spread their return
+ * by themselves, are told a time only where the hub means it.
+ */
+export function encodeStatus(error: MoorageError, options: { retryInfo?: boolean } = {}): Uint8Array {
   const details: [string, Uint8Array][] = [["ErrorInfo", errorInfo(error)]];
   if (error.fields.length > 0) {
     details.push(["BadRequest", repeated(error.fields.map((f) => strings(f.field, f.description)))]);
@@ -69,7 +73,7 @@ export function encodeStatus(error: MoorageError): Uint8Array {
   if (error.quota.length > 0) {
     details.push(["QuotaFailure", repeated(error.quota.map((q) => strings(q.subject, q.description)))]);
   }
-  const retryAfterMs = error.retryAfterMs ?? retryMs[error.code];
+  const retryAfterMs = error.retryAfterMs ?? (options.retryInfo === true ? retryMs[error.code] : undefined);
   if (retryAfterMs !== undefined) details.push(["RetryInfo", retryInfo(retryAfterMs)]);
   const w = new BinaryWriter().tag(1, WireType.Varint).int32(error.code);
   if (error.message !== "") w.tag(2, WireType.LengthDelimited).string(error.message);
