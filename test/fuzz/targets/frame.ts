@@ -72,7 +72,7 @@ async function foreign(hub: Hub): Promise<string> {
   const { kvs } = await hub.store.range({ start: Buffer.from([0]), end: Buffer.from([255, 255]) });
   const named = kvs
     .map((kv) => `${Buffer.from(kv.key).toString("latin1")}=${Buffer.from(kv.value).toString("hex")}`)
-    .filter((text) => text.includes(other) || text.includes("/v1="));
+    .filter((text) => !text.includes(`/${mine}`) && (text.includes(other) || text.includes("/v1=")));
   return JSON.stringify([rows.rows.map((r) => [r.uid, r.rev, r.del]), named]);
 }
 
