@@ -1,10 +1,11 @@
 /** Runs the goals of the design against real parts and says which are met. */
 import { mkdtempSync, readdirSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { sleep } from "@moorage/shared/clock";
 import { removeDir } from "../world/world.ts";
 import { conditionsLine, readConditions } from "./conditions.ts";
+import { watchOthers } from "./disturbance.ts";
 import type { FleetWorld } from "./fleet-world.ts";
 import { startFleetWorld } from "./fleet-world.ts";
 import { g1 } from "./g1.ts";
@@ -19,6 +20,7 @@ import { g7 } from "./g7.ts";
 import { g8 } from "./g8.ts";
 import { g8Hub } from "./g8-hub.ts";
 import type { GoalRecord, GoalReport, Lab } from "./goal.ts";
+import { besideOthers } from "./goal.ts";
 import { hostClock } from "./host-clock.ts";
 import type { LatencyRun } from "./latency.ts";
 import { runLatency } from "./latency.ts";
@@ -117,8 +119,10 @@ function wantedGoals(only: string): string[] | string {
 /** The reports of a goal, printed; undefined when it could not be measured. */
 async function measure(lab: Lab, id: string, signal: AbortSignal): Promise<GoalReport[] | undefined> {
   try {
+    const others = watchOthers();
     const made = await bounded((goals[id] as Goal).measure(lab), { id, signal });
-    const reports = Array.isArray(made) ? made : [made];
+    const on = { othersCores: others(), cpus: availableParallelism() };
+    const reports = (Array.isArray(made) ? made : [made]).map((r) => besideOthers(r, on));
     for (const report of reports) {
       console.log(`${report.record.id}  ${report.text}`);
       for (const note of report.notes) console.log(`    ${note}`);

@@ -87,6 +87,7 @@ async function measure(
     baseline: round(on.alone, 0),
     ratio: round(perSecond / on.alone, 3),
     goal: GOAL_PER_SECOND,
+    bounded: "value",
     met: perSecond >= GOAL_PER_SECOND && p99 <= GOAL_P99_MS,
     limit: driverLimit(load),
     detail: {

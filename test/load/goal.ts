@@ -1,7 +1,9 @@
 /** What a benchmark of one goal answers, and what it is given. */
 import type { Clock } from "@moorage/shared/clock";
 import type { FleetWorld } from "./fleet-world.ts";
+import { disturbance } from "./disturbance.ts";
 import type { LatencyRun } from "./latency.ts";
+import { round } from "./stats.ts";
 import type { Verdict } from "./verdict.ts";
 import { verdictOf } from "./verdict.ts";
 
@@ -34,6 +36,8 @@ export interface GoalReport {
   text: string;
   /** What makes the figure weaker than it looks; printed below the line. */
   notes: string[];
+  /** What it was made of. */
+  measured: Measured;
 }
 
 /** What a goal measured, before its verdict. */
@@ -47,12 +51,14 @@ export interface Measured extends Omit<GoalRecord, "verdict" | "scale"> {
   limit?: string | undefined;
   /** Why the run does not count. */
   invalid?: string | undefined;
+  /** What the goal bounds; `ratio` where there is one, unless said otherwise. */
+  bounded?: "ratio" | "value";
   scale?: number;
 }
 
 /** The report of a goal: one line, one record. */
 export function goalReport(m: Measured): GoalReport {
-  const { figures, more, notes = [], limit, invalid, scale = 1, ...rest } = m;
+  const { figures, more, notes = [], limit, invalid, scale = 1, bounded: _, ...rest } = m;
   const verdict = verdictOf({ met: m.met, limit, invalid });
   const size = scale === 1 ? "" : ` at SCALE=${scale}`;
   const why = [invalid, m.met ? undefined : limit]
@@ -62,7 +68,20 @@ export function goalReport(m: Measured): GoalReport {
     text: `${figures}  ${verdict}${size}  [${more}]`,
     notes: [...why, ...notes],
     record: { ...rest, verdict, scale },
+    measured: m,
   };
+}
+
+/** The same report in the light of what others did to the machine meanwhile. */
+export function besideOthers(report: GoalReport, on: { othersCores: number; cpus: number }): GoalReport {
+  const m = report.measured;
+  const isRatio = (m.bounded ?? (m.ratio === null ? "value" : "ratio")) === "ratio";
+  const disturbed = disturbance({ met: m.met, isRatio }, on);
+  return goalReport({
+    ...m,
+    invalid: m.invalid ?? disturbed,
+    detail: { ...m.detail, others_cores: round(on.othersCores) },
+  });
 }
 
 /** What the goals share. */
