@@ -17,6 +17,7 @@ import {
   hubOn,
   inTurns,
   memoryStore,
+  persist,
   reasonOf,
   shiftedClock,
 } from "./identity-support.ts";
@@ -51,12 +52,14 @@ test(
     const { hub } = at;
     const handlers = certificateAuthorityHandlers(hub.identity);
     const formerTrust = hub.identity.trustBundlePem;
-    const firstCredentials = await inTurns(agents, (a) => a.identity.credentials());
-    const streams = await inTurns(firstCredentials, async (c) => {
-      const stream = rig.openStream(c);
-      await stream.opened;
-      return stream;
-    });
+    const firstCredentials = await inTurns(agents, (a) => persist(() => a.identity.credentials()));
+    const streams = await inTurns(firstCredentials, (c) =>
+      persist(async () => {
+        const stream = rig.openStream(c);
+        await stream.opened;
+        return stream;
+      }),
+    );
 
     const begun = await handlers.rotateCertificateAuthority(rotate, by);
     expect(begun).toMatchObject({ rotating: true, dataPlanesRemaining: AGENTS });
@@ -116,7 +119,7 @@ test(
   `S5 after an outage longer than any certificate, with a rotation before it, all ${AGENTS} agents come back by their registered key`,
   async () => {
     const { clock, store, dir, at, planes, agents } = await fleet(-30 * HOUR);
-    const first = await inTurns(agents, (a) => a.identity.credentials());
+    const first = await inTurns(agents, (a) => persist(() => a.identity.credentials()));
     await at.hub.identity.certificateAuthorities.rotate({ force: false }, by);
     await at.hub.stop();
     clock.offsetMs = 0;
@@ -125,11 +128,11 @@ test(
     await at.hub.identity.joinTokens.revoke({ dataPlane: revoked, reason: "lost" }, by);
     const outcomes = await inTurns(agents, (a) =>
       reasonOf(
-        (async () => {
+        persist(async () => {
           const stream = await a.stream();
           await stream.opened;
           stream.close();
-        })(),
+        }),
       ),
     );
     expect(outcomes.filter((o) => o === "OK")).toHaveLength(AGENTS - 1);

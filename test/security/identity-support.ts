@@ -64,11 +64,14 @@ export async function hubOn(o: {
   log?: Logger;
   more?: string[];
 }): Promise<Hub> {
+  // These agents send no heartbeats: a slow machine must not take them for dead.
   const argv = [
     "--data-dir",
     o.dir,
     "--drain-time",
     "50ms",
+    "--heartbeat-interval",
+    "1h",
     "--connections-per-address",
     "100000",
     "--trust-domain",
@@ -160,6 +163,10 @@ export async function agentsOf(on: { hub: () => Hub; clock: Clock; pinnedCa: str
   return {
     /** An agent with a join token; restarting it is making it again under the same name. */
     agent(name: string, token: string) {
+      let told: () => void = () => undefined;
+      const tell = (message: string) => {
+        if (message === "certificate renewed" || message === "renewed certificate is confirmed") told();
+      };
       const identity = new AgentIdentity({
         secret: new IdentitySecret({ session, namespace, name }),
         joinToken: () => Promise.resolve(token),
@@ -168,17 +175,16 @@ export async function agentsOf(on: { hub: () => Hub; clock: Clock; pinnedCa: str
         connectAgent: (tls) => dial("agent", tls),
         clock: on.clock,
         rng: systemRng,
-        log: memoryLogger(),
+        log: { ...memoryLogger(), info: tell },
       });
       return {
         identity,
         /** Renews or confirms what is due now, once. */
         async look(): Promise<void> {
           const stop = new AbortController();
-          const certificate = async () => (await identity.credentials()).tls.certPem;
-          const before = await certificate();
+          const done = new Promise<void>((resolve) => (told = resolve));
           const running = identity.run(stop.signal);
-          while ((await certificate()) === before) await new Promise((resolve) => setImmediate(resolve));
+          await done;
           stop.abort(new DOMException("ended", "AbortError"));
           await running;
         },
@@ -237,10 +243,14 @@ export function openStream(on: { hub: () => Hub; clock: Clock }, credentials: Cr
     /** Settles with the reason of the end. */
     ended,
     names,
-    /** Settles once a resource was sent. */
+    /** Settles once a resource was sent; rejects when the stream ended before. */
     received(name: string): Promise<void> {
       if (names.includes(name)) return Promise.resolve();
-      return new Promise((resolve) => waiting.push({ name, resolve }));
+      const arrived = new Promise<void>((resolve) => waiting.push({ name, resolve }));
+      const lost = ended.then((reason) => {
+        throw new Error(`The stream ended before "${name}" came: ${reason}`);
+      });
+      return Promise.race([arrived, lost]);
     },
     close(): void {
       call.cancel();
