@@ -3,6 +3,7 @@
  * last `initial_end`, what was sent again, and what others felt meanwhile.
  */
 import { availableParallelism } from "node:os";
+import { sleep } from "@moorage/shared/clock";
 import { connectApis } from "./bench-hub.ts";
 import { startApiProbe } from "./api-probe.ts";
 import type { FleetWorld } from "./fleet-world.ts";
@@ -17,6 +18,9 @@ const SIZES = [
   { agents: 5_000, goalMs: 45_000 },
 ];
 const PATIENCE_MS = 240_000;
+/** For all agents to notice the kill; a run in which some did not is invalid. */
+const NOTICE_MS = 15_000;
+const LOOK_MS = 200;
 const PROBE_EVERY_MS = 20;
 const PROBE = "dataPlanes/probe";
 /** R12. */
@@ -37,6 +41,15 @@ export async function g5(lab: Lab): Promise<GoalReport[]> {
   return reports;
 }
 
+/** Until each agent has noticed that its stream is gone: before, the fleet still looks in sync. */
+async function allLost(lab: Lab, world: FleetWorld, agents: number): Promise<void> {
+  const start = lab.clock.monotonicMs();
+  while ((await world.fleet.stats()).counts.lost < agents) {
+    if (lab.clock.monotonicMs() - start > NOTICE_MS) return;
+    await sleep(lab.clock, LOOK_MS);
+  }
+}
+
 async function measure(
   lab: Lab,
   world: FleetWorld,
@@ -52,6 +65,7 @@ async function measure(
   const { apis, close } = connectApis(world.hub, 1);
   const stopProbe = startApiProbe(apis[0] as (typeof apis)[0], { name: PROBE, everyMs: PROBE_EVERY_MS });
   let late: string | undefined;
+  await allLost(lab, world, agents);
   await world.fleet.awaitSync(indices, PATIENCE_MS).catch((error: unknown) => (late = String(error)));
   const load = await world.load();
   const probe = await stopProbe();
