@@ -109,3 +109,34 @@ test("pages of kept entries show one revision while others write", async () => {
   expect(seen.map((t) => t.labels["l"])).toEqual(Array.from({ length: 40 }, () => "old"));
   await api.stop();
 });
+
+test("long lists, of which most entries are kept, show what changed in any part of them", async () => {
+  const api = await testApi();
+  const { dataPlanes, tenants } = api.admin;
+  const dataPlane = await dataPlanes.createDataPlane({ dataPlaneId: "a", dataPlane: { spec: {} } });
+  const made = [];
+  for (let i = 0; i < 150; i++)
+    made.push(
+      await tenants.createTenant({ tenantId: `t${i}`, tenant: { spec: { dataPlane: dataPlane.name } } }),
+    );
+  const same = async () => {
+    for (const pageSize of [1_000, 70, 20]) {
+      const [kept, anew] = await both(api, pageSize);
+      expect(kept).toEqual(anew);
+    }
+  };
+  await same();
+  for (const i of [0, 70, 149]) {
+    const tenant = made[i] as (typeof made)[number];
+    await api.status(tenant, ready("True", 1n));
+    await same();
+    await tenants.updateTenant({
+      tenant: { name: tenant.name, labels: { a: "b" } },
+      updateMask: { paths: ["labels"] },
+    });
+    await same();
+  }
+  await api.link(dataPlane.uid, LinkState.SILENT);
+  await same();
+  await api.stop();
+});

@@ -8,7 +8,7 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Kind } from "../core/keys.ts";
-import { resourceKey } from "../core/keys.ts";
+import { resourceKey, statusKey } from "../core/keys.ts";
 import { decode, schemas } from "../core/resources.ts";
 import { viewInto } from "../core/views.ts";
 import { keyAfter, keyText } from "../store/bytes.ts";
@@ -32,6 +32,9 @@ interface Entry {
   bytes: Uint8Array;
 }
 
+/** 0 without a status. */
+type StatusRevision = (uid: string) => Rev | Promise<Rev>;
+
 /** Encoded entries by key; those least used go first. */
 export class BasicItems {
   readonly #store: Store;
@@ -52,14 +55,15 @@ export class BasicItems {
     const { rev } = at;
     const keys = await this.#store.range({ ...at.range, rev, limit: at.limit, keysOnly: true });
     const snapshot = new Snapshot(this.#reader, rev);
-    const statuses = await this.#reader.statusRevisions(rev);
+    const statuses = await this.#statuses(keys.kvs.length, rev);
     const items: (Uint8Array | undefined)[] = [];
     const links = new Map<string, Rev>();
     for (const kv of keys.kvs) {
       const text = keyText(kv.key);
       const entry = this.#entries.get(text);
       let bytes: Uint8Array | undefined;
-      if (entry?.modRev === kv.modRev && entry.statusRev === (statuses.get(entry.uid) ?? 0)) {
+      const known = entry?.modRev === kv.modRev ? statuses(entry.uid) : undefined;
+      if (entry !== undefined && entry.statusRev === (known instanceof Promise ? await known : known)) {
         // Waited for once a parent: a wait for each entry would cost as much as the rest.
         const linkRev = links.get(entry.parent) ?? (await snapshot.linkRevision(entry.parent));
         links.set(entry.parent, linkRev);
@@ -77,6 +81,13 @@ export class BasicItems {
     };
   }
 
+  /** The revision of a resource's status; of many resources all are read at once. */
+  async #statuses(count: number, rev: Rev): Promise<StatusRevision> {
+    if (count < FEW) return async (uid) => (await this.#reader.kv(statusKey(uid), rev))?.modRev ?? 0;
+    const all = await this.#reader.statusRevisions(rev);
+    return (uid) => all.get(uid) ?? 0;
+  }
+
   #use(text: string, entry: Entry): Uint8Array {
     this.#entries.delete(text);
     this.#entries.set(text, entry);
@@ -87,7 +98,7 @@ export class BasicItems {
   async #make(
     kind: Kind,
     wanted: readonly KV[],
-    on: { snapshot: Snapshot; statuses: ReadonlyMap<string, Rev> },
+    on: { snapshot: Snapshot; statuses: StatusRevision },
   ): Promise<Uint8Array[]> {
     const [first, last] = [wanted[0], wanted.at(-1)];
     if (first === undefined || last === undefined) return [];
@@ -109,7 +120,7 @@ export class BasicItems {
       const parent = Snapshot.placedBy(found.value);
       const bytes = toBinary(schemas[kind] as DescMessage, viewInto(found.value, stored, View.BASIC));
       const revisions = {
-        statusRev: on.statuses.get(uid) ?? 0,
+        statusRev: await on.statuses(uid),
         linkRev: await on.snapshot.linkRevision(parent),
       };
       this.#keep(text, { uid, parent, modRev: kv.modRev, ...revisions, bytes });
@@ -136,8 +147,8 @@ export class BasicItems {
   }
 }
 
-/** From this number on, records are read as a range instead of each by its key. */
-const FEW = 16;
+/** From this number on, records and statuses are read as a range instead of each by its key. */
+const FEW = 64;
 
 /** A List response from encoded entries: its field 1 is the entries in every service. */
 export function encodePage(
