@@ -215,6 +215,20 @@ export const mutations: readonly Mutation[] = [
   ),
   one("recent revisions shift", ["watch"], "watches.ts", "first += drop;", "first += drop - 1;"),
   one(
+    "an equal compare always holds",
+    ["linearizable"],
+    "plan.ts",
+    'if (c.op === "=") return actual === c.to;',
+    'if (c.op === "=") return true;',
+  ),
+  one(
+    "a read names the revision before",
+    ["linearizable"],
+    "sqlite/reader.ts",
+    "return { rev: head, kvs",
+    "return { rev: Math.max(1, head - 1), kvs",
+  ),
+  one(
     "version goes on after a delete",
     ["store"],
     "plan.ts",

@@ -11,13 +11,16 @@ import { createCsr, generateKeyPem } from "@moorage/shared/x509";
 import type { ApiClients } from "../world/world.ts";
 import type { HubRig } from "./hub-rig.ts";
 
+/** What a probe needs of a hub. */
+type Hub = Pick<HubRig, "agentLink" | "alive">;
+
 /** A loaded machine makes the hub refuse new streams for a while. */
 const BUSY_TRIES = 40;
 const BUSY_MS = 250;
 
 /** How far a probe came, in answers that it received. */
 export class Probe {
-  readonly #hub: HubRig;
+  readonly #hub: Hub;
   readonly #id: string;
   #uid = "";
   #token = "";
@@ -25,13 +28,13 @@ export class Probe {
   /** Revocation was asked for; `true` once it was answered. */
   #revoked: boolean | undefined;
 
-  constructor(hub: HubRig, id: string) {
+  constructor(hub: Hub, id: string) {
     this.#hub = hub;
     this.#id = id;
   }
 
   /** All steps; rejects where the hub ends. */
-  async run(api: ApiClients): Promise<void> {
+  async run(api: Pick<ApiClients, "dataPlanes" | "joinTokens">): Promise<void> {
     const name = `dataPlanes/${this.#id}`;
     await api.dataPlanes.createDataPlane({ dataPlaneId: this.#id, dataPlane: { spec: {} } });
     const { token } = await api.joinTokens.createJoinToken({ parent: name });

@@ -26,7 +26,7 @@ import { copyStore } from "./ledger.ts";
 
 const DB = "moorage.db";
 const WAL = "moorage.db-wal";
-const damages = rounds(60, 1_000);
+const damages = rounds(40, 1_000);
 
 /** Everything that a store says: keys, history, rows. */
 interface Content {
