@@ -63,6 +63,20 @@ describe("the removal guard", () => {
     expect(new RemovalGuard().decide(many(10, 9, removalDigest(uids)), at(0)).guarded).toBe(true);
   });
 
+  it("lets an authorized set pass to its end, one at a time, though its first orders came alone", () => {
+    const all = many(10, 0);
+    const authorization = removalDigest(all.slice(0, 8).map((g) => g.uid));
+    const order = (g: Guarded) => ({ ...g, removal: { authorization } });
+    const guard = new RemovalGuard();
+    expect(guard.decide([...all.slice(0, 2).map(order), ...all.slice(2)], at(0)).guarded).toBe(false);
+    for (let gone = 2; gone < 8; gone++) {
+      const left = [...all.slice(gone, 8).map(order), ...all.slice(8)];
+      expect(guard.decide(left, at(gone)).guarded).toBe(false);
+    }
+    const more = all.slice(8).map((g) => ({ ...g, removal: { authorization: none } }));
+    expect(guard.decide(more, at(9)).guarded).toBe(true);
+  });
+
   it("is only tightened by the hub's policy", () => {
     expect(new RemovalGuard().decide(many(100, 3), at(0, 2)).guarded).toBe(true);
     expect(new RemovalGuard().decide(many(100, 30), at(0, 1_000)).guarded).toBe(true);

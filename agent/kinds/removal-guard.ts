@@ -46,24 +46,28 @@ export interface GuardDecision {
  */
 export class RemovalGuard {
   /** First sight of each counted order, by uid, on the monotonic clock; kept until the window passed. */
-  readonly #seen = new Map<string, number>();
+  readonly #seen = new Map<string, { at: number; authorization: Uint8Array }>();
 
   /** Decides over all tenants and applications held, at `nowMs` (monotonic). `maxRemovals` only tightens; 0 means unset. */
   decide(all: readonly Guarded[], now: { monotonicMs: number; maxRemovals: number }): GuardDecision {
     const byUid = new Map(all.map((g) => [g.uid, g]));
     const pending = all.filter((g) => g.removal !== undefined && !parentGoes(g, byUid));
-    for (const [uid, at] of this.#seen) {
+    for (const [uid, { at }] of this.#seen) {
       if (now.monotonicMs - at >= windowMs && byUid.get(uid)?.removal === undefined) this.#seen.delete(uid);
     }
-    for (const g of pending) if (!this.#seen.has(g.uid)) this.#seen.set(g.uid, now.monotonicMs);
-    const gone = [...this.#seen.keys()].filter((uid) => !byUid.has(uid)).length;
+    for (const g of pending) {
+      const at = this.#seen.get(g.uid)?.at ?? now.monotonicMs;
+      this.#seen.set(g.uid, { at, authorization: g.removal?.authorization ?? new Uint8Array() });
+    }
+    const goneUids = [...this.#seen.keys()].filter((uid) => !byUid.has(uid));
+    const gone = goneUids.length;
     // A withdrawn order does not count.
     const count = pending.length + gone;
     const heldAtStart = all.length + gone;
     const free = Math.max(freeRemovals, Math.floor(heldAtStart * freeShare));
     const allowed = now.maxRemovals > 0 ? Math.min(free, now.maxRemovals) : free;
     const digest = removalDigest(pending.map((g) => g.uid));
-    const authorized = pending.every((g) => equalBytes(g.removal?.authorization, digest));
+    const authorized = this.#authorized(pending, { digest, goneUids });
     if (count <= allowed || pending.length === 0 || authorized) {
       return { guarded: false, held: new Set(), count, allowed, digest, message: "" };
     }
@@ -78,6 +82,21 @@ export class RemovalGuard {
         `${count} removals were ordered within 10 minutes and ${allowed} may pass; nothing is removed. ` +
         `Withdraw them, or delete with removal_authorization ${hex} (${pending.length} resources, ${sample(pending)})`,
     };
+  }
+
+  /**
+   * Every pending order carries the authorization of the set: of what is left, or of that together with
+   * what went before under the same authorization. The first orders of a set may pass before the last
+   * arrive.
+   */
+  #authorized(pending: readonly Guarded[], of: { digest: Uint8Array; goneUids: readonly string[] }): boolean {
+    const [first] = pending;
+    const given = first?.removal?.authorization;
+    if (given === undefined || given.length === 0) return false;
+    if (!pending.every((g) => equalBytes(g.removal?.authorization, given))) return false;
+    if (equalBytes(of.digest, given)) return true;
+    const before = of.goneUids.filter((uid) => equalBytes(this.#seen.get(uid)?.authorization, given));
+    return equalBytes(removalDigest([...pending.map((g) => g.uid), ...before]), given);
   }
 }
 
