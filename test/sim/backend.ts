@@ -147,7 +147,7 @@ export class Backend {
   /** Orders a resource to go; true when that was acknowledged. */
   async delete(resources: Resources, name: string, how: DeleteHow = {}): Promise<boolean> {
     const known = this.known.get(name);
-    const kind = known?.kind ?? "DataPlane";
+    const kind = known?.kind ?? (name.startsWith("tenants/") ? "Tenant" : "DataPlane");
     const inside = [...this.known].filter(([n]) => n.startsWith(`${name}/`)).map(([, k]) => k);
     for (const k of [...(known === undefined ? [] : [known]), ...inside]) k.deleting = true;
     const done = await this.#try(() =>

@@ -116,6 +116,8 @@ export async function historyLost(world: World): Promise<void> {
   const left = [...world.history.txns];
   await workOn(world);
   await settled(world);
+  // Bookmarks bring every cursor to the head: whoever comes back first proves the loss by it.
+  await world.sleep(3 * MINUTE_MS);
   const check = lose(world);
   world.history.fault("history-lost");
   // The same epoch, and at first nobody knows.

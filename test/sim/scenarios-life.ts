@@ -183,11 +183,13 @@ export async function reused(world: World): Promise<void> {
   const hub = world.hub as HubProcess;
   const { backend } = world;
   const plane = world.planes.at(-1) as Plane;
-  const tenants = backend.of("Tenant", plane.dataPlane);
-  const uids = tenants.map((n) => backend.known.get(n)?.uid ?? "");
-  const authorization = removalDigest(uids);
-  for (const uid of uids) world.invariants.authorized.add(uid);
-  for (const name of tenants) await backend.delete(hub.resources, name, { authorization });
+  // What the hub has, acknowledged or not.
+  const tenants = [...(world.history.rows.get(plane.uid) ?? [])].filter(([, row]) =>
+    /^tenants\/[^/]+$/.test(row.name),
+  );
+  const authorization = removalDigest(tenants.map(([uid]) => uid));
+  for (const [uid] of tenants) world.invariants.authorized.add(uid);
+  for (const [, { name }] of tenants) await backend.delete(hub.resources, name, { authorization });
   await world.converge();
   // The guard counts what went before, authorized or not.
   const own = removalDigest([plane.uid]);
