@@ -110,7 +110,7 @@ async function hubLife(name: FailpointName): Promise<void> {
     const api = hub.api();
     for (let i = 0; i < TOURS && hub.alive; i++) {
       const rotate = name.startsWith("identity/ca-");
-      const backup = name === "api/backup-written";
+      const backup = name.includes("backup");
       const tour = driver.tour(api, { inProcess: true, probe: true, rotate, backup }).then(
         () => Promise.race([hub.ended(), driver.quiet()]),
         async (error: unknown) => {
