@@ -10,7 +10,8 @@ import { Code, MoorageError } from "./errors.ts";
 /** Every failpoint and what has happened, and not happened, when it is hit. */
 export const failpoints = {
   "store/ballast-dropped": "the disk is full and the ballast was given up",
-  "store/after-shrink-step": "some free pages are given back, the file is not yet shorter",
+  "store/after-shrink-step":
+    "free pages were looked at and, where they are many, some given back; the file is not yet shorter",
   "store/mid-backup": "part of a backup is copied, the rest is not",
   "store/backup-copied": "a backup is copied, it is neither checked nor on the disk",
   "store/mid-move-aside": "the file of a store that a restore replaces is moved away, its log is not",

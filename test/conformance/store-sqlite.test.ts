@@ -395,6 +395,10 @@ describe("The SQLite store's file", () => {
     expect(await list(restored)).toEqual(["a=kept"]);
     expect(await restored.status()).toMatchObject({ rev: made.head, restoredRev: 2, uncleanStart: false });
     expect((await restored.status()).epoch).not.toEqual(epoch);
+    const raw = new Database(join(target, files.db), { readonly: true });
+    const from = raw.prepare("SELECT v FROM meta WHERE k = 'restored_from_epoch'").pluck().get() as Buffer;
+    expect(new Uint8Array(from)).toEqual(epoch);
+    raw.close();
     expect((await run(restored, putOp("c"))).rev).toBe(made.head + 1);
     await restored.close();
     rmSync(away, { recursive: true });
@@ -475,6 +479,17 @@ describe("The SQLite store's file", () => {
     const second = store.backup(join(dir, "second.db"));
     await Promise.all([expect(second).rejects.toMatchObject({ reason: "BACKUP_FAILED" }), store.close()]);
     expect(existsSync(join(dir, "second.db"))).toBe(false);
+  });
+
+  it("leaves no file behind when a backup fails after it was copied", async () => {
+    const store = await open();
+    await run(store, putOp("a"));
+    const to = join(dir, "backup.db");
+    armFailpoint("store/backup-copied:error");
+    await expect(store.backup(to)).rejects.toThrow("failpoint");
+    armFailpoint(undefined);
+    expect(readdirSync(dir).filter((name) => name.startsWith("backup"))).toEqual([]);
+    expect((await store.backup(to)).rev).toBe(2);
   });
 
   it("backs up to a file that is a store of its own, while it serves", async () => {

@@ -43,6 +43,15 @@ test("the ballast holds real room, is given up on a full disk and made again onc
   expect([one.full, existsSync(ballast())]).toEqual([false, true]);
 });
 
+test("a disk that is full at the start gives up its ballast before the file is opened", () => {
+  const disk = { free: 100 * MiB };
+  space(disk).one.prepare();
+  disk.free = 0;
+  const { one: again } = space(disk);
+  again.atStart();
+  expect([again.full, existsSync(ballast())]).toEqual([true, false]);
+});
+
 test("a file at its own limit costs no ballast: the disk has room", () => {
   const { one } = space({ free: 100 * MiB });
   one.prepare();
