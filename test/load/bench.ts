@@ -116,12 +116,17 @@ function wantedGoals(only: string): string[] | string {
   return Object.keys(goals).filter((id) => names.has(id));
 }
 
+/** Cores that other work used while the last run was made. */
+let othersCores = 0;
+
 /** The reports of a goal, printed; undefined when it could not be measured. */
 async function measure(lab: Lab, id: string, signal: AbortSignal): Promise<GoalReport[] | undefined> {
   try {
     const others = watchOthers();
     const made = await bounded((goals[id] as Goal).measure(lab), { id, signal });
-    const on = { othersCores: others(), cpus: availableParallelism() };
+    // A goal that shares the run of the one before it takes no time of its own.
+    othersCores = others() ?? othersCores;
+    const on = { othersCores, cpus: availableParallelism() };
     const reports = (Array.isArray(made) ? made : [made]).map((r) => besideOthers(r, on));
     for (const report of reports) {
       console.log(`${report.record.id}  ${report.text}`);

@@ -61,12 +61,16 @@ function readAll(): { atMs: number; busy: number; own: number } {
   };
 }
 
-/** Begins a span; the function answers the cores that others used in it. */
-export function watchOthers(): () => number {
+/** A shorter span holds too few ticks to tell. */
+const LEAST_MS = 2_000;
+
+/** Begins a span; the function answers the cores that others used in it, undefined when it was too short. */
+export function watchOthers(): () => number | undefined {
   const before = readAll();
   return () => {
     const now = readAll();
-    const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1_000);
+    if (now.atMs - before.atMs < LEAST_MS) return undefined;
+    const seconds = (now.atMs - before.atMs) / 1_000;
     const others = now.busy - before.busy - (now.own - before.own);
     return Math.max(0, others / TICKS_PER_SECOND / seconds);
   };

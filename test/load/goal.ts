@@ -61,9 +61,10 @@ export function goalReport(m: Measured): GoalReport {
   const { figures, more, notes = [], limit, invalid, scale = 1, bounded: _, ...rest } = m;
   const verdict = verdictOf({ met: m.met, limit, invalid });
   const size = scale === 1 ? "" : ` at SCALE=${scale}`;
-  const why = [invalid, m.met ? undefined : limit]
-    .filter((w) => w !== undefined)
-    .map((w) => `${verdict}: ${w}`);
+  const why = [
+    ...(invalid === undefined ? [] : [`invalid: ${invalid}`]),
+    ...(limit === undefined || m.met ? [] : [`driver-limited: ${limit}`]),
+  ];
   return {
     text: `${figures}  ${verdict}${size}  [${more}]`,
     notes: [...why, ...notes],
