@@ -84,6 +84,14 @@ const works: Readonly<Record<string, () => Promise<void>>> = {
     restoreStore({ file: join(dir, "backup.db"), dir: join(dir, "target"), rng: systemRng });
   },
 
+  /** Restores a backup in the place of a store. */
+  async replace() {
+    const store = await filled(join(dir, "target"));
+    await store.backup(join(dir, "backup.db"));
+    await store.close();
+    restoreStore({ file: join(dir, "backup.db"), dir: join(dir, "target"), rng: systemRng, force: true });
+  },
+
   /** Collects a chunk that no version names. */
   async collect() {
     const store = await filled(dir);

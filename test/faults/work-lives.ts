@@ -12,6 +12,7 @@ import { restoreStore } from "@moorage/hub/store/sqlite/restore";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import type { SqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import { systemClock } from "@moorage/shared/clock";
+import { MoorageError } from "@moorage/shared/errors";
 import type { FailpointName } from "@moorage/shared/failpoint";
 import { memoryLogger } from "@moorage/shared/log";
 import { systemRng } from "@moorage/shared/rng";
@@ -28,6 +29,7 @@ export const workOf: Partial<Record<FailpointName, string>> = {
   "store/ballast-dropped": "ballast",
   "store/mid-migration": "migrate",
   "store/before-restore-rename": "restore",
+  "store/mid-move-aside": "replace",
   "api/before-collect": "collect",
 };
 
@@ -75,6 +77,20 @@ const checks: Readonly<Record<string, (dir: string) => Promise<string[]>>> = {
     const whole = existsSync(join(target, "moorage.db"));
     if (!whole) restoreStore({ file: join(dir, "backup.db"), dir: target, rng: systemRng });
     return withStore(target, missing);
+  },
+
+  async replace(dir) {
+    const target = join(dir, "target");
+    const opened = await withStore(target, () => Promise.resolve([])).then(
+      () => "OK",
+      (thrown: unknown) => MoorageError.from(thrown).reason,
+    );
+    restoreStore({ file: join(dir, "backup.db"), dir: target, rng: systemRng, force: true });
+    return [
+      ...(opened === "RESTORE_REFUSED" ? [] : [`a half restored folder opens: ${opened}`]),
+      ...(existsSync(join(target, "moorage.db.replaced-1")) ? [] : ["the replaced store is lost"]),
+      ...(await withStore(target, missing)),
+    ];
   },
 
   collect: (dir) =>
