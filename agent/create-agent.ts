@@ -275,8 +275,11 @@ export function createAgent(options: AgentOptions): Agent {
       },
       onEnded({ reason, error }) {
         metrics?.streamEnded(reason);
-        if (error?.code === Code.UNAUTHENTICATED || error?.code === Code.PERMISSION_DENIED)
-          hub.outcome?.(false);
+        // What a live stream was denied says nothing of the identity that opened it.
+        const identity =
+          error?.code === Code.UNAUTHENTICATED ||
+          (error?.code === Code.PERMISSION_DENIED && error.reason !== "NOT_YOUR_RESOURCE");
+        if (identity) hub.outcome?.(false);
       },
       ...(options.extensions === undefined ? {} : { extensions: options.extensions }),
       clock,

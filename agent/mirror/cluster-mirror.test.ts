@@ -24,6 +24,7 @@ async function rig(options: { hasHub?: boolean } = {}) {
   const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
   const kube = cluster.client();
   const session = kube.asAgent();
+  const lease = { held: true };
   await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
   const start = async () => {
     const stop = new AbortController();
@@ -37,7 +38,7 @@ async function rig(options: { hasHub?: boolean } = {}) {
       rng: seededRng(2),
       log: memoryLogger(),
       state,
-      mayWrite: () => !stop.signal.aborted,
+      mayWrite: () => lease.held && !stop.signal.aborted,
       hasHub: options.hasHub ?? true,
     });
     void mirror.run(stop.signal);
@@ -46,7 +47,7 @@ async function rig(options: { hasHub?: boolean } = {}) {
   };
   const get = (kind: string, name: string): Promise<KubeObject> =>
     session.get({ apiVersion, kind, namespace, name });
-  return { clock, cluster, session, start, get };
+  return { clock, cluster, session, start, get, lease };
 }
 
 const signal = () => new AbortController().signal;
@@ -125,6 +126,60 @@ describe("ClusterMirror", () => {
     expect(mirror.held()).toEqual([]);
     expect(mirror.list("Tenant")).toEqual([]);
     expect((await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items).toEqual([]);
+  });
+
+  it("tries a delete again that was refused for another reason than its uid", async () => {
+    const { start, session, cluster, clock } = await rig();
+    const { mirror } = await start();
+    await mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    await mirror.apply(
+      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 9 })], cursor: cursorAt(9) },
+      signal(),
+    );
+    await mirror.finishRemoval(uidA);
+    const gone = mirror.statuses().find((s) => s.uid === uidA);
+    if (gone === undefined) throw new Error("nothing was reported");
+    let refusals = 1;
+    cluster.faults.before = (call) => {
+      if (call.verb === "delete" && refusals-- > 0)
+        throw new KubeError("the object was modified", { status: 409, reason: "Conflict" });
+    };
+    mirror.acknowledged(gone);
+    await settle();
+    await clock.advance(60_000);
+    expect((await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items).toEqual([]);
+  });
+
+  it("R15: a write that waits for its next try is not made once the Lease is lost", async () => {
+    const { start, session, cluster, clock, lease } = await rig();
+    const { mirror, state } = await start();
+    await state.write({ ...state.position, term: 4 });
+    cluster.faults.before = (call) => {
+      if (call.verb === "create" || call.verb === "update")
+        throw new KubeError("not now", { status: 503, reason: "ServiceUnavailable" });
+    };
+    const writing = mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    writing.catch(() => undefined);
+    await settle();
+    cluster.faults = {};
+    lease.held = false;
+    // The newer holder took its term.
+    const newer = new SyncState({ session, namespace });
+    await newer.load();
+    await newer.write({ ...newer.position, term: 5 });
+    cluster.forgetCalls();
+    await clock.advance(600_000);
+    await expect(writing).rejects.toThrow("The Lease is not held");
+    expect(cluster.calls.filter((c) => !["get", "list", "watch"].includes(c.verb))).toEqual([]);
+    await expect(state.write({ ...state.position, term: 4, highestRevision: 9 })).rejects.toThrow();
+    await newer.load();
+    expect(newer.position.term).toBe(5);
   });
 
   it("writes a status again that the API server refused, though nothing changed since", async () => {

@@ -65,6 +65,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       clock: deps.clock,
       rng: deps.rng,
       log: deps.log,
+      mayWrite: deps.mayWrite,
     });
     this.#positions = new Positions({ state: deps.state, writer: this.#writer, gone: this.#gone });
     this.#reflectors = mirrorKinds.map((kind) =>

@@ -80,6 +80,8 @@ export class SyncState {
         const stale = isKubeError(thrown, 409) || isNotFound(thrown);
         if (!stale || tries >= 3) throw thrown;
         await this.load();
+        // A newer holder's position is not this process's to change.
+        if (this.#position.term > position.term) throw thrown;
       }
     }
   }

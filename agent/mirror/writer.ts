@@ -27,6 +27,8 @@ export interface WriterDeps {
   clock: Clock;
   rng: Rng;
   log: Logger;
+  /** False while another process may hold the Lease: asked right before each call. */
+  mayWrite(): boolean;
 }
 
 /** See the module's text. */
@@ -156,7 +158,14 @@ export class RecordWriter {
         this.#deps.session.delete(ref, objectUid === undefined ? {} : { uid: objectUid }),
       );
     } catch (thrown) {
-      if (!isNotFound(thrown) && !isKubeError(thrown, 409)) throw thrown;
+      if (isNotFound(thrown)) return;
+      if (!isKubeError(thrown, 409)) throw thrown;
+      // A refused precondition is one reason among several: only another uid is another object.
+      const live = await this.#deps.session.get(ref, { metadataOnly: true }).catch((error: unknown) => {
+        if (isNotFound(error)) return undefined;
+        throw error;
+      });
+      if (live !== undefined && live.metadata.uid === entry.metadata.uid) throw thrown;
     }
   }
 
@@ -188,6 +197,7 @@ export class RecordWriter {
   async persist(what: string, fn: () => Promise<void>): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
+        this.#check();
         return await fn();
       } catch (thrown) {
         if (!(thrown instanceof KubeError) || attempt > 20) throw thrown;
@@ -197,6 +207,10 @@ export class RecordWriter {
         );
       }
     }
+  }
+
+  #check(): void {
+    if (!this.#deps.mayWrite()) throw new DOMException("The Lease is not held", "AbortError");
   }
 
   /** A custom resource went: whoever waits for its name tries at once. */
@@ -244,6 +258,7 @@ export class RecordWriter {
     if (this.#free > 0) this.#free--;
     else await new Promise<void>((resolve) => this.#queue.push(resolve));
     try {
+      this.#check();
       return await fn();
     } finally {
       const next = this.#queue.shift();

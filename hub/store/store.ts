@@ -207,10 +207,11 @@ export interface Store {
   status(): Promise<StoreStatus>;
 
   /**
-   * Begins a new epoch, because history was lost: the head is `restoredRev` from now on, and the next
-   * revision lies {@link EPOCH_JUMP} above it. Durable once settled. Reads of older revisions go on.
+   * Begins a new epoch, because history was lost: `restoredRev` is from now on `ended`, the last revision
+   * that surely is of the history kept (default: the head), and the next revision lies
+   * {@link EPOCH_JUMP} above the head. Durable once settled. Reads of older revisions go on.
    */
-  newEpoch(): Promise<void>;
+  newEpoch(ended?: Rev): Promise<void>;
 
   /** Keys of a range in byte order. Errors: OUT_OF_RANGE `FUTURE_REVISION`, OUT_OF_RANGE `COMPACTED`. */
   range(q: RangeRequest): Promise<RangeResult>;

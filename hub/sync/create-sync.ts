@@ -34,6 +34,7 @@ import type { AgentPrincipal, Sync, SyncOptions, SyncPolicy } from "./sync.ts";
 import { defaultPolicy } from "./sync.ts";
 import { Turns } from "./turns.ts";
 import { Twins } from "./twins.ts";
+import type { Rev, StoreStatus } from "../store/store.ts";
 
 /** An initial sync that takes longer gives its turn away; the stream goes on. */
 const TURN_MS = 30_000;
@@ -74,6 +75,8 @@ class Streams {
   readonly #serving = new Set<Promise<void>>();
   /** Set while the hub's epoch waits for its acceptance; refreshed by every stream that opens. */
   #restored: Restored | undefined;
+  /** The head when the streams began. */
+  #startRev: Rev | undefined;
   #epochChange: Promise<void> = Promise.resolve();
   #settling: Promise<void> | undefined;
   #policyTimer: Timer | undefined;
@@ -118,6 +121,7 @@ class Streams {
   }
 
   async run(signal: AbortSignal): Promise<void> {
+    this.#startRev ??= (await this.#o.store.status()).rev;
     await this.#silence.start();
     await this.#conflicts.start();
     this.#restored = await readRestored(this.#o.store);
@@ -176,6 +180,7 @@ class Streams {
 
   async #admitted(stream: SyncStream, ctx: CallContext): Promise<void> {
     const { identity, store, clock } = this.#o;
+    this.#startRev ??= (await store.status()).rev;
     if (this.#draining) throw this.#throttled(this.#drainingError());
     const principal = await identity.authenticateAgent(ctx.peerCertificateDer);
     const uid = principal.dataPlaneUid;
@@ -208,7 +213,12 @@ class Streams {
       // A revocation may have come since the certificate was looked at.
       await identity.authenticateAgent(ctx.peerCertificateDer);
       this.#note(principal, opening.plan);
-      const session = new Session(this.#deps(uid, release), stream, { principal, hello, version, opening });
+      const session = new Session(this.#deps(principal, release), stream, {
+        principal,
+        hello,
+        version,
+        opening,
+      });
       await this.#serve(session, messages, ctx.signal);
     } finally {
       turn.cancel();
@@ -232,19 +242,30 @@ class Streams {
     return opening;
   }
 
-  /** One at a time: the second agent with the same proof finds the new epoch. */
   #checkHistory(hello: ClientHello, principal: AgentPrincipal): Promise<void> {
-    const check = async () => {
+    return this.#proven(principal, claimedPosition(hello)?.revision ?? 0, (status) => {
       const cursor = claimedPosition(hello);
-      const { epoch, rev, uncleanStart } = await this.#o.store.status();
-      if (cursor === undefined || !provesLoss(cursor, { epochHex: hex(epoch), revision: rev }, uncleanStart))
-        return;
+      const head = { epochHex: hex(status.epoch), revision: status.rev };
+      return cursor !== undefined && provesLoss(cursor, head, status.uncleanStart);
+    });
+  }
+
+  /** Begins a new epoch if `proof` holds. One at a time: the second agent with the same proof finds the new epoch. */
+  #proven(
+    principal: AgentPrincipal,
+    agentRevision: number,
+    proof: (status: StoreStatus) => boolean,
+  ): Promise<void> {
+    const check = async () => {
+      const status = await this.#o.store.status();
+      if (!proof(status)) return;
       this.#o.log.error("History was lost: an agent holds a revision that this hub gave and no longer has", {
         dataPlane: principal.dataPlane,
-        agentRevision: cursor.revision,
-        head: rev,
+        agentRevision,
+        head: status.rev,
       });
-      await this.#o.store.newEpoch();
+      // What was given since the start may bear numbers that the lost end of history had given before.
+      await this.#o.store.newEpoch(this.#startRev);
       this.#counts.epochChanged();
       for (const session of this.#live.values())
         session.abort(unavailable("the hub began a new epoch", "EPOCH_CHANGED"));
@@ -313,7 +334,8 @@ class Streams {
     );
   }
 
-  #deps(uid: string, release: () => void): SessionDeps {
+  #deps(principal: AgentPrincipal, release: () => void): SessionDeps {
+    const uid = principal.dataPlaneUid;
     const { store, clock, rng, log, finalise, replica } = this.#o;
     return {
       store,
@@ -322,6 +344,8 @@ class Streams {
       finalise,
       policy: () => this.#scaled(),
       restored: () => this.#restored,
+      // A store that is not clean any more has begun a new epoch since: the proof was of the one before.
+      historyLost: (revision) => this.#proven(principal, revision, (status) => status.uncleanStart),
       settleDivergences: () => this.#settle(),
       replica: replica ?? "hub",
       counts: this.#counts,

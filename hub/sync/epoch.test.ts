@@ -44,6 +44,15 @@ async function listed(store: Store): Promise<Record<string, string>> {
   return Object.fromEntries(all.map((d) => [d.uid, names.find(([, n]) => n === d.kind)?.[0] ?? ""]));
 }
 
+/** The store as a hub finds it whose last process did not close it, until a new epoch begins. */
+function uncleanly(store: Store, epoch: Uint8Array): Store {
+  const status = async () => {
+    const found = await store.status();
+    return { ...found, uncleanStart: Buffer.compare(found.epoch, epoch) === 0 };
+  };
+  return Object.assign(Object.create(store) as Store, { status });
+}
+
 /**
  * An agent whose history went on after the backup: `same` as backed up, `newer` changed since, `deleted`
  * removed since, `made` created since; `tomb` is ordered to go in the backup and was withdrawn since.
@@ -159,13 +168,7 @@ test("R4: a cursor above the head of a hub that was not closed in order begins a
   const hub = await hubWith("a", "b");
   await want(hub.store, "a", { t1: "one" });
   const { epoch, rev } = await hub.store.status();
-  const lost = Object.assign(Object.create(hub.store) as Store, {
-    status: async () => {
-      const status = await hub.store.status();
-      return { ...status, uncleanStart: Buffer.compare(status.epoch, epoch) === 0 };
-    },
-  });
-  const damaged = await testHub({ store: lost, clock: hub.clock });
+  const damaged = await testHub({ store: uncleanly(hub.store, epoch), clock: hub.clock });
   const other = damaged.connect("b");
   await other.hello({ cursor: { epoch, revision: BigInt(rev) } });
   expect(other.serverHello().resume).toBe(Resume.DELTA);
@@ -177,6 +180,32 @@ test("R4: a cursor above the head of a hub that was not closed in order begins a
   expect(Buffer.compare(now.epoch, epoch)).not.toBe(0);
   expect(agents.at(-1)?.serverHello().head?.epoch).toEqual(new Uint8Array(now.epoch));
   expect(now.restoredRev).toBeGreaterThanOrEqual(rev);
+});
+
+test("R4: a loss that the head has grown over is proven by what an agent holds", async () => {
+  const hub = await hubWith("a", "b");
+  await want(hub.store, "a", { t1: "old" });
+  await records(hub.store, ["t1"]);
+  const { epoch, rev } = await hub.store.status();
+  // Lost: t1 at rev + 1 to rev + 3. Since then the other data plane moved the head beyond.
+  const damaged = await testHub({ store: uncleanly(hub.store, epoch), clock: hub.clock });
+  for (let i = 0; i < 9; i++) await want(hub.store, "b", { other: `${i}` });
+  const other = damaged.connect("b");
+  await other.hello();
+  const agent = damaged.connect("a");
+  await agent.hello({ cursor: { epoch, revision: BigInt(rev + 3) }, heldDigest: randomBytes(32) });
+  expect(agent.serverHello().resume).toBe(Resume.COMPARE);
+  const held = [{ name: "tenants/t1", uid: "t1", digest: Buffer.from("new"), revision: BigInt(rev + 3) }];
+  agent.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  expect([agent.state.error?.reason, other.state.error?.reason]).toEqual(["EPOCH_CHANGED", "EPOCH_CHANGED"]);
+  expect(agent.updates()).toEqual([]);
+  const again = damaged.connect("a");
+  await again.hello({ cursor: { epoch, revision: BigInt(rev + 3) }, heldDigest: randomBytes(32) });
+  again.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  expect(again.updates()).toEqual([]);
+  expect(await listed(hub.store)).toEqual({ t1: "NEWER_AT_AGENT" });
 });
 
 test("a claim above the head of a hub that was closed in order concerns its agent alone", async () => {

@@ -1,3 +1,4 @@
+import { Code, MoorageError } from "@moorage/shared/errors";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import type { SyncRequest, SyncService } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Handlers, ServerDuplex } from "@moorage/shared/grpc/types";
@@ -25,4 +26,14 @@ export function policyMessage(policy: SyncPolicy): MessageValue<"policy"> {
     usageSpread: durationFromMs(policy.usageSpreadMs),
     maxRemovalsPerSync: policy.maxRemovalsPerSync,
   };
+}
+
+/** The lower of two bounds; 0 and nothing are none. */
+export function atMost(ours: number, theirs: number | undefined): number {
+  return theirs === undefined || theirs === 0 ? ours : Math.min(ours, theirs);
+}
+
+/** The error that ends a stream whose agent broke a rule of the protocol. */
+export function broken(what: string): MoorageError {
+  return new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept ${what}`, { reason: "PROTOCOL_VIOLATION" });
 }

@@ -4,6 +4,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import type { HeldItem } from "@moorage/shared/sync-digest";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import type { ResRow, Store } from "../store/store.ts";
+import { EPOCH_JUMP } from "../store/store.ts";
 import type { HelloFacts } from "./links.ts";
 import { changeLink, connectedLink } from "./links.ts";
 import { readDivergences } from "./epoch.ts";
@@ -150,6 +151,8 @@ export interface Opening {
   epoch: Uint8Array;
   head: number;
   statusKnown: boolean;
+  /** Whether the agent's revisions may prove that this hub lost the end of its history. */
+  loss: { unclean: boolean; newFrom: number };
   /** What is held back from this data plane, by uid; empty with a whole history. */
   divergences: ReadonlyMap<string, StoredDivergence>;
 }
@@ -161,7 +164,7 @@ export async function decideOpening(
   on: { abilities: Abilities; compareRequested: boolean; restored: boolean; dataPlane: string },
 ): Promise<Opening> {
   const uid = hello.dataPlaneUid;
-  const { epoch, rev: head } = await store.status();
+  const { epoch, rev: head, uncleanStart, restoredRev } = await store.status();
   const cursor = claimedPosition(hello);
   const found = await survey(store, uid, { abilities: on.abilities, cursorRevision: cursor?.revision ?? 0 });
   const plan = planResume({
@@ -174,7 +177,11 @@ export async function decideOpening(
   });
   const statusKnown = hello.statusDigest.length > 0 && hex(hello.statusDigest) === hex(found.statusDigest);
   const divergences = on.restored ? await readDivergences(store, on.dataPlane) : new Map<string, never>();
-  return { plan, epoch, head, statusKnown, divergences };
+  const loss = {
+    unclean: uncleanStart && !plan.foreign,
+    newFrom: restoredRev === 0 ? 0 : restoredRev + EPOCH_JUMP,
+  };
+  return { plan, epoch, head, statusKnown, loss, divergences };
 }
 
 /** The position that a hello claims; undefined without a cursor. */

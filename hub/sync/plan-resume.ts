@@ -88,6 +88,19 @@ export function provesLoss(cursor: Position, head: Position, uncleanStart: boole
   return uncleanStart && cursor.epochHex === head.epochHex && above > 0 && above <= PLAUSIBLE_LOSS;
 }
 
+/**
+ * Whether a resource held under this epoch proves the same: its revision lies above the row's, or above
+ * the head where there is no row, although revisions of a row only rise. The head itself may have gone on
+ * meanwhile, so that no cursor shows the loss. `newFrom`: revisions up to it are of a former epoch.
+ */
+export function heldProvesLoss(
+  heldRevision: number,
+  known: number,
+  on: { unclean: boolean; newFrom: number },
+): boolean {
+  return on.unclean && heldRevision > on.newFrom && heldRevision > known;
+}
+
 /** What the agent said it holds of one resource. */
 export interface HeldResource {
   name: string;

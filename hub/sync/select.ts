@@ -6,18 +6,36 @@ import type { ResRow } from "../store/store.ts";
 import type { Inventory } from "./compare.ts";
 import { restamp } from "./epoch.ts";
 import type { HeldResource, Restored } from "./plan-resume.ts";
-import { judgeRow } from "./plan-resume.ts";
+import { heldProvesLoss, judgeRow } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
 import { cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
 import type { Reporter, StatusDeps } from "./status.ts";
 import { writeWithheld } from "./status.ts";
+
+/** An agent holds a revision of this epoch that this hub gave and no longer has. */
+export class HistoryLost extends Error {
+  override readonly name = "HistoryLost";
+  readonly revision: number;
+
+  constructor(revision: number) {
+    super(`History was lost: an agent holds revision ${revision}`);
+    this.revision = revision;
+  }
+}
 
 /** For whom rows are selected. */
 export interface Selection {
   by: Reporter;
   abilities: Abilities;
   /** Set during the first part of a compare; `cursorRevision` is that of the agent's cursor. */
-  compare: { inventory: Inventory; cursorRevision: number | undefined } | undefined;
+  compare:
+    | {
+        inventory: Inventory;
+        cursorRevision: number | undefined;
+        /** Whether what is held may prove that this hub lost the end of its history. */
+        loss: { unclean: boolean; newFrom: number };
+      }
+    | undefined;
   /** Set while the hub's epoch waits for its acceptance. */
   restored: Restored | undefined;
   /** What is held back from this data plane, by uid. */
@@ -71,6 +89,8 @@ async function select(deps: StatusDeps, row: ResRow, to: { on: Selection; out: S
       out.withheld.push(divergenceOf(row, action.as, { on, held }));
       return;
     case "restamp":
+      if (held !== undefined && heldProvesLoss(held.revision, row.rev, on.compare.loss))
+        throw new HistoryLost(held.revision);
       await restamp(deps.store, { dataPlaneUid: on.by.dataPlaneUid, uid: row.uid });
       return;
     case "send":

@@ -9,7 +9,7 @@ import type {
 } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Timer } from "@moorage/shared/clock";
-import { Code, MoorageError } from "@moorage/shared/errors";
+import type { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
@@ -19,12 +19,13 @@ import type { Frame } from "./frames.ts";
 import { encodeChanges, frameLimits, packFrames } from "./frames.ts";
 import { HeldBack } from "./held-back.ts";
 import type { MessageCase, MessageOf, MessageValue, SyncStream } from "./messages.ts";
-import { policyMessage } from "./messages.ts";
+import { atMost, broken, policyMessage } from "./messages.ts";
 import type { Opening } from "./open.ts";
 import { abilitiesOf, hex, survey } from "./open.ts";
 import type { Restored } from "./plan-resume.ts";
+import { heldProvesLoss } from "./plan-resume.ts";
 import { worthTelling } from "./policy.ts";
-import { selectRows } from "./select.ts";
+import { HistoryLost, selectRows } from "./select.ts";
 import { Wake } from "./signal.ts";
 import type { StatusDeps } from "./status.ts";
 import { checkReport, writeReport } from "./status.ts";
@@ -38,6 +39,8 @@ export interface SessionDeps extends StatusDeps {
   policy(): SyncPolicy;
   /** Set while the hub's epoch waits for its acceptance. */
   restored(): Restored | undefined;
+  /** An agent holds a revision that this hub gave and no longer has: begins a new epoch, once. */
+  historyLost(agentRevision: number): Promise<void>;
   /** Something was held back although the epoch is accepted by now. */
   settleDivergences(): void;
   replica: string;
@@ -138,7 +141,7 @@ export class Session {
         () => this.#end({}),
         (error: unknown) => this.#end({ error }),
       );
-      this.#send().catch((error: unknown) => this.#end({ error }));
+      this.#send().catch((error: unknown) => void this.#sendFailed(error));
       await over;
     }
     this.#bookmark.timer?.cancel();
@@ -251,6 +254,15 @@ export class Session {
     }
   }
 
+  async #sendFailed(error: unknown): Promise<void> {
+    if (error instanceof HistoryLost) {
+      // Ends this stream with all others; the next one compares under the new epoch.
+      await this.#deps.historyLost(error.revision).catch((thrown: unknown) => this.#end({ error: thrown }));
+      return;
+    }
+    this.#end({ error });
+  }
+
   /** One step of sending; false when there is nothing to do until something happens. */
   async #step(): Promise<boolean> {
     if (this.#phase === "inventory") return false;
@@ -307,7 +319,9 @@ export class Session {
     const { rows, withheld } = await selectRows(this.#deps, result.rows, {
       by: { dataPlaneUid: dp, agentGeneration: this.agentGeneration },
       abilities: this.#abilities,
-      compare: comparing ? { inventory: this.#inventory, cursorRevision } : undefined,
+      compare: comparing
+        ? { inventory: this.#inventory, cursorRevision, loss: this.#facts.opening.loss }
+        : undefined,
       restored: this.#deps.restored(),
       divergences: this.#heldBack.all,
     });
@@ -318,6 +332,9 @@ export class Session {
     if (result.more) this.#dirty = true;
     else if (comparing) {
       const unknown = this.#inventory.unmatched();
+      const { head, loss } = this.#facts.opening;
+      const lost = unknown.find((u) => heldProvesLoss(u.held.revision, Math.max(head, result.head), loss));
+      if (lost !== undefined) throw new HistoryLost(lost.held.revision);
       this.#unknownToHub = unknown.map((u) => u.uid);
       await this.#heldBack.endCompare(unknown);
     }
@@ -475,12 +492,4 @@ export class Session {
     this.#deps.requestCompare();
     this.goodbye("COMPARE", 0);
   }
-}
-
-function atMost(ours: number, theirs: number | undefined): number {
-  return theirs === undefined || theirs === 0 ? ours : Math.min(ours, theirs);
-}
-
-function broken(what: string): MoorageError {
-  return new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept ${what}`, { reason: "PROTOCOL_VIOLATION" });
 }

@@ -63,9 +63,9 @@ export function openMemoryStore(options: MemoryStoreOptions): Store {
         uncleanStart: false,
         restoredRev,
       })),
-    newEpoch: () =>
+    newEpoch: (ended) =>
       answer(() => {
-        restoredRev = core.rev;
+        restoredRev = ended ?? core.rev;
         epoch = rng.bytes(16);
         core.jump(EPOCH_JUMP);
         watching.jumped(core.rev);

@@ -10,7 +10,7 @@ export type Request =
   | { id: number; kind: "grant"; ttlMs: number }
   | { id: number; kind: "revoke"; lease: LeaseId }
   | { id: number; kind: "stats" }
-  | { id: number; kind: "newEpoch"; epoch: Uint8Array }
+  | { id: number; kind: "newEpoch"; epoch: Uint8Array; ended: Rev | undefined }
   | { id: number; kind: "backup"; file: string }
   | { id: number; kind: "close" };
 

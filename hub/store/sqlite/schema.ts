@@ -155,12 +155,12 @@ function bringUpToDate(db: Database.Database): void {
  * Begins a new epoch in one durable step: the head goes up by {@link EPOCH_JUMP} and stays remembered as
  * where the history before ended. Returns the new head.
  */
-export function beginEpoch(db: Database.Database, epoch: Uint8Array): Rev {
+export function beginEpoch(db: Database.Database, epoch: Uint8Array, ended?: Rev): Rev {
   const run = db.transaction((): Rev => {
     const rev = getMeta(db, "rev") as number;
     const former = getMeta(db, "epoch") as Buffer;
     putMeta(db, "epoch", Buffer.from(epoch));
-    putMeta(db, "restored_rev", rev);
+    putMeta(db, "restored_rev", ended ?? rev);
     putMeta(db, "restored_from_epoch", former);
     putMeta(db, "rev", rev + EPOCH_JUMP);
     sealMeta(db);

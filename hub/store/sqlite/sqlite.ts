@@ -186,11 +186,11 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
 
   return {
     status: () => answer(() => ({ ...history, ...reader.status() })),
-    newEpoch: () =>
+    newEpoch: (ended) =>
       answer(async () => {
         const epoch = rng.bytes(16);
-        const rev = (await link.request({ kind: "newEpoch", epoch })) as Rev;
-        history = { epoch, uncleanStart: false, restoredRev: rev - EPOCH_JUMP };
+        const rev = (await link.request({ kind: "newEpoch", epoch, ended })) as Rev;
+        history = { epoch, uncleanStart: false, restoredRev: ended ?? rev - EPOCH_JUMP };
         watched.jumped(rev);
       }),
     range: (q) => answer(() => reader.range(q)),

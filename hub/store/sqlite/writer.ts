@@ -234,8 +234,8 @@ function start(): void {
 
   const newEpoch = (request: Extract<Request, { kind: "newEpoch" }>): void => {
     try {
-      const head = beginEpoch(db, request.epoch);
-      applier.began({ epoch: request.epoch, rev: head, restoredRev: head - EPOCH_JUMP });
+      const head = beginEpoch(db, request.epoch, request.ended);
+      applier.began({ epoch: request.epoch, rev: head, restoredRev: request.ended ?? head - EPOCH_JUMP });
       reply(request.id, { value: head });
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
