@@ -45,7 +45,7 @@ quickstart: install cluster-tools agent ## Hub, cluster, agent, tenant and two a
 agent: install ## Bundle the agent into one file, agent/dist/agent.mjs
 	@node agent/bundle.mjs
 
-check: types lint format gen-check tidy ## Types, lint, format, generated code, tidy rules
+check: types lint format gen-check breaking tidy ## Types, lint, format, generated code, contract, tidy rules
 
 types: install
 	@tsc -p .
@@ -67,6 +67,9 @@ gen: install tools ## Generate code and reference pages from the protos, the opt
 gen-check: gen
 	@git diff --exit-code --stat -- proto/gen docs/reference || \
 	  { echo "Generated files are not current: commit what 'make gen' wrote"; exit 1; }
+
+breaking: install tools ## Compare the contract with that of the last release
+	@node test/tools/breaking.mjs
 
 test: install agent $(if $(filter 1,$(CLUSTER)),cluster-tools) ## All tests; CLUSTER=0 leaves out those that need Kubernetes
 	@node test/run.mjs unit conformance faults security sim $(if $(filter 1,$(CLUSTER)),cluster)
