@@ -160,11 +160,14 @@ test("what went away between two listings is told as removed", async () => {
   expect(history.opened).toEqual([undefined, undefined]);
 });
 
+/** A watch that is refused at once. */
+async function* refusing(error: MoorageError): AsyncGenerator<Message> {
+  yield await Promise.reject<Message>(error);
+}
+
 test("an error that a new try does not mend is the reader's", async () => {
   const watch = resumableWatch<Change, Thing>({
-    open: async function* (): AsyncGenerator<Message> {
-      throw new MoorageError(Code.UNAUTHENTICATED, "Who");
-    },
+    open: () => refusing(new MoorageError(Code.UNAUTHENTICATED, "Who")),
     resource: (change) => change.thing,
     signal: new AbortController().signal,
     clock,

@@ -118,6 +118,10 @@ class Position<C extends WatchChange, R extends { name: string }> {
         return;
       case "bookmark":
         this.#at(event.value);
+        return;
+      case undefined:
+        // An event of a later version of the API: what is known stays.
+        return;
     }
   }
 
