@@ -1,0 +1,178 @@
+import Database from "better-sqlite3";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { files } from "@moorage/hub/store/sqlite/schema";
+import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
+import { restoreStore } from "@moorage/hub/store/sqlite/restore";
+import { EPOCH_JUMP } from "@moorage/hub/store/store";
+import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
+import { armFailpoint } from "@moorage/shared/failpoint";
+import { seededRng, systemRng } from "@moorage/shared/rng";
+import { history, list, manualClock, putOp, run, show, tempDir } from "./support.ts";
+import type { ManualClock } from "./support.ts";
+
+/** Backups of a store's file, and what is made of them. */
+describe("A backup of the SQLite store", () => {
+  let dir: string;
+  let clock: ManualClock;
+  let opened: SqliteStore[];
+  beforeEach(() => {
+    dir = tempDir();
+    clock = manualClock();
+    opened = [];
+  });
+  afterEach(async () => {
+    for (const store of opened) await store.close();
+    rmSync(dir, { recursive: true, force: true });
+  });
+
+  const open = async (more: Partial<SqliteStoreOptions> = {}): Promise<SqliteStore> => {
+    const store = await openSqliteStore({ dir, clock, rng: systemRng, ...more });
+    opened.push(store);
+    return store;
+  };
+  const file = (): string => join(dir, files.db);
+
+  it("restores a backup into a new epoch, with everything in it and nothing after", async () => {
+    const store = await open();
+    await run(store, putOp("a", "kept"));
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    await run(store, putOp("b", "later"));
+    const { epoch } = await store.status();
+    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("another hub uses it");
+    await store.close();
+    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("it holds a store");
+    const target = join(away, "new");
+    const made = restoreStore({ file: backup, dir: target, rng: systemRng });
+    expect(made).toMatchObject({ revision: 2, head: 2 + EPOCH_JUMP });
+    const restored = await openSqliteStore({ dir: target, clock, rng: systemRng });
+    opened.push(restored);
+    expect(await list(restored)).toEqual(["a=kept"]);
+    expect(await restored.status()).toMatchObject({ rev: made.head, restoredRev: 2, uncleanStart: false });
+    expect((await restored.status()).epoch).not.toEqual(epoch);
+    const raw = new Database(join(target, files.db), { readonly: true });
+    const from = raw.prepare("SELECT v FROM meta WHERE k = 'restored_from_epoch'").pluck().get() as Buffer;
+    expect(new Uint8Array(from)).toEqual(epoch);
+    raw.close();
+    expect((await run(restored, putOp("c"))).rev).toBe(made.head + 1);
+    await restored.close();
+    rmSync(away, { recursive: true });
+  });
+
+  it("replaces a store only by force, keeps it beside, and refuses to start in a half restored directory", async () => {
+    const store = await open();
+    await run(store, putOp("a", "kept"));
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    await run(store, putOp("b", "later"));
+    await store.close();
+    // As a kill leaves it: with a log that must not become the new file's.
+    const raw = new Database(file());
+    raw.pragma("wal_autocheckpoint = 0");
+    raw.exec("UPDATE meta SET v = 0 WHERE k = 'clean'");
+    copyFileSync(file(), join(away, "db"));
+    copyFileSync(`${file()}-wal`, join(away, "wal"));
+    raw.close();
+    copyFileSync(join(away, "wal"), `${file()}-wal`);
+    copyFileSync(join(away, "db"), file());
+
+    armFailpoint("store/mid-move-aside:error");
+    const again = () => restoreStore({ file: backup, dir, rng: systemRng, force: true });
+    expect(again).toThrow("failpoint");
+    armFailpoint(undefined);
+    await expect(open()).rejects.toMatchObject({
+      reason: "RESTORE_REFUSED",
+      message: expect.stringContaining("cut short"),
+    });
+    const made = again();
+    expect(existsSync(`${file()}.replaced-1-wal`)).toBe(true);
+    const restored = await open();
+    expect(await list(restored)).toEqual(["a=kept"]);
+    expect((await restored.status()).rev).toBe(made.head);
+    const former = new Database(`${file()}.replaced-1`);
+    expect(former.prepare("SELECT count(*) FROM head").pluck().get()).toBe(2);
+    former.close();
+    rmSync(away, { recursive: true });
+  });
+
+  it("restores nothing from a file that is damaged, foreign or not there", async () => {
+    const store = await open();
+    await run(store, putOp("a", "right"));
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    const raw = new Database(backup);
+    raw.exec("UPDATE log SET value = x'00'");
+    raw.close();
+    const target = join(away, "new");
+    const restore = (name: string) => () =>
+      restoreStore({ file: join(away, name), dir: target, rng: systemRng });
+    expect(restore("backup.db")).toThrow('revision 2 in "log" does not have its checksum');
+    expect(restore("missing.db")).toThrow("there is no such file");
+    const other = new Database(join(away, "other.db"));
+    other.exec("CREATE TABLE x(y)");
+    other.close();
+    expect(restore("other.db")).toThrow("it is no backup of a hub's store");
+    writeFileSync(join(away, "text.db"), "no database at all, whatever its name says".repeat(30));
+    expect(restore("text.db")).toThrow("file is not a database");
+    expect(existsSync(join(target, files.db))).toBe(false);
+    rmSync(away, { recursive: true });
+  });
+
+  it("commits while a backup is copied, and gives it up when the store closes", async () => {
+    const store = await open();
+    const value = "v".repeat(900_000);
+    for (let i = 0; i < 60; i++) await run(store, putOp(`k${i}`, value));
+    const copy = join(dir, "backup.db");
+    let copied = false;
+    const backup = store.backup(copy).then(() => (copied = true));
+    let between = 0;
+    for (; !copied && between < 10; between++) await run(store, putOp("k"));
+    expect(between).toBe(10);
+    await backup;
+    const second = store.backup(join(dir, "second.db"));
+    await Promise.all([expect(second).rejects.toMatchObject({ reason: "BACKUP_FAILED" }), store.close()]);
+    expect(existsSync(join(dir, "second.db"))).toBe(false);
+  });
+
+  it("leaves no file behind when a backup fails after it was copied", async () => {
+    const store = await open();
+    await run(store, putOp("a"));
+    const to = join(dir, "backup.db");
+    armFailpoint("store/backup-copied:error");
+    await expect(store.backup(to)).rejects.toThrow("failpoint");
+    armFailpoint(undefined);
+    expect(readdirSync(dir).filter((name) => name.startsWith("backup"))).toEqual([]);
+    expect((await store.backup(to)).rev).toBe(2);
+  });
+
+  it("backs up to a file that is a store of its own, while it serves", async () => {
+    const store = await open({ rng: seededRng(7) });
+    await run(store, putOp("a", "1"));
+    const copy = tempDir();
+    const to = join(copy, files.db);
+    const [made, late] = await Promise.all([store.backup(to), run(store, putOp("b", "1"))]);
+    expect(late.rev).toBe(3);
+    expect(readdirSync(copy)).toEqual([files.db]);
+    const content = readFileSync(to);
+    const sha256 = new Uint8Array(createHash("sha256").update(content).digest());
+    const { epoch } = await store.status();
+    expect(made).toEqual({ bytes: content.length, sha256, epoch, rev: made.rev });
+    expect([2, 3]).toContain(made.rev);
+    await expect(store.backup(to)).rejects.toMatchObject({ reason: "BACKUP_FAILED" });
+    await expect(store.backup(join(copy, "none", "x"))).rejects.toMatchObject({ reason: "BACKUP_FAILED" });
+    const restored = await openSqliteStore({ dir: copy, clock, rng: systemRng });
+    expect((await history(restored, 1)).map(show)[0]).toBe("2 put a=1");
+    expect(await restored.status()).toMatchObject({
+      uncleanStart: true,
+      epoch: (await store.status()).epoch,
+    });
+    await restored.close();
+    rmSync(copy, { recursive: true });
+  });
+});
