@@ -266,7 +266,13 @@ export function parseJsonBounded(text: string, options: ParseOptions): Json {
 
 /** A value as YAML: two-space indent, no aliases, no line folding, keys in their own order. */
 export function stringifyYaml(value: unknown): string {
-  return stringify(value, { aliasDuplicateObjects: false, lineWidth: 0, version: "1.2" });
+  return stringify(value, {
+    aliasDuplicateObjects: false,
+    lineWidth: 0,
+    // In double quotes over several lines, the library loses a line of one blank.
+    doubleQuotedMinMultiLineLength: Number.MAX_SAFE_INTEGER,
+    version: "1.2",
+  });
 }
 
 /** Several values as one stream. */
