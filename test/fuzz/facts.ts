@@ -17,7 +17,8 @@ export const facts: Readonly<Record<string, TargetFacts>> = {
     about:
       "Anything an agent may write on its stream, in any order: the stream ends with a status or goes on, and no other data plane is touched",
     sync: false,
-    cpuMs: 100,
+    // Up to 64 steps, some of them messages of 256 KiB.
+    cpuMs: 250,
   },
   rpc: {
     ...plain,
