@@ -180,7 +180,11 @@ export class Driver {
     if (this.#probe !== undefined) offences.push(...(await this.#probe.check()));
     this.#probe = undefined;
     this.#unsure.clear();
-    for (const [name] of this.#live) if ((await get(name)) === undefined) this.#live.delete(name);
+    // A deletion that was never answered may have been taken, and ends later.
+    for (const [name] of this.#live) {
+      const found = await get(name);
+      if (found === undefined || found.deleteTime !== undefined) this.#live.delete(name);
+    }
     return offences;
   }
 
