@@ -18,7 +18,12 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
-          include: ["{shared,hub,agent,cli}/**/*.test.ts", "test/tidy/**/*.test.ts", "test/fuzz/**/*.test.ts"],
+          include: [
+            "{shared,hub,agent,cli}/**/*.test.ts",
+            "test/tidy/**/*.test.ts",
+            "test/fuzz/**/*.test.ts",
+            "test/load/**/*.test.ts",
+          ],
           exclude,
         },
       },

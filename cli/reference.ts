@@ -28,7 +28,9 @@ export function cliMarkdown(): string {
 
 function section(command: Command, path: string): string[] {
   const full = `${path} ${command.name()}`;
-  if (command.commands.length > 0) return command.commands.flatMap((c) => section(c, full));
+  const below = command.commands.flatMap((c) => section(c, full));
+  // A command that only groups others does nothing by itself.
+  if (below.length > 0 && command.registeredArguments.length === 0) return below;
   const usage = command.usage().replace("[options]", "[OPTIONS]");
   const rows = command.options.map(
     (o) =>
@@ -47,6 +49,7 @@ function section(command: Command, path: string): string[] {
       "```",
       ...options,
     ].join("\n"),
+    ...below,
   ];
 }
 

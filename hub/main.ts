@@ -62,6 +62,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     agent: at(hub.addresses.agent),
     enrolment: at(hub.addresses.enrolment),
     ops: at(hub.addresses.ops),
+    ...(hub.addresses.apiClientCert === undefined ? {} : { apiClientCert: at(hub.addresses.apiClientCert) }),
     dataDir: config.dataDir,
     firstKey: hub.bootstrapSecret === undefined ? undefined : `${config.dataDir}/admin.key`,
   });

@@ -316,6 +316,8 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
         return true;
       }
       this.#put({ ...seen, gone: known.gone || seen.gone });
+      // The answer to the patch that said so was lost: nobody else tells the hub.
+      if (seen.gone && !known.gone) this.#tellStatus({ uid: seen.record.uid, settled: true });
       return true;
     }
     this.#put(seen);

@@ -60,8 +60,9 @@ export function findGrant(
  * names. A long one is shown as its hash.
  */
 export function actorOf(family: string, name: string): string {
-  const safe = encodeURIComponent(name);
-  if (safe.length <= 96) return `${family}/${safe}`;
+  // A lone surrogate, which encodeURIComponent throws on, has a hash like any other name.
+  const safe = name.isWellFormed() ? encodeURIComponent(name) : undefined;
+  if (safe !== undefined && safe.length <= 96) return `${family}/${safe}`;
   // encodeURIComponent leaves no "=", so that no name can look like a hash.
   return `${family}/sha256=${createHash("sha256").update(name).digest("hex")}`;
 }

@@ -12,7 +12,7 @@ import { scaledPolicy, worthTelling } from "./policy.ts";
 import { defaultPolicy } from "./sync.ts";
 import { manualClock, update } from "./testing.ts";
 import { Twins } from "./twins.ts";
-import { acked, fits, openWindow, sent } from "./window.ts";
+import { acked, fits, openWindow, room, sent } from "./window.ts";
 
 const head = { epochHex: "aa", revision: 100 };
 const base: ResumeFacts = {
@@ -142,6 +142,17 @@ describe("the policy of a fleet", () => {
     expect(worthTelling(at(5_100), at(4_000))).toBe(true);
     expect(worthTelling(base, { ...base, maxRemovalsPerSync: 3 })).toBe(true);
   });
+});
+
+test("a window has room for what is not under way, and for one frame of any size when nothing is", () => {
+  const limits = { bytes: 100, items: 4 };
+  const empty = openWindow(limits, 0);
+  expect(room(empty)).toEqual(limits);
+  const one = sent(empty, { bytes: 30, items: 3, revision: 5 });
+  expect(room(one)).toEqual({ bytes: 70, items: 1 });
+  const over = sent(one, { bytes: 90, items: 1, revision: 6 });
+  expect(room(over)).toEqual({ bytes: 0, items: 0 });
+  expect(room(acked(over, 2) ?? over)).toEqual(limits);
 });
 
 describe("twins", () => {

@@ -265,6 +265,27 @@ describe("a stream", () => {
     expect(agent.updates().length).toBeLessThan(50);
   });
 
+  test("R9: what changes behind a full window is sent once, in its newest state", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello({ limits: { windowItems: 10, windowBytes: 0, maxMessageBytes: 0 } });
+    await agent.ack();
+    const uids = Array.from({ length: 30 }, (_, i) => `t${i}`);
+    const write = async (body: string) => {
+      for (const uid of uids) await want(hub.store, "a", { [uid]: body });
+      await settle();
+    };
+    await write("first");
+    const ahead = agent.updates().length;
+    expect(ahead).toBeLessThanOrEqual(10);
+    for (let i = 0; i < 5; i++) await write(`state ${i}`);
+    const { rev } = await hub.store.status();
+    for (let i = 0; i < 40; i++) await agent.ack();
+    const after = agent.updates().slice(ahead);
+    expect(after.map((u) => u.split("@")[0]).sort()).toEqual([...uids].sort());
+    for (const u of after) expect(Number(u.split("@")[1])).toBeGreaterThan(rev - uids.length);
+  });
+
   test("stops when the transport is full: a reader that stalls costs a bounded queue", async () => {
     const hub = await hubWith("a");
     const agent = hub.connect("a");

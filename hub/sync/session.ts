@@ -30,8 +30,8 @@ import { Wake } from "./signal.ts";
 import type { StatusDeps } from "./status.ts";
 import { checkReport, writeReport } from "./status.ts";
 import type { AgentPrincipal, ConnectedAgent, SyncPolicy } from "./sync.ts";
-import type { Window } from "./window.ts";
-import { acked, fits, openWindow, sent } from "./window.ts";
+import type { Window, WindowLimits } from "./window.ts";
+import { acked, fits, openWindow, room, sent } from "./window.ts";
 
 /** What a session needs of the hub. */
 export interface SessionDeps extends StatusDeps {
@@ -273,9 +273,11 @@ export class Session {
       await this.#sendFrame(frame);
       return true;
     }
-    if (this.#dirty) {
+    // Rows are read when they can go: what is read ahead grows old, and would be sent twice.
+    const free = room(this.#window);
+    if (this.#dirty && free.items > 0 && free.bytes > 0) {
       this.#dirty = false;
-      await this.#load();
+      await this.#load(free);
       return true;
     }
     if (this.#bookmark.due) {
@@ -300,9 +302,10 @@ export class Session {
   }
 
   /** Reads the next rows above the position and makes frames of those that are to be sent. */
-  async #load(): Promise<void> {
+  async #load(free: WindowLimits): Promise<void> {
     const dp = this.principal.dataPlaneUid;
-    const { items: limit, bytes: maxBytes } = this.#frameLimits;
+    const limit = Math.min(this.#frameLimits.items, free.items);
+    const maxBytes = Math.min(this.#frameLimits.bytes, free.bytes);
     let result;
     try {
       result = await this.#deps.store.changes({ dp, after: this.#position, limit, maxBytes });

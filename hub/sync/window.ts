@@ -36,6 +36,12 @@ export function fits(w: Window, frame: { bytes: number; items: number }): boolea
   return w.bytes + frame.bytes <= w.limits.bytes && w.items + frame.items <= w.limits.items;
 }
 
+/** What may be sent beside what is under way; one frame always may when nothing is. */
+export function room(w: Window): WindowLimits {
+  if (w.unacked.length === 0) return w.limits;
+  return { bytes: Math.max(0, w.limits.bytes - w.bytes), items: Math.max(0, w.limits.items - w.items) };
+}
+
 /** The window after a frame was sent under the next sequence number. */
 export function sent(
   w: Window,

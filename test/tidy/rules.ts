@@ -39,6 +39,7 @@ const oneImporter: Record<string, string> = {
   yaml: "shared/yaml.ts",
   "@peculiar/x509": "shared/x509.ts",
   ajv: "shared/bundle/",
+  jose: "hub/identity/",
 };
 
 /** Folders and files that hold no I/O and no clock. */
