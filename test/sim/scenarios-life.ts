@@ -89,19 +89,26 @@ export async function guarded(world: World): Promise<void> {
   if (guardedNow(plane)) world.history.fault("removals-guarded", plane.name);
   const { authorizesItself = false } = world.options.planted ?? {};
   if (authorizesItself || world.rng.float() < 0.5) {
-    // The first few passed; what is left is what the condition asks an authorization for.
-    const left = (plane.agent.leading?.mirror.list("Application") ?? []).filter(
-      (r) => r.removal !== undefined,
-    );
-    const authorization = removalDigest(left.map((r) => r.uid));
-    if (!authorizesItself) for (const { uid } of left) world.invariants.authorized.add(uid);
+    await authorizeLeft(world, plane, { kind: "Application", asOperator: !authorizesItself });
     world.history.fault("removals-authorized", plane.name);
-    for (const { name } of left) await backend.delete(hub.resources, name, { authorization });
   } else {
     for (const name of names)
       if ((await orders.get(name)?.withdraw()) === true) world.history.fault("removal-withdrawn", name);
   }
   await world.converge();
+}
+
+/** The first few passed; what is left is what the condition asks an authorization for. */
+async function authorizeLeft(
+  world: World,
+  plane: Plane,
+  of: { kind: "Application" | "Tenant"; asOperator: boolean },
+): Promise<void> {
+  const hub = world.hub as HubProcess;
+  const left = (plane.agent.leading?.mirror.list(of.kind) ?? []).filter((r) => r.removal !== undefined);
+  const authorization = removalDigest(left.map((r) => r.uid));
+  if (of.asOperator) for (const { uid } of left) world.invariants.authorized.add(uid);
+  for (const { name } of left) await world.backend.delete(hub.resources, name, { authorization });
 }
 
 function guardedNow(plane: Plane): boolean {
@@ -190,6 +197,11 @@ export async function reused(world: World): Promise<void> {
   const authorization = removalDigest(tenants.map(([uid]) => uid));
   for (const [uid] of tenants) world.invariants.authorized.add(uid);
   for (const [, { name }] of tenants) await backend.delete(hub.resources, name, { authorization });
+  // An agent that starts again midway has forgotten what went: the operator authorizes what is left.
+  for (let i = 0; i < 5; i++) {
+    await world.sleep(4 * MINUTE_MS);
+    if (guardedNow(plane)) await authorizeLeft(world, plane, { kind: "Tenant", asOperator: true });
+  }
   await world.converge();
   // The guard counts what went before, authorized or not.
   const own = removalDigest([plane.uid]);
