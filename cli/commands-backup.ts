@@ -43,15 +43,22 @@ export function addBackupCommands(program: Command, io: Io): void {
     .description(
       "Make a data directory from a backup; no hub may run on it. The hub then comes up in a new epoch",
     )
-    .requiredOption("--data-dir <dir>", "data directory to make; it must be empty or not exist")
-    .action(async (file: string, options: { dataDir: string }) => {
+    .requiredOption("--data-dir <dir>", "data directory to make; it holds no store yet")
+    .option("--force", "move a store that is there aside, and keep it")
+    .action(async (file: string, options: { dataDir: string; force?: boolean }) => {
       const script = fileURLToPath(new URL("../hub/moorage-hub.mjs", import.meta.url));
       if (!existsSync(script))
         throw new UsageError(
           "Cannot restore: the hub is not part of this installation",
           "Run it from the repository, or from the hub's image",
         );
-      const code = await io.runNode(script, ["restore", file, "--data-dir", options.dataDir]);
+      const code = await io.runNode(script, [
+        "restore",
+        file,
+        "--data-dir",
+        options.dataDir,
+        ...(options.force === true ? ["--force"] : []),
+      ]);
       if (code !== 0) throw new ChildExit(code, "restore");
     });
 }

@@ -4,7 +4,7 @@ import { MoorageError } from "@moorage/shared/errors";
 import type { Rng } from "@moorage/shared/rng";
 import { restoreStore } from "./store/sqlite/restore.ts";
 
-const usage = "Usage: moorage hub restore FILE --data-dir DIR\n";
+const usage = "Usage: moorage hub restore FILE --data-dir DIR [--force]\n";
 
 /** Exit codes as the hub's: 0 when restored, 1 when refused, 2 for wrong usage. */
 export function restore(
@@ -13,11 +13,13 @@ export function restore(
 ): number {
   let file: string | undefined;
   let dir: string | undefined;
+  let force = false;
   try {
-    const options = { "data-dir": { type: "string" } } as const;
+    const options = { "data-dir": { type: "string" }, force: { type: "boolean" } } as const;
     const { values, positionals } = parseArgs({ args: [...argv], allowPositionals: true, options });
     if (positionals.length === 1) [file] = positionals;
     dir = values["data-dir"];
+    force = values.force === true;
   } catch (thrown) {
     on.err(`${thrown instanceof Error ? thrown.message : String(thrown)}\n`);
   }
@@ -26,7 +28,7 @@ export function restore(
     return 2;
   }
   try {
-    const { revision, epoch } = restoreStore({ file, dir, rng: on.rng });
+    const { revision, epoch } = restoreStore({ file, dir, rng: on.rng, force });
     on.out(
       `restored "${file}" at revision ${revision} into "${dir}"\nepoch: ${Buffer.from(epoch).toString("hex")}\n`,
     );
