@@ -65,7 +65,8 @@ export class Driver {
     this.#life++;
     const work: Promise<unknown>[] = [];
     if (options.inProcess) this.#plane.start();
-    if (options.rotate === true) await this.#hub.hubService().rotateCertificateAuthority({});
+    // By force: the tour before may have begun a rotation, which then is still under way.
+    if (options.rotate === true) await this.#hub.hubService().rotateCertificateAuthority({ force: true });
     if (options.backup === true) for await (const part of this.#hub.hubService().createBackup({})) void part;
     if (options.probe) {
       this.#probe = new Probe(this.#hub, `probe-${this.#life}`);
