@@ -34,6 +34,12 @@ function checkValues(table: OptionTable, values: Readonly<Record<string, unknown
       );
     } else if (option.value === "true|false")
       hold(typeof value === "boolean", `option "${key}" is ${String(value)}`);
+    else if (Array.isArray(value))
+      // A list of parts, of which an empty text has none.
+      hold(
+        value.every((part) => typeof part === "object" && part !== null),
+        `option "${key}" is ${JSON.stringify(value)}`,
+      );
     else hold(typeof value === "string", `option "${key}" is ${String(value)}`);
   }
 }
