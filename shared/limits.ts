@@ -85,7 +85,7 @@ export const limits = {
   /** Attempts to open a stream that a data plane has at hand, and the time after which it gets one back. */
   streamAttempts: 20,
   streamAttemptMs: 2_000,
-  /** Data planes whose attempts are remembered before full buckets are forgotten. */
+  /** Data planes whose attempts are remembered. */
   streamAttemptBuckets: 20_000,
   /** TLS handshakes accepted a second on the agent port. */
   acceptsPerSecond: 250,

@@ -1,5 +1,7 @@
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import type { Bucket } from "@moorage/shared/grpc/token-bucket";
+import { fullBucket, takeToken } from "@moorage/shared/grpc/token-bucket";
 
 /** Buckets kept; beyond, the oldest is forgotten. */
 const MOST_BUCKETS = 10_000;
@@ -7,7 +9,7 @@ const MOST_BUCKETS = 10_000;
 /** Tries allowed for each key: `burst` at once, one more each `everyMs`. */
 export class TryLimiter {
   readonly #o: { clock: Clock; burst: number; everyMs: number; what: string };
-  readonly #buckets = new Map<string, { tokens: number; atMs: number }>();
+  readonly #buckets = new Map<string, Bucket>();
 
   constructor(options: { clock: Clock; burst: number; everyMs: number; what: string }) {
     this.#o = options;
@@ -17,20 +19,20 @@ export class TryLimiter {
   take(key: string): void {
     const { burst, everyMs, clock, what } = this.#o;
     const nowMs = clock.monotonicMs();
-    const bucket = this.#buckets.get(key) ?? { tokens: burst, atMs: nowMs };
-    const tokens = Math.min(burst, bucket.tokens + (nowMs - bucket.atMs) / everyMs);
-    if (tokens < 1) {
+    const rate = { burst, perSecond: 1_000 / everyMs };
+    const { bucket, waitMs } = takeToken(this.#buckets.get(key) ?? fullBucket(rate, nowMs), rate, nowMs);
+    if (waitMs > 0) {
       throw new MoorageError(
         Code.RESOURCE_EXHAUSTED,
         `Too many tries of "${what}": at most one each ${everyMs} ms`,
         {
           reason: "RATE_LIMITED",
-          retryAfterMs: Math.ceil((1 - tokens) * everyMs),
+          retryAfterMs: Math.ceil(waitMs),
         },
       );
     }
     this.#buckets.delete(key);
-    this.#buckets.set(key, { tokens: tokens - 1, atMs: nowMs });
+    this.#buckets.set(key, bucket);
     if (this.#buckets.size > MOST_BUCKETS) this.#buckets.delete(this.#buckets.keys().next().value as string);
   }
 }
