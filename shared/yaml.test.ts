@@ -25,6 +25,15 @@ test("an error names document, line and rule", () => {
   expect(() => parseYamlAll("a: 1\n---\nb: 1\nb: 2\n", at)).toThrow(/"t.yaml": document 2, line 4/);
 });
 
+test("a text that is nothing but mistakes ends at the first one, and other errors keep their stacks", () => {
+  const before = Error.stackTraceLimit;
+  expect(() => parseYamlAll(`a: 1\n${"}\n".repeat(10_000)}`, at)).toThrow(/"t.yaml": line 2: Unexpected/);
+  expect(() => parseYamlAll(`[${",".repeat(10_000)}`, at)).toThrow(
+    /"t.yaml": document 1, line 1: Unexpected ,/,
+  );
+  expect(Error.stackTraceLimit).toBe(before);
+});
+
 test("billion laughs are refused fast", () => {
   const levels = ["a: &a [x,x,x,x,x,x,x,x,x]"];
   for (let i = 1; i < 9; i++) {
