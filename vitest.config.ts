@@ -7,6 +7,8 @@ export default defineConfig({
   test: {
     exclude,
     expect: { requireAssertions: true },
+    // Offences are compared with an empty list: all of them are to be read.
+    chaiConfig: { truncateThreshold: 4_000 },
     sequence: { shuffle: true },
     // A flaky test is a bug to find, not to repeat.
     retry: 0,
