@@ -10,6 +10,23 @@ import type { Watched } from "./validators.ts";
 /** The revision that a reader has reached with an item; 0 with none. */
 const revOf = (b: Batch | undefined): number => (b === undefined || b.kind === "compacted" ? 0 : b.rev);
 
+/** Counts turns of the event loop until it is stopped. */
+function countTurns(): { stop(): number } {
+  let turns = 0;
+  let stopped = false;
+  const turn = (): void => {
+    turns++;
+    if (!stopped) setImmediate(turn);
+  };
+  turn();
+  return {
+    stop() {
+      stopped = true;
+      return turns;
+    },
+  };
+}
+
 describe.each(engines)("A watch on the $name store", (engine) => {
   let store: Store;
   let clock: ManualClock;
@@ -27,6 +44,22 @@ describe.each(engines)("A watch on the $name store", (engine) => {
 
   const iterate = (request: Partial<Parameters<Store["watch"]>[0]> = {}): AsyncIterator<Batch> =>
     store.watch({ ...everything, from: 1, ...request })[Symbol.asyncIterator]();
+
+  it("passes the jump to a new epoch in a few reads, however far it is", async () => {
+    await run(store, putOp("a"));
+    const past = iterate({ from: 1, progress: true });
+    const live = iterate({ from: 1, progress: true });
+    expect((await take(live, 2)).map(show)).toEqual(["2 put a=a", "progress 2"]);
+    const told = take(live, 1);
+    await store.newEpoch();
+    clock.advance(60_000);
+    // A catch-up lets the loop turn between two reads of the log.
+    const turns = countTurns();
+    const { rev } = await store.status();
+    expect((await take(past, 2)).map(show)).toEqual(["2 put a=a", `progress ${rev}`]);
+    expect((await told).map(show)).toEqual([`progress ${rev}`]);
+    expect(turns.stop()).toBeLessThan(20);
+  });
 
   it("shows each revision once and whole, past and live, without gap", async () => {
     await run(store, putOp("a", "1"), putOp("b", "1"));

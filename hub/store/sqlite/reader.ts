@@ -137,15 +137,17 @@ export function openReader(file: string): Reader {
       const { rev: head, compactRev } = meta();
       if (from <= compactRev) return { compactRev };
       const [start, end] = bounds(range);
-      const to = Math.min(head, from + LOG_REVISIONS - 1);
+      // Revisions without a row are passed at once, be they few or the jump of an epoch.
+      const first = sql.firstLogged.get(from) as Rev | null;
+      if (first === null) return { revisions: [], next: head + 1 };
+      const to = Math.min(head, first + LOG_REVISIONS - 1);
       const sizes = sql.logSizes.all({ from, to, start, end, limit: LOG_ROWS + 1 }) as {
         rev: Rev;
         bytes: number;
       }[];
       const through = lastWhole(sizes, to);
       const rows = sql.log.all({ from, to: through, start, end }) as LogRow[];
-      const next = through + 1;
-      return { revisions: group(file, rows), next };
+      return { revisions: group(file, rows), next: through + 1 };
     }),
     changes: snapshot((q: ChangesRequest): ChangesResult => {
       checkLimit(q.limit, "limit");
@@ -251,6 +253,7 @@ function statements(db: Database.Database) {
        ORDER BY key LIMIT @limit`,
     ),
     logSizes: db.prepare(`SELECT rev, length(value) AS bytes ${stretch} LIMIT @limit`),
+    firstLogged: db.prepare("SELECT min(rev) FROM log WHERE rev >= ?").pluck(),
     log: db.prepare(`SELECT key, rev AS modRev, sub, ${cols}, value, prev_rev AS prevRev, del ${stretch}`),
     dp: db.prepare("SELECT id, tombstone_floor AS floor FROM dp WHERE uid = ?"),
     res: db.prepare("SELECT res.* FROM res JOIN dp ON dp.id = res.dp WHERE dp.uid = ? AND res.uid = ?"),
