@@ -77,6 +77,8 @@ class Streams {
   #restored: Restored | undefined;
   /** The head when the streams began. */
   #startRev: Rev | undefined;
+  /** Epochs begun by this process. */
+  #epochs = 0;
   #epochChange: Promise<void> = Promise.resolve();
   #settling: Promise<void> | undefined;
   #policyTimer: Timer | undefined;
@@ -209,9 +211,13 @@ class Streams {
       await this.#silence.up(uid);
       await storeConnected(store, { principal, facts, nowMs: clock.now() });
       await identity.confirmAgentKey(principal);
+      await this.#checkHistory(hello, principal);
+      const epochs = this.#epochs;
       const opening = await this.#decide(hello, principal);
       // A revocation may have come since the certificate was looked at.
       await identity.authenticateAgent(ctx.peerCertificateDer);
+      // Streams that are up are ended when an epoch begins; this one was not among them yet.
+      if (epochs !== this.#epochs) throw epochChanged();
       this.#note(principal, opening.plan);
       const session = new Session(this.#deps(principal, release), stream, {
         principal,
@@ -226,11 +232,10 @@ class Streams {
     }
   }
 
-  /** How the stream begins; a proof of lost history begins a new epoch first. */
+  /** How the stream begins. */
   async #decide(hello: ClientHello, principal: AgentPrincipal): Promise<Opening> {
     const uid = principal.dataPlaneUid;
     const { store } = this.#o;
-    await this.#checkHistory(hello, principal);
     this.#restored = await readRestored(store);
     const opening = await decideOpening(store, hello, {
       abilities: abilitiesOf(hello),
@@ -242,6 +247,7 @@ class Streams {
     return opening;
   }
 
+  /** A proof of lost history in the hello begins a new epoch. */
   #checkHistory(hello: ClientHello, principal: AgentPrincipal): Promise<void> {
     return this.#proven(principal, claimedPosition(hello)?.revision ?? 0, (status) => {
       const cursor = claimedPosition(hello);
@@ -266,9 +272,9 @@ class Streams {
       });
       // What was given since the start may bear numbers that the lost end of history had given before.
       await this.#o.store.newEpoch(this.#startRev);
+      this.#epochs++;
       this.#counts.epochChanged();
-      for (const session of this.#live.values())
-        session.abort(unavailable("the hub began a new epoch", "EPOCH_CHANGED"));
+      for (const session of this.#live.values()) session.abort(epochChanged());
     };
     const checked = this.#epochChange.then(check);
     this.#epochChange = checked.catch(() => undefined);
@@ -345,7 +351,10 @@ class Streams {
       policy: () => this.#scaled(),
       restored: () => this.#restored,
       // A store that is not clean any more has begun a new epoch since: the proof was of the one before.
-      historyLost: (revision) => this.#proven(principal, revision, (status) => status.uncleanStart),
+      historyLost: async (revision) => {
+        await this.#proven(principal, revision, (status) => status.uncleanStart);
+        throw epochChanged();
+      },
       settleDivergences: () => this.#settle(),
       replica: replica ?? "hub",
       counts: this.#counts,
@@ -475,6 +484,10 @@ function reasonOf(error: MoorageError): DisconnectReason {
 
 function unavailable(why: string, reason: string): MoorageError {
   return new MoorageError(Code.UNAVAILABLE, `The stream was ended: ${why}`, { reason });
+}
+
+function epochChanged(): MoorageError {
+  return unavailable("the hub began a new epoch", "EPOCH_CHANGED");
 }
 
 function revoked(principal: AgentPrincipal): MoorageError {

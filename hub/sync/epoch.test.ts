@@ -208,6 +208,49 @@ test("R4: a loss that the head has grown over is proven by what an agent holds",
   expect(await listed(hub.store)).toEqual({ t1: "NEWER_AT_AGENT" });
 });
 
+test("R4: a stream that opens while a new epoch begins does not go on under the old one", async () => {
+  const hub = await hubWith("a", "b");
+  const { epoch, rev } = await hub.store.status();
+  const looks = { held: Promise.resolve(), ofA: 0 };
+  const damaged = await testHub({
+    store: uncleanly(hub.store, epoch),
+    clock: hub.clock,
+    // The second look is the one after the opening was decided.
+    atCertificate: (uid) => (uid === "a" && ++looks.ofA === 2 ? looks.held : Promise.resolve()),
+  });
+  let goOn = () => {};
+  looks.held = new Promise((resolve) => (goOn = resolve));
+  const opening = damaged.connect("a");
+  await opening.hello({ cursor: { epoch, revision: BigInt(rev) } });
+  expect(looks.ofA).toBe(2);
+  const proof = damaged.connect("b");
+  await proof.hello({ cursor: { epoch, revision: BigInt(rev + 5) } });
+  expect(proof.serverHello().resume).toBe(Resume.COMPARE);
+  goOn();
+  await settle();
+  expect(opening.got).toEqual([]);
+  expect(opening.state.error?.reason).toBe("EPOCH_CHANGED");
+});
+
+test("R4: a stream whose proof comes after the new epoch ends, and the next one compares", async () => {
+  const hub = await hubWith("a");
+  await want(hub.store, "a", { t1: "old" });
+  const { epoch, rev } = await hub.store.status();
+  const lost = { proven: false };
+  const status = async () => ({ ...(await hub.store.status()), uncleanStart: !lost.proven });
+  const store = Object.assign(Object.create(hub.store) as Store, { status });
+  const damaged = await testHub({ store, clock: hub.clock });
+  const agent = damaged.connect("a");
+  await agent.hello({ cursor: { epoch, revision: BigInt(rev) }, heldDigest: randomBytes(32) });
+  expect(agent.serverHello().resume).toBe(Resume.COMPARE);
+  lost.proven = true;
+  const held = [{ name: "tenants/t1", uid: "t1", digest: Buffer.from("new"), revision: BigInt(rev + 3) }];
+  agent.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  expect(agent.state.error?.reason).toBe("EPOCH_CHANGED");
+  expect(damaged.sync.connected()).toEqual([]);
+});
+
 test("a claim above the head of a hub that was closed in order concerns its agent alone", async () => {
   const hub = await hubWith("a", "b");
   await want(hub.store, "a", { t1: "one" });

@@ -39,8 +39,11 @@ export interface SessionDeps extends StatusDeps {
   policy(): SyncPolicy;
   /** Set while the hub's epoch waits for its acceptance. */
   restored(): Restored | undefined;
-  /** An agent holds a revision that this hub gave and no longer has: begins a new epoch, once. */
-  historyLost(agentRevision: number): Promise<void>;
+  /**
+   * An agent holds a revision that this hub gave and no longer has: begins a new epoch, once. Rejects
+   * with what the stream ends with: it is of the epoch before, whoever began the new one.
+   */
+  historyLost(agentRevision: number): Promise<never>;
   /** Something was held back although the epoch is accepted by now. */
   settleDivergences(): void;
   replica: string;
@@ -257,8 +260,7 @@ export class Session {
   async #sendFailed(error: unknown): Promise<void> {
     if (error instanceof HistoryLost) {
       // Ends this stream with all others; the next one compares under the new epoch.
-      await this.#deps.historyLost(error.revision).catch((thrown: unknown) => this.#end({ error: thrown }));
-      return;
+      return this.#deps.historyLost(error.revision).catch((thrown: unknown) => this.#end({ error: thrown }));
     }
     this.#end({ error });
   }

@@ -115,9 +115,17 @@ export async function remove(store: Store, dp: string, uid: string): Promise<num
 
 const randomName = () => randomBytes(8).toString("hex");
 
-/** A hub in memory whose certificates are the data plane's uid in UTF-8. */
+/**
+ * A hub in memory whose certificates are the data plane's uid in UTF-8. `atCertificate` is waited for at
+ * each look at one, as a real one takes its time.
+ */
 export async function testHub(
-  options: { policy?: Partial<SyncPolicy>; store?: Store; clock?: ManualClock } = {},
+  options: {
+    policy?: Partial<SyncPolicy>;
+    store?: Store;
+    clock?: ManualClock;
+    atCertificate?: (uid: string) => Promise<void>;
+  } = {},
 ) {
   const clock = options.clock ?? manualClock();
   const rng = seededRng(1);
@@ -129,6 +137,7 @@ export async function testHub(
     async authenticateAgent(der) {
       const uid = Buffer.from(der ?? []).toString();
       if (uid === "" || revokedKeys.has(uid)) throw new MoorageError(Code.UNAUTHENTICATED, "No certificate");
+      await options.atCertificate?.(uid);
       return { dataPlaneUid: uid, dataPlane: `dataPlanes/${uid}`, thumbprint: `key-${uid}` };
     },
     confirmAgentKey: async () => undefined,
