@@ -196,6 +196,28 @@ describe("the hub link", () => {
     expect(((page ?? {})["digest"] as Uint8Array).length).toBe(32);
   });
 
+  it("sends its digest again once it has what changed while it was away, and only then", async () => {
+    const { batches, write, sent, links, clock } = rig();
+    await settle();
+    const updates = [upsert("tenants/a", { uid: "u-a", revision: 1 })];
+    write({ case: "changes", value: { seq: 1n, updates, cursor: cursorAt(1), initialEnd: true } });
+    await settle();
+    expect(sent("inventory")).toEqual([]);
+    batches[0]?.durable();
+    await settle();
+    expect(sent("inventory")).toMatchObject([
+      { last: true, held: [], digest: sent("hello")[0]?.["heldDigest"] },
+    ]);
+    links[0]?.cut();
+    await clock.advance(30_000);
+    write({ case: "changes", value: { seq: 1n, updates: [], cursor: cursorAt(1), initialEnd: true } });
+    await settle();
+    batches[1]?.durable();
+    await settle();
+    expect(sent("ack", 1)).toHaveLength(1);
+    expect(sent("inventory", 1)).toEqual([]);
+  });
+
   it("sends a settled status at once and an intermediate one after the interval", async () => {
     const { clock, setStatus, sent, write } = rig();
     await settle();

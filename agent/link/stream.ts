@@ -27,6 +27,7 @@ import type { ClientDuplex, Link } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { heldDigest } from "@moorage/shared/sync-digest";
 import type { HelloFacts, HubLinkDeps, LinkState, ToHub } from "./hub-link.ts";
+import type { HeldRecord } from "../mirror/store.ts";
 import type { Outbox } from "./outbox.ts";
 
 /** The protocol versions spoken. */
@@ -101,6 +102,9 @@ class StreamRun {
   #failure: MoorageError | undefined;
   #goodbye: StreamEnd["goodbye"];
   #established = false;
+  #resume: Resume = Resume.UNSPECIFIED;
+  /** Something changed while no stream was up, so that the hub could not judge the hello's digest. */
+  #missed = false;
   #extensions: { take(message: SyncResponse["message"]): void; close(): void }[] = [];
 
   constructor(context: StreamContext, signal: AbortSignal) {
@@ -166,7 +170,7 @@ class StreamRun {
         },
         agent: this.#facts.agent,
         agentTime: timestampFromMs(Math.floor(clock.now())),
-        heldDigest: heldDigest(held.filter((h) => !h.removing)),
+        heldDigest: digestOf(held),
       },
     });
   }
@@ -217,6 +221,7 @@ class StreamRun {
       );
     }
     this.#established = true;
+    this.#resume = hello.resume;
     if (hello.policy !== undefined) this.#onPolicy(hello.policy);
     if (hello.hubTime !== undefined) {
       state.clockOffsetMs =
@@ -242,7 +247,7 @@ class StreamRun {
 
   #sendInventory(): void {
     const held = this.#c.deps.store.held();
-    const digest = heldDigest(held.filter((h) => !h.removing));
+    const digest = digestOf(held);
     for (let at = 0; at === 0 || at < held.length; at += PAGE) {
       const last = at + PAGE >= held.length;
       const page = held
@@ -259,6 +264,8 @@ class StreamRun {
     const { deps, state } = this.#c;
     if (changes.seq !== ++this.#seq)
       throw new MoorageError(Code.DATA_LOSS, `The hub sent changes ${changes.seq}, expected ${this.#seq}`);
+    this.#missed ||= changes.updates.length > 0;
+    const judge = changes.initialEnd && this.#resume === Resume.DELTA && this.#missed;
     for (const u of changes.updates)
       state.desiredRevision = Math.max(state.desiredRevision, Number(u.revision));
     const durable = this.#resolve(changes.updates).then((updates) =>
@@ -271,6 +278,7 @@ class StreamRun {
       this.#send({ case: "ack", value: { seq, ...(cursor === undefined ? {} : { cursor }) } });
       failpoint("agent/after-ack");
       if (changes.initialEnd) deps.log.info("in sync with the hub", { revision: state.appliedRevision });
+      if (judge) this.#sendDigest();
     });
     this.#acks.catch((thrown: unknown) => this.#failWith(MoorageError.from(thrown)));
   }
@@ -331,10 +339,14 @@ class StreamRun {
 
   #compareLater(): void {
     this.#timer("compare", this.#c.policy.compareMs * (0.75 + 0.5 * this.#c.deps.rng.float()), () => {
-      const held = this.#c.deps.store.held().filter((h) => !h.removing);
-      this.#send({ case: "inventory", value: { held: [], last: true, digest: heldDigest(held) } });
+      this.#sendDigest();
       this.#compareLater();
     });
+  }
+
+  #sendDigest(): void {
+    const digest = digestOf(this.#c.deps.store.held());
+    this.#send({ case: "inventory", value: { held: [], last: true, digest } });
   }
 
   #pumpStatus(): void {
@@ -423,6 +435,11 @@ class StreamRun {
       this.#c.changed();
     }
   }
+}
+
+/** The digest of all that is held without an order to remove it. */
+function digestOf(held: readonly HeldRecord[]): Uint8Array {
+  return heldDigest(held.filter((h) => !h.removing));
 }
 
 /** The later of two positions of one epoch; the durable one when the epochs differ. */

@@ -113,10 +113,17 @@ test("R13: a later stream knows what is held back, and compares while the digest
   agent.stream.cancel();
   await want(hub.store, "a", { newer: "newest" });
   const again = hub.connect("a");
-  await again.hello({ cursor });
+  await again.hello({ cursor, heldDigest: randomBytes(32) });
   expect(again.serverHello().resume).toBe(Resume.DELTA);
   expect(again.updates()).toEqual([]);
   expect((await listed(hub.store))["newer"]).toBe("NEWER_AT_AGENT");
+  const later = await again.ack();
+  again.send({ case: "inventory", value: { last: true, digest: randomBytes(32) } });
+  await settle();
+  expect(again.got.at(-1)).toMatchObject({ case: "goodbye", value: { reason: "COMPARE" } });
+  const third = hub.connect("a");
+  await third.hello({ cursor: later, heldDigest: randomBytes(32) });
+  expect(third.serverHello().resume).toBe(Resume.COMPARE);
 });
 
 test("R13: once accepted everything held back goes out, above every revision ever given", async () => {

@@ -11,7 +11,7 @@ import { readDivergences } from "./epoch.ts";
 import type { Position, ResumePlan } from "./plan-resume.ts";
 import { planResume } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
-import { allRows, cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
+import { allRows, cannotTake, decodeRow, isWithheld, readStatus } from "./rows.ts";
 import type { AgentPrincipal } from "./sync.ts";
 
 /** The opening of a stream: what the hello claims, whether it is admitted, how it resumes. */
@@ -104,8 +104,6 @@ export function abilitiesOf(hello: ClientHello): Abilities {
 /** What the hub's rows and statuses say about an agent's state. */
 export interface Survey {
   heldDigest: Uint8Array;
-  /** False when a rejected revision is among the rows: what the agent holds of it cannot be told. */
-  heldCertain: boolean;
   /** A row was written after the cursor. */
   changedSince: boolean;
   newlyDeliverable: boolean;
@@ -124,7 +122,7 @@ export async function survey(
   const stored = await Promise.all(rows.map((row) => readStatus(store, row.uid)));
   const held: HeldItem[] = [];
   const statuses: ResourceStatus[] = [];
-  const out = { heldCertain: true, changedSince: false, newlyDeliverable: false };
+  const out = { changedSince: false, newlyDeliverable: false };
   rows.forEach((row, i) => {
     const status = stored[i]?.stored?.status;
     if (status !== undefined) statuses.push(status);
@@ -134,7 +132,6 @@ export async function survey(
     const withheld = cannotTake(update.change.value, agent.abilities) !== undefined;
     if (withheld) return;
     if (isWithheld(status)) out.newlyDeliverable = true;
-    else if (isRejected(status, row.rev)) out.heldCertain = false;
     held.push({ name: row.name, uid: row.uid, digest: update.change.value.digest });
   });
   return {
@@ -172,6 +169,7 @@ export async function decideOpening(
     head: { epochHex: hex(epoch), revision: head },
     floor: await store.floor(uid),
     held: judgeHeld(hello, found),
+    unclean: uncleanStart,
     newlyDeliverable: found.newlyDeliverable,
     compareRequested: on.compareRequested,
   });
@@ -193,6 +191,6 @@ export function claimedPosition(hello: ClientHello): Position | undefined {
 function judgeHeld(hello: ClientHello, found: Survey): "absent" | "equal" | "differs" | "unknown" {
   if (hello.heldDigest.length === 0) return "absent";
   if (hello.cursor === undefined) return hex(hello.heldDigest) === hex(heldDigest([])) ? "absent" : "differs";
-  if (found.changedSince || !found.heldCertain) return "unknown";
+  if (found.changedSince) return "unknown";
   return hex(hello.heldDigest) === hex(found.heldDigest) ? "equal" : "differs";
 }

@@ -24,6 +24,8 @@ export interface ResumeFacts {
    * `unknown` when rows changed since the cursor, so that the rows cannot tell what it should be.
    */
   held: "absent" | "equal" | "differs" | "unknown";
+  /** The hub may have lost the end of its history, and what the agent holds may prove it. */
+  unclean: boolean;
   /** A resource withheld from the agent before can be delivered now: its row may lie below the cursor. */
   newlyDeliverable: boolean;
   /** The hub asked for a compare when it ended the last stream. */
@@ -68,7 +70,8 @@ export function planResume(facts: ResumeFacts): ResumePlan {
   if (facts.compareRequested) return compare("asked for by the hub");
   if (facts.newlyDeliverable) return compare("capabilities changed");
   if (facts.held === "differs") return compare("held digest differs");
-  if (facts.held === "unknown") return compare("held digest cannot be judged");
+  // Else the agent sends its digest again once it has what changed, and that one can be judged.
+  if (facts.held === "unknown" && facts.unclean) return compare("held digest cannot be judged");
   return { mode: "DELTA", after: cursor.revision, reason: "cursor", aboveHead: false, foreign: false };
 }
 

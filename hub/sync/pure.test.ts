@@ -20,6 +20,7 @@ const base: ResumeFacts = {
   head,
   floor: 10,
   held: "absent",
+  unclean: false,
   newlyDeliverable: false,
   compareRequested: false,
 };
@@ -36,7 +37,8 @@ describe("the resume decision", () => {
     ["a lost cursor over held resources", { cursor: undefined, held: "differs" }, "COMPARE"],
     ["equal digests", { held: "equal" }, "DELTA"],
     ["different digests", { held: "differs" }, "COMPARE"],
-    ["a digest that cannot be judged", { held: "unknown" }, "COMPARE"],
+    ["a digest that cannot be judged", { held: "unknown" }, "DELTA"],
+    ["a digest that may prove a loss", { held: "unknown", unclean: true }, "COMPARE"],
     ["new abilities", { newlyDeliverable: true }, "COMPARE"],
     ["a compare asked for", { compareRequested: true }, "COMPARE"],
   ])("%s", (_what, facts, mode) => {

@@ -66,8 +66,3 @@ export async function readStatus(
 export function isWithheld(status: ResourceStatus | undefined): boolean {
   return status?.verdict?.state === Verdict_State.REJECTED && status.verdict.reason === AGENT_TOO_OLD;
 }
-
-/** Whether the agent, or the hub for it, rejected exactly this revision. */
-export function isRejected(status: ResourceStatus | undefined, rev: number): boolean {
-  return status?.verdict?.state === Verdict_State.REJECTED && Number(status.verdict.revision) === rev;
-}

@@ -8,7 +8,7 @@ import { restamp } from "./epoch.ts";
 import type { HeldResource, Restored } from "./plan-resume.ts";
 import { heldProvesLoss, judgeRow } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
-import { cannotTake, decodeRow, isRejected, isWithheld, readStatus } from "./rows.ts";
+import { cannotTake, decodeRow } from "./rows.ts";
 import type { Reporter, StatusDeps } from "./status.ts";
 import { writeWithheld } from "./status.ts";
 
@@ -50,8 +50,8 @@ export interface Selected {
 
 /**
  * Sorts rows into those that go to the agent and those that are held back. Left out are what the agent
- * cannot take (the hub's own verdict says so then) and, in a compare, what it holds already or has
- * rejected.
+ * cannot take (the hub's own verdict says so then) and, in a compare, what it holds already; a body that
+ * it rejected is held too.
  */
 export async function selectRows(
   deps: StatusDeps,
@@ -94,14 +94,8 @@ async function select(deps: StatusDeps, row: ResRow, to: { on: Selection; out: S
       await restamp(deps.store, { dataPlaneUid: on.by.dataPlaneUid, uid: row.uid });
       return;
     case "send":
-      if (row.del || held === undefined || (await mayAccept(deps, row))) out.rows.push(row);
+      out.rows.push(row);
   }
-}
-
-/** A rejected revision is not sent again: the agent kept the one before and would reject it anew. */
-async function mayAccept(deps: StatusDeps, row: ResRow): Promise<boolean> {
-  const status = (await readStatus(deps.store, row.uid)).stored?.status;
-  return !isRejected(status, row.rev) || isWithheld(status);
 }
 
 /** Outside of a compare: tombstones wait, and all that a compare has found to differ. */

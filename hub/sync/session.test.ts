@@ -7,6 +7,12 @@ import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
 import { hubWith, remove, settle, testHub, want } from "./testing.ts";
 
+/** What an agent that holds these bodies says of them. */
+const digestOf = (bodies: Record<string, string>) =>
+  heldDigest(
+    Object.entries(bodies).map(([uid, body]) => ({ name: `tenants/${uid}`, uid, digest: Buffer.from(body) })),
+  );
+
 describe("a stream", () => {
   test("sends everything to an agent that holds nothing, and each change once after that", async () => {
     const hub = await hubWith("a");
@@ -33,9 +39,33 @@ describe("a stream", () => {
     for (let i = 0; i < 5; i++) await want(hub.store, "a", { t2: `v${i}` });
     const rev = await remove(hub.store, "a", "t3");
     const again = hub.connect("a");
-    await again.hello({ cursor });
+    await again.hello({ cursor, heldDigest: digestOf({ t1: "one", t2: "one", t3: "one" }) });
     expect(again.serverHello().resume).toBe(Resume.DELTA);
     expect(again.updates()).toEqual([`t2@${rev - 1}`, `-t3@${rev}`]);
+    await again.ack();
+    again.send({ case: "inventory", value: { last: true, digest: digestOf({ t1: "one", t2: "v4" }) } });
+    await settle();
+    expect(again.state.ended).toBe(false);
+  });
+
+  test("compares with an agent that lacks something besides what changed while it was away", async () => {
+    const hub = await hubWith("a");
+    await want(hub.store, "a", { t1: "one", t2: "one" });
+    const first = hub.connect("a");
+    await first.hello();
+    const cursor = await first.ack();
+    first.stream.cancel();
+    await want(hub.store, "a", { t2: "two" });
+    const again = hub.connect("a");
+    await again.hello({ cursor, heldDigest: digestOf({ t2: "one" }) });
+    expect(again.serverHello().resume).toBe(Resume.DELTA);
+    const later = await again.ack();
+    again.send({ case: "inventory", value: { last: true, digest: digestOf({ t2: "two" }) } });
+    await settle();
+    expect(again.got.at(-1)).toMatchObject({ case: "goodbye", value: { reason: "COMPARE" } });
+    const third = hub.connect("a");
+    await third.hello({ cursor: later, heldDigest: digestOf({ t2: "two" }) });
+    expect(third.serverHello().resume).toBe(Resume.COMPARE);
   });
 
   test("resends nothing after a restart of the hub when nothing changed", async () => {
@@ -51,7 +81,7 @@ describe("a stream", () => {
     const again = restarted.connect("a");
     await again.hello({
       cursor,
-      heldDigest: heldDigest([{ name: "tenants/t1", uid: "t1", digest: Buffer.from("one") }]),
+      heldDigest: digestOf({ t1: "one" }),
     });
     expect(again.serverHello().resume).toBe(Resume.DELTA);
     expect(again.updates()).toEqual([]);
@@ -210,7 +240,7 @@ describe("a stream", () => {
     expect(again.serverHello().statusKnown).toBe(true);
   });
 
-  test("does not send a rejected revision again in a compare", async () => {
+  test("does not send a rejected revision again, neither on a return nor in a compare", async () => {
     const hub = await hubWith("a");
     const rev = await want(hub.store, "a", { t1: "bad" });
     const agent = hub.connect("a");
@@ -224,10 +254,16 @@ describe("a stream", () => {
     agent.send({ case: "status", value: { seq: 1n, statuses: [{ uid: "t1", verdict }] } as never });
     const cursor = await agent.ack();
     agent.stream.cancel();
+    // Held is the newest body received, accepted or not.
+    const back = hub.connect("a");
+    await back.hello({ cursor, heldDigest: digestOf({ t1: "bad" }) });
+    expect(back.serverHello().resume).toBe(Resume.DELTA);
+    expect(back.updates()).toEqual([]);
+    back.stream.cancel();
     const again = hub.connect("a");
     await again.hello({ cursor, heldDigest: new Uint8Array(32) });
     expect(again.serverHello().resume).toBe(Resume.COMPARE);
-    const held = [{ name: "tenants/t1", uid: "t1", digest: Buffer.from("good"), revision: 2n }];
+    const held = [{ name: "tenants/t1", uid: "t1", digest: Buffer.from("bad"), revision: BigInt(rev) }];
     again.send({ case: "inventory", value: { held, last: true } as never });
     await settle();
     expect(again.updates()).toEqual([]);

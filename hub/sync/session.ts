@@ -482,7 +482,7 @@ export class Session {
     await this.#judgeDigest(page.digest);
   }
 
-  /** The periodic compare: 32 bytes when all is well. Judged only when the agent has all there is. */
+  /** The compare of an agent that has all there is: 32 bytes when all is well. */
   async #judgeDigest(digest: Uint8Array): Promise<void> {
     const settled = () =>
       this.#phase === "live" &&
@@ -492,8 +492,7 @@ export class Session {
     if (digest.length === 0 || !settled()) return;
     const at = { abilities: this.#abilities, cursorRevision: this.#position };
     const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
-    if (!settled() || found.changedSince || !found.heldCertain || hex(digest) === hex(found.heldDigest))
-      return;
+    if (!settled() || found.changedSince || hex(digest) === hex(found.heldDigest)) return;
     this.#deps.requestCompare();
     this.goodbye("COMPARE", 0);
   }

@@ -75,6 +75,9 @@ export class ProtocolAgent {
   #inFlight: { seq: bigint; sent: { uid: string; revision: bigint }[] } | undefined;
   #full = false;
   #seq = 0n;
+  #resume: Resume = Resume.UNSPECIFIED;
+  /** Something came since the hello, so that the hub could not judge its digest. */
+  #missed = false;
   #statusSeq = 0n;
   #echo = 0n;
   #lastMessageMs = 0;
@@ -263,6 +266,8 @@ export class ProtocolAgent {
     else if (hello.resume === Resume.COMPARE) tally.counts.compare++;
     else tally.counts.snapshot++;
     this.#state = "up";
+    this.#resume = hello.resume;
+    this.#missed = false;
     this.#refusedRunning = 0;
     if (hello.policy !== undefined) this.#onPolicy(hello.policy);
     if (hello.resume === Resume.COMPARE) this.#sendInventory();
@@ -288,6 +293,7 @@ export class ProtocolAgent {
   #onChanges(changes: Changes): void {
     const { tally } = this.#deps;
     const { counts } = tally;
+    this.#missed ||= changes.updates.length > 0;
     if (changes.seq !== ++this.#seq)
       throw new Error(`changes ${changes.seq} came, ${this.#seq} was expected`);
     let newest = 0n;
@@ -312,6 +318,7 @@ export class ProtocolAgent {
       this.#state = "in-sync";
       tally.initialEndMs.push(this.#deps.clock.monotonicMs());
       this.#deps.onInSync?.(this);
+      if (this.#resume === Resume.DELTA && this.#missed) this.#sendDigest();
     }
     this.#pump();
   }
@@ -358,9 +365,13 @@ export class ProtocolAgent {
 
   #compareLater(): void {
     this.#timer("compare", this.#policy.compareMs * (0.75 + 0.5 * this.#deps.rng.float()), () => {
-      this.#send({ case: "inventory", value: { held: [], last: true, digest: this.held.heldDigest() } });
+      this.#sendDigest();
       this.#compareLater();
     });
+  }
+
+  #sendDigest(): void {
+    this.#send({ case: "inventory", value: { held: [], last: true, digest: this.held.heldDigest() } });
   }
 
   #reportAll(): void {
