@@ -3,9 +3,10 @@ import { ResourceStatusSchema, Resume, Verdict_State } from "@moorage/proto/moor
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import { describe, expect, test } from "vitest";
+import type { Store } from "../store/store.ts";
 import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
-import { hubWith, remove, settle, testHub, want } from "./testing.ts";
+import { hubWith, onDisk, remove, settle, testHub, want } from "./testing.ts";
 
 /** What an agent that holds these bodies says of them. */
 const digestOf = (bodies: Record<string, string>) =>
@@ -343,8 +344,7 @@ describe("a stream", () => {
 });
 
 describe("silence", () => {
-  const stateOf = async (hub: Awaited<ReturnType<typeof hubWith>>) =>
-    (await readLink(hub.store, "a")).link.state;
+  const stateOf = async (hub: { store: Store }) => (await readLink(hub.store, "a")).link.state;
 
   test("is stored as two transitions, each once, and undone by the next stream", async () => {
     const hub = await hubWith("a");
@@ -370,6 +370,26 @@ describe("silence", () => {
     const back = hub.connect("a");
     await back.hello();
     expect(await stateOf(hub)).toBe(LinkState.CONNECTED);
+  });
+
+  test("is stored late when the disk was full at its time", async () => {
+    const { store, clock } = await hubWith("a");
+    const disk = { full: false };
+    const hub = await testHub({ store: onDisk(store, disk), clock });
+    const agent = hub.connect("a");
+    await agent.hello();
+    disk.full = true;
+    await clock.advance(60_000);
+    expect(agent.state.error?.reason).toBe("NO_HEARTBEAT");
+    disk.full = false;
+    await clock.advance(10_000);
+    expect(await stateOf(hub)).toBe(LinkState.DISCONNECTED);
+    disk.full = true;
+    await clock.advance(3_600_000);
+    disk.full = false;
+    await clock.advance(10_000);
+    expect(await stateOf(hub)).toBe(LinkState.SILENT);
+    await hub.stop();
   });
 
   test("after a restart of the hub counts from the start plus a grace", async () => {

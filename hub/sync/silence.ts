@@ -12,6 +12,9 @@ import { changeLink, transition } from "./links.ts";
  * after two heartbeat intervals and 5 s of silence, SILENT after twice that, each once.
  */
 
+/** After a transition that could not be stored, as with a full disk. */
+const RETRY_MS = 10_000;
+
 /** The two deadlines, in milliseconds since the last sign of life. */
 export interface SilenceDeadlines {
   disconnectedMs: number;
@@ -59,7 +62,7 @@ export interface SilenceOptions {
   onDisconnected: (dataPlaneUid: string) => void;
 }
 
-/** Follows the silence of every data plane that ever connected. */
+/** Follows the silence of every data plane until it is stored as SILENT, or the data plane is gone. */
 export class Silence {
   readonly #o: SilenceOptions;
   readonly #watched = new Map<string, Watched>();
@@ -136,12 +139,6 @@ export class Silence {
     if (w !== undefined) w.streamEnded = true;
   }
 
-  /** Forgets a data plane that is gone. */
-  forget(uid: string): void {
-    this.#watched.get(uid)?.timer?.cancel();
-    this.#watched.delete(uid);
-  }
-
   /** Cancels every timer. */
   stop(): void {
     this.#stopped = true;
@@ -155,10 +152,13 @@ export class Silence {
   }
 
   #arm(uid: string, w: Watched): void {
-    if (this.#stopped || this.#watched.get(uid) !== w) return;
     const { nextInMs } = silenceState(this.#o.clock.monotonicMs() - w.seenMonotonicMs, w.deadlines);
-    if (nextInMs === undefined) return;
-    w.timer = this.#o.clock.setTimer(nextInMs, () => void this.#check(uid, w));
+    if (nextInMs !== undefined) this.#lookAgain(uid, w, nextInMs);
+  }
+
+  #lookAgain(uid: string, w: Watched, inMs: number): void {
+    if (this.#stopped || this.#watched.get(uid) !== w) return;
+    w.timer = this.#o.clock.setTimer(inMs, () => void this.#check(uid, w));
   }
 
   async #check(uid: string, w: Watched): Promise<void> {
@@ -169,8 +169,10 @@ export class Silence {
         await w.busy;
       } catch (error) {
         this.#o.log.error("Cannot store the silence of an agent", { dataPlaneUid: uid, error });
+        return this.#lookAgain(uid, w, RETRY_MS);
+      } finally {
+        w.busy = undefined;
       }
-      w.busy = undefined;
     }
     this.#arm(uid, w);
   }
@@ -179,15 +181,18 @@ export class Silence {
     const { clock, store, log } = this.#o;
     const reason = w.streamEnded ? "StreamEnded" : "NoHeartbeat";
     if (state === LinkState.DISCONNECTED) this.#o.onDisconnected(uid);
-    await changeLink(store, uid, (link) => {
+    const link = await changeLink(store, uid, (stored) => {
       // A stream that came up meanwhile has replaced the entry, or will store CONNECTED after this.
       const stale =
-        this.#watched.get(uid) !== w || link.state === state || link.state === LinkState.UNSPECIFIED;
+        this.#watched.get(uid) !== w || stored.state === state || stored.state === LinkState.UNSPECIFIED;
       return stale
         ? undefined
-        : transition(link, { state, reason, nowMs: clock.now(), seenMs: w.seenWallMs });
+        : transition(stored, { state, reason, nowMs: clock.now(), seenMs: w.seenWallMs });
     });
     w.stored = state;
     log.info("Agent is silent", { dataPlaneUid: uid, state, reason });
+    // Nothing follows until the next stream.
+    const over = state === LinkState.SILENT || link.state === LinkState.UNSPECIFIED;
+    if (over && this.#watched.get(uid) === w) this.#watched.delete(uid);
   }
 }

@@ -20,6 +20,7 @@ import type { ClientDuplex } from "@moorage/shared/grpc/types";
 import { bind } from "@moorage/shared/grpc/types";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
+import { storeError } from "../store/errors.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store } from "../store/store.ts";
 import { createSync } from "./create-sync.ts";
@@ -114,6 +115,13 @@ export async function remove(store: Store, dp: string, uid: string): Promise<num
 }
 
 const randomName = () => randomBytes(8).toString("hex");
+
+/** The store on a disk that takes no write while `disk.full` is set. */
+export function onDisk(store: Store, disk: { full: boolean }): Store {
+  const txn: Store["txn"] = (t) =>
+    disk.full ? Promise.reject(storeError("STORE_FULL", "Write: no space is left")) : store.txn(t);
+  return Object.assign(Object.create(store) as Store, { txn });
+}
 
 /**
  * A hub in memory whose certificates are the data plane's uid in UTF-8. `atCertificate` is waited for at
