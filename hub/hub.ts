@@ -197,6 +197,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     hubMetrics(metrics, {
       store,
       reader: api.reader,
+      clock,
       ...(durable === undefined ? {} : { stats: () => durable.stats() }),
     });
     const ops = await startOpsServer({

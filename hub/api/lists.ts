@@ -4,6 +4,7 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { CursorSchema } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import type { Clock } from "@moorage/shared/clock";
 import { invalidField } from "@moorage/shared/errors";
 import type { Kind } from "../core/keys.ts";
 import { resourceKey } from "../core/keys.ts";
@@ -14,11 +15,11 @@ import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import { view, viewInto } from "../core/views.ts";
 import type { Within } from "../identity/authorize.ts";
-import { isWithin } from "../identity/authorize.ts";
-import { key, keyAfter, prefix } from "../store/bytes.ts";
-import type { Rev, Store } from "../store/store.ts";
+import { compareKeys, key, keyAfter, prefix } from "../store/bytes.ts";
+import type { KeyRange, Rev, Store } from "../store/store.ts";
 import { encodePage } from "./basic-items.ts";
 import type { BasicItems } from "./basic-items.ts";
+import { Pace } from "./pace.ts";
 import type { Reader } from "./reader.ts";
 import { Snapshot } from "./snapshot.ts";
 
@@ -36,17 +37,39 @@ export interface ListQuery {
   within?: Within | undefined;
 }
 
-/** Records read from the store at a time while a filter is looking for matches. */
-const READ = 1_001;
-
-/** From this number of records on, all statuses are read at once instead of each by its key. */
-const MANY = 64;
+/** Records read from the store at a time. */
+const READ = 250;
 
 /** The prefix of names that a parent selects; `parent` is checked. */
 export function below(kind: Kind, parent: string): string {
   if (kind !== "Application" || parent === "" || parent === "-") return "";
   if (parent === "tenants/-" || parent === "dataPlanes/-") return parent.slice(0, -1);
   return `${requireParent("parent", parent)}/applications/`;
+}
+
+/**
+ * The keys of the resources whose names begin with `belowText` and that `within` shows, as ranges in
+ * order without overlap: what a caller may not see is not read either.
+ */
+export function rangesOf(kind: Kind, belowText: string, within: Within): Required<KeyRange>[] {
+  const all = prefix(resourceKey(kind, belowText));
+  if (within === undefined) return [all];
+  const out: Required<KeyRange>[] = [];
+  const later = (a: Uint8Array, b: Uint8Array) => (compareKeys(a, b) < 0 ? b : a);
+  // A scope covers its own name and all below it.
+  const covered = within.flatMap((scope) => {
+    const own = key(resourceKey(kind, scope));
+    return [{ start: own, end: keyAfter(own) }, prefix(resourceKey(kind, `${scope}/`))];
+  });
+  for (const { start, end } of covered.sort((a, b) => compareKeys(a.start, b.start))) {
+    const last = out.at(-1);
+    const range = {
+      start: later(later(all.start, start), last?.end ?? start),
+      end: compareKeys(end, all.end) < 0 ? end : all.end,
+    };
+    if (compareKeys(range.start, range.end) < 0) out.push(range);
+  }
+  return out;
 }
 
 /** A page: `nextPageToken` is empty on the last one, `cursor` the revision that all pages show. */
@@ -66,42 +89,48 @@ async function positionOf(deps: { reader: Reader }, q: ListQuery) {
     q.pageToken === "" ? { revision: head.rev, after: "" } : readPageToken(q.pageToken, query, signing);
   if (position.revision > head.rev)
     throw invalidField("page_token", "is of another history of this hub; start again without it");
-  const { start, end } = prefix(resourceKey(q.kind, below(q.kind, q.parent)));
-  const from = position.after === "" ? start : keyAfter(key(resourceKey(q.kind, position.after)));
+  const from = keyAfter(key(resourceKey(q.kind, position.after)));
+  const ranges = rangesOf(q.kind, below(q.kind, q.parent), q.within)
+    .filter(({ end }) => compareKeys(from, end) < 0)
+    .map(({ start, end }) => ({ start: compareKeys(start, from) < 0 ? from : start, end }));
   const rev = position.revision;
   const rest = (after: string) => ({
     nextPageToken: after === "" ? "" : pageToken({ revision: rev, after }, query, signing),
     cursor: cursorAt(head.epoch, rev),
   });
-  return { size, rev, range: { start: from, end }, rest };
+  return { size, rev, ranges, rest };
 }
 
 /**
  * One page. Errors: INVALID_ARGUMENT by field; OUT_OF_RANGE `COMPACTED` when the pages' revision is
- * gone.
+ * gone; the reason of `signal`, which ends a search that may go through all there is.
  */
-export async function listPage(deps: { store: Store; reader: Reader }, q: ListQuery): Promise<Page> {
+export async function listPage(
+  deps: { store: Store; reader: Reader; clock: Clock },
+  q: ListQuery,
+  signal: AbortSignal,
+): Promise<Page> {
   const matches = compileFilter(q.filter);
-  const { size, rev, range, rest } = await positionOf(deps, q);
+  const { size, rev, ranges, rest } = await positionOf(deps, q);
   const snapshot = new Snapshot(deps.reader, rev);
+  const pace = new Pace(deps.clock, signal);
   const resources: Resource[] = [];
-  let { start } = range;
-  for (;;) {
-    const limit = q.filter === "" && q.within === undefined ? Math.min(READ, size + 1) : READ;
-    const page = await deps.store.range({ start, end: range.end, rev, limit });
-    if (page.kvs.length >= MANY) await snapshot.readStatuses();
-    for (const kv of page.kvs) {
-      const record = decode(q.kind, kv.value);
-      if (!isWithin(q.within, record.name)) continue;
-      const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
-      const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
-      if (!matches(full)) continue;
-      if (resources.length === size) return { resources, ...rest(resources.at(-1)?.name ?? "") };
-      resources.push(q.filter === "" ? full : view(stored, q.view));
+  for (const { start: first, end } of ranges) {
+    for (let start: Uint8Array | undefined = first; start !== undefined;) {
+      const limit = q.filter === "" ? Math.min(READ, size - resources.length + 1) : READ;
+      const { kvs, more } = await deps.store.range({ start, end, rev, limit });
+      for (const kv of kvs) {
+        await pace.step();
+        const record = decode(q.kind, kv.value);
+        const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
+        const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
+        if (!matches(full)) continue;
+        if (resources.length === size) return { resources, ...rest(resources.at(-1)?.name ?? "") };
+        resources.push(q.filter === "" ? full : view(stored, q.view));
+      }
+      const last = kvs.at(-1);
+      start = more && last !== undefined ? keyAfter(last.key) : undefined;
     }
-    const last = page.kvs.at(-1);
-    if (!page.more || last === undefined) break;
-    start = keyAfter(last.key);
   }
   return { resources, ...rest("") };
 }
@@ -116,7 +145,9 @@ export async function listBasicPage(
   q: ListQuery,
   schema: DescMessage,
 ): Promise<Uint8Array> {
-  const { size, rev, range, rest } = await positionOf(deps, q);
+  const { size, rev, ranges, rest } = await positionOf(deps, q);
+  const [range] = ranges;
+  if (range === undefined) return encodePage(schema, [], rest(""));
   const page = await deps.items.page(q.kind, { range, rev, limit: size });
   return encodePage(schema, page.items, rest(page.more ? page.last : ""));
 }

@@ -24,6 +24,8 @@ import type { WatchEvent } from "./watch.ts";
 import { watch } from "./watch.ts";
 import { Writer } from "./writer.ts";
 
+const never = new AbortController().signal;
+
 /** The write path over a store in memory. */
 function hub() {
   const clock = systemClock;
@@ -230,9 +232,9 @@ test("pages show one revision, and a token fits its own query alone", async () =
     pageToken: "",
     minRevision: 0n,
   };
-  const first = await listPage(h, q);
+  const first = await listPage(h, q, never);
   await h.dataPlane("d");
-  const second = await listPage(h, { ...q, pageToken: first.nextPageToken });
+  const second = await listPage(h, { ...q, pageToken: first.nextPageToken }, never);
   expect([...first.resources, ...second.resources].map((r) => r.name)).toEqual([
     "dataPlanes/a",
     "dataPlanes/b",
@@ -240,7 +242,7 @@ test("pages show one revision, and a token fits its own query alone", async () =
   ]);
   expect(second.nextPageToken).toBe("");
   await expect(
-    listPage(h, { ...q, filter: "spec.region = x", pageToken: first.nextPageToken }),
+    listPage(h, { ...q, filter: "spec.region = x", pageToken: first.nextPageToken }, never),
   ).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
 });
 

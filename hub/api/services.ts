@@ -134,7 +134,7 @@ function methods<R extends Resource>(api: Api, of: Of) {
       const { pageSize, pageToken, filter, view, minRevision } = request;
       const q = { kind, parent: at.parent, pageSize, pageToken, filter, view, minRevision, within };
       if (isBasic(q)) return (await listBasicPage(api, q, of.list)) as A;
-      const { resources, ...rest } = await listPage(api, q);
+      const { resources, ...rest } = await listPage(api, q, ctx.signal);
       return { [of.fields.many]: resources, ...rest } as A;
     },
     async update(

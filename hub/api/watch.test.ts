@@ -175,8 +175,9 @@ test("whoever replays all events from the first revision holds what a list shows
               else held.set(event.resource.name, plain(event.resource));
             }
             const page = await listPage(
-              { store: api.store, reader: new Reader(api.store) },
+              { store: api.store, reader: new Reader(api.store), clock: api.clock },
               { ...q, pageSize: 100, pageToken: "", minRevision: 0n },
+              new AbortController().signal,
             );
             expect(Object.fromEntries(held)).toEqual(
               Object.fromEntries(page.resources.map((r) => [r.name, plain(r)])),

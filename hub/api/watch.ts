@@ -57,16 +57,9 @@ export async function* watch(
     let pageTokenText = "";
     let at: Cursor;
     do {
-      const page = await listPage(deps, {
-        kind: q.kind,
-        parent: q.parent,
-        filter: q.filter,
-        view: q.view,
-        pageSize: PAGE,
-        pageToken: pageTokenText,
-        minRevision: 0n,
-        within: q.within,
-      });
+      const { kind, parent, filter, view: how, within } = q;
+      const part = { pageSize: PAGE, pageToken: pageTokenText, minRevision: 0n };
+      const page = await listPage(deps, { kind, parent, filter, view: how, within, ...part }, signal);
       for (const resource of page.resources) {
         if (selected(resource.name))
           yield { kind: "change", type: ChangeType.UPSERTED, resource, cursor: undefined };

@@ -7,6 +7,7 @@ import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { expect, test } from "vitest";
 import { Reader } from "../api/reader.ts";
 import { testApi } from "../api/testing.ts";
+import { manualClock } from "../sync/testing.ts";
 import { callMetrics, hubMetrics } from "./metrics.ts";
 
 /** The samples of a metric, as lines. */
@@ -16,7 +17,7 @@ const samples = (text: string, name: string) =>
 test("a scrape counts resources as their views show them, and anew when the store has changed", async () => {
   const api = await testApi();
   const metrics = createMetrics();
-  hubMetrics(metrics, { store: api.store, reader: new Reader(api.store) });
+  hubMetrics(metrics, { store: api.store, reader: new Reader(api.store), clock: manualClock() });
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   const spec = { dataPlane: dataPlane.name };
   for (const tenantId of ["a", "b"]) {

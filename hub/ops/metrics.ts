@@ -1,36 +1,22 @@
 /** The hub's metrics, beside those that sync counts itself; names as in docs/reference/metrics.md. */
-import { fromBinary } from "@bufbuild/protobuf";
-import { timestampMs } from "@bufbuild/protobuf/wkt";
+import type { Clock } from "@moorage/shared/clock";
 import { codeName } from "@moorage/shared/errors";
 import type { CallReport } from "@moorage/shared/grpc/server";
 import type { Logger } from "@moorage/shared/log";
 import type { Metrics } from "@moorage/shared/metrics";
-import {
-  LinkState,
-  StoredCredentialsSchema,
-  StoredLinkSchema,
-} from "@moorage/proto/moorage/internal/v1/record_pb";
-import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import { statusOf } from "./status-of.ts";
-import { version } from "./version.ts";
-import type { Kind } from "../core/keys.ts";
-import { prefixes } from "../core/keys.ts";
-import { viewInto } from "../core/views.ts";
-import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
-import { prefix } from "../store/bytes.ts";
 import type { StoreStats } from "../store/sqlite/protocol.ts";
-import type { Rev, Store } from "../store/store.ts";
-
-const kinds: readonly Kind[] = ["DataPlane", "Tenant", "Application"];
+import type { Store } from "../store/store.ts";
+import { Census, kinds } from "./census.ts";
+import { version } from "./version.ts";
 
 /** Gauges that are read at each scrape. */
 export function hubMetrics(
   metrics: Metrics,
-  from: { store: Store; reader: Reader; stats?: () => Promise<StoreStats> },
+  from: { store: Store; reader: Reader; clock: Clock; stats?: () => Promise<StoreStats> },
 ): void {
   if (from.stats !== undefined) fileMetrics(metrics, from.stats);
-  let counted: Rev | undefined;
+  const census = new Census(from);
   metrics.gauge({
     name: "moorage_build_info",
     help: "1, with the versions that run",
@@ -56,13 +42,10 @@ export function hubMetrics(
       status: ["True", "False", "Unknown"],
     },
     collect: async (g) => {
-      const { rev } = await from.store.status();
-      // Counting reads everything; a store that did not change is not counted again.
-      if (rev === counted) return;
-      const counts = await countEntities(from.reader, rev);
-      counted = rev;
+      const counted = await census.newest();
+      if (counted === undefined) return;
       g.reset();
-      for (const [key, n] of counts) {
+      for (const [key, n] of counted.entities) {
         const [kind = "", condition = "", status = ""] = key.split("/");
         g.set(n, { kind, condition, status });
       }
@@ -71,22 +54,12 @@ export function hubMetrics(
   metrics.gauge({
     name: "moorage_hub_data_planes_stale",
     help: "Data planes whose agent was connected once and is not now",
-    collect: async (g) => {
-      const links = (await from.store.range(prefix(prefixes.links))).kvs;
-      const stale: LinkState[] = [LinkState.DISCONNECTED, LinkState.SILENT];
-      g.set(links.filter((kv) => stale.includes(fromBinary(StoredLinkSchema, kv.value).state)).length);
-    },
+    collect: async (g) => g.set((await census.newest())?.stale ?? 0),
   });
   metrics.gauge({
     name: "moorage_hub_client_certificate_earliest_expiry_timestamp_seconds",
     help: "When the first of the agents' newest certificates runs out; 0 without any",
-    collect: async (g) => {
-      const all = (await from.store.range(prefix(prefixes.credentials))).kvs;
-      const ends = all
-        .flatMap((kv) => fromBinary(StoredCredentialsSchema, kv.value).keys)
-        .flatMap((k) => (k.notAfter === undefined ? [] : [timestampMs(k.notAfter)]));
-      g.set(ends.length === 0 ? 0 : ends.reduce((a, b) => Math.min(a, b)) / 1_000);
-    },
+    collect: async (g) => g.set(((await census.newest())?.earliestExpiryMs ?? 0) / 1_000),
   });
 }
 
@@ -120,24 +93,6 @@ export function groupMetrics(metrics: Metrics): (group: { revisions: number; too
     seconds.observe(group.tookMs / 1_000, { operation: "commit" });
     revisions.inc({}, group.revisions);
   };
-}
-
-/** Resources by `kind/condition/status`. */
-async function countEntities(reader: Reader, rev: Rev): Promise<Map<string, number>> {
-  const snapshot = new Snapshot(reader, rev);
-  await snapshot.readStatuses();
-  const counts = new Map<string, number>();
-  for (const kind of kinds) {
-    for (const found of await reader.all(kind, rev)) {
-      const resource = viewInto(found.value, await snapshot.stored(found), View.FULL);
-      for (const condition of statusOf(kind)) {
-        const status = resource.status?.conditions.find((c) => c.type === condition)?.status ?? "Unknown";
-        const key = `${kind}/${condition}/${status}`;
-        counts.set(key, (counts.get(key) ?? 0) + 1);
-      }
-    }
-  }
-  return counts;
 }
 
 /** As the ecosystem's dashboards spell them, which is as the descriptors do. */
