@@ -29,7 +29,7 @@ import { validate } from "../core/validate.ts";
 import { view } from "../core/views.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
-import type { Rev, RowOp } from "../store/store.ts";
+import type { Compare, Rev, RowOp } from "../store/store.ts";
 import { finaliseOps, stampOp } from "./finalise.ts";
 import type { Found, Reader } from "./reader.ts";
 import { linkOf, notFound } from "./reader.ts";
@@ -37,7 +37,7 @@ import type { Reads } from "./reads.ts";
 import { Placement } from "./placement.ts";
 import { alreadyExists, terminating } from "./refusals.ts";
 import type { Room } from "./room.ts";
-import type { Change, Committed, Writer } from "./writer.ts";
+import type { Change, Committed, Planned, Writer } from "./writer.ts";
 
 /** Who calls, with what, for the record. */
 export interface Call {
@@ -48,7 +48,7 @@ export interface Call {
   validateOnly: boolean;
 }
 
-/** Applications marked in one transaction when their tenant goes: three puts and a row each. */
+/** Applications that go in one transaction with their parent: three puts and a row each. */
 const CASCADE = 25;
 
 /** See the module's text. */
@@ -124,7 +124,7 @@ export class Resources {
     );
   }
 
-  async delete(
+  delete(
     call: Call,
     kind: Kind,
     what: {
@@ -138,7 +138,6 @@ export class Resources {
     },
   ): Promise<Resource> {
     requireName(kind, "name", what.name);
-    if (!call.validateOnly) await this.#deleteChildren(call, kind, what);
     return this.#write({ ...call, alone: true }, kind, async (reads) => {
       const found = await reads.resource(what.name);
       if (found === undefined) {
@@ -151,29 +150,10 @@ export class Resources {
     });
   }
 
-  /** Marks applications in parts until those left fit into one transaction with their parent. */
-  async #deleteChildren(
-    call: Call,
-    kind: Kind,
-    what: { name: string; etag: string; orphan: boolean; force: boolean; authorization: Uint8Array },
-  ): Promise<void> {
-    for (;;) {
-      const found = await this.#reader.resource(what.name);
-      if (found === undefined) return;
-      checkEtag(found.value, what.etag);
-      await this.#refuseDelete(found.value, what.force);
-      const going = await this.#going(found, what.force);
-      if (going.children.length <= CASCADE) return;
-      await this.#write({ ...call, requestId: "", alone: true }, kind, async () => ({
-        change: this.#deleteChange(going.children.slice(0, CASCADE), { ...going, what, answered: found }),
-      }));
-    }
-  }
-
   #write(
     call: Call & { alone: boolean },
     kind: Kind,
-    plan: (reads: Reads) => Promise<{ change: Change<Resource> } | { unchanged: Resource }>,
+    plan: (reads: Reads) => Promise<Planned<Resource>>,
   ): Promise<Resource> {
     const repeat = (kept: Resource, rev: Rev): Promise<Resource> => this.#asOf(kept, rev);
     return this.#writer.write<Resource>({ ...call, answer: schemas[kind], plan, repeat });
@@ -314,11 +294,14 @@ export class Resources {
     }
   }
 
-  /** What goes with a resource, and whether it goes at once: by force, or because no agent ever held it. */
+  /**
+   * What goes with a resource, and whether it goes at once: by force, or because no agent ever held it,
+   * which has to be so still at the commit (`if`).
+   */
   async #going(
     found: Found<Resource>,
     force: boolean,
-  ): Promise<{ dataPlaneUid: string; atOnce: boolean; children: Found<Resource>[] }> {
+  ): Promise<{ dataPlaneUid: string; atOnce: boolean; if: Compare[]; children: Found<Resource>[] }> {
     const record = found.value;
     const { dataPlane } = await this.#reader.placeOf(record);
     const dataPlaneUid = dataPlane?.value.uid ?? "";
@@ -329,23 +312,22 @@ export class Resources {
       record.$typeName === "moorage.hub.v1.Application"
         ? []
         : await this.#reader.all("Application", undefined, `${record.name}/applications/`);
-    return { dataPlaneUid, atOnce, children: all.filter((c) => atOnce || c.value.deleteTime === undefined) };
+    const children = all.filter((c) => atOnce || c.value.deleteTime === undefined);
+    if (!atOnce || force || dataPlaneUid === "") return { dataPlaneUid, atOnce, if: [], children };
+    const unlinked: Compare = { key: key(linkKey(dataPlaneUid)), target: "modRev", op: "=", to: 0 };
+    return { dataPlaneUid, atOnce, if: [unlinked], children };
   }
 
-  /** Marks the resource, and what lives in it, for deletion; or removes the records at once. */
+  /**
+   * Marks the resource, and what lives in it, for deletion; or removes the records at once. What does not
+   * fit into one transaction goes before, in parts.
+   */
   async #planDelete(
     found: Found<Resource>,
     what: { orphan: boolean; force: boolean; authorization: Uint8Array },
     validateOnly: boolean,
-  ): Promise<{ change: Change<Resource> } | { unchanged: Resource }> {
+  ): Promise<Planned<Resource>> {
     const going = await this.#going(found, what.force);
-    if (going.children.length > CASCADE && !validateOnly) {
-      throw new MoorageError(
-        Code.ABORTED,
-        `Cannot delete "${found.value.name}": applications are being added; retry`,
-        { reason: "CONTENTION", retryAfterMs: 100 },
-      );
-    }
     // A later call adds to the order that stands: objects that were to stay are not removed by it.
     const standing = await this.#reader.removal(going.dataPlaneUid, found.value.uid);
     const order = {
@@ -355,14 +337,15 @@ export class Resources {
           ? what.authorization
           : standing.removalAuthorization,
     };
+    const at = { ...going, what: order, answered: found };
+    if (going.children.length > CASCADE && !validateOnly)
+      return { change: this.#deleteChange(going.children.slice(0, CASCADE), at), more: true };
     const same =
       standing?.orphan === order.orphan &&
       Buffer.from(standing.removalAuthorization).equals(order.authorization);
     if (!going.atOnce && same && going.children.length === 0)
       return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
-    return {
-      change: this.#deleteChange([...going.children, found], { ...going, what: order, answered: found }),
-    };
+    return { change: this.#deleteChange([...going.children, found], at) };
   }
 
   #deleteChange(
@@ -370,18 +353,19 @@ export class Resources {
     at: {
       dataPlaneUid: string;
       atOnce: boolean;
+      if: readonly Compare[];
       what: { orphan: boolean; authorization: Uint8Array };
       answered: Found<Resource>;
     },
   ): Change<Resource> {
     let answer = at.answered.value;
     const change: Change<Resource> = {
-      if: [],
+      if: [...at.if],
       then: [],
       rows: [],
       resource: at.answered.value.name,
       answer: async (on) => {
-        if (at.atOnce) return answer;
+        if (at.atOnce) return { ...answer, revision: BigInt(on.rev) };
         const stored = await this.#reader.stored(written(answer, on.rev), committed(on.rev), {
           dataPlaneUid: at.dataPlaneUid,
         });

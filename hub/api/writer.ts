@@ -30,6 +30,9 @@ const TRIES_ALONE = 16;
 /** How long a request id is kept with its answer. */
 export const requestIdMs = 24 * 3_600_000;
 
+/** Transactions of one write; with 25 resources in each, what a data plane may hold fits into 800. */
+const MOST_PARTS = 1_000;
+
 /** Bytes of records kept in memory for plans. */
 const MEMORY_BYTES = 8 * 1024 * 1024;
 
@@ -59,6 +62,12 @@ export interface Change<A> {
   answer(at: Committed): A | Promise<A>;
 }
 
+/**
+ * What a plan came to. With `more` the change is a part: it is committed, and the plan is made anew. The
+ * request's id is kept with the last part, so that a repeated request goes on where the first one stopped.
+ */
+export type Planned<A> = { change: Change<A>; more?: boolean } | { unchanged: A };
+
 /** One write. */
 export interface Write<A extends Message> {
   principal: ApiPrincipal;
@@ -71,14 +80,17 @@ export interface Write<A extends Message> {
   validateOnly: boolean;
   /** True for a plan that counts, or relies on the absence of, other resources: no other write meanwhile. */
   alone?: boolean;
-  /** Reads, checks, and says what to change; undefined with `unchanged` when there is nothing to write. */
-  plan(reads: Reads): Promise<{ change: Change<A> } | { unchanged: A }>;
-  /** The answer of a repeated request from what was kept at its commit; by default that. */
+  /** Reads, checks, and says what to change; `unchanged` when there is nothing to write. */
+  plan(reads: Reads): Promise<Planned<A>>;
+  /** The answer of a repeated request from what was kept of its change; by default that. */
   repeat?(kept: A, rev: Rev): Promise<A>;
 }
 
 /** An answer, or that of an earlier request with the same id; or the revision of an expired one. */
 type Known<A> = { answer: A } | { modRev: Rev };
+
+/** What a try came to: the answer, or a part of the write; undefined when it was lost. */
+type Tried<A> = { answer: A } | "part" | undefined;
 
 /** Makes writes durable. */
 export class Writer {
@@ -108,9 +120,12 @@ export class Writer {
     const request = this.#requestOf(w);
     const go = (alone: boolean, tries: number) =>
       this.#gate.through(alone, () => this.#write(w, { request, tries, guess: !alone && !w.validateOnly }));
-    const shared = w.alone === true ? undefined : await go(false, TRIES);
-    const done = shared ?? (await go(true, TRIES_ALONE));
-    if (done !== undefined) return done.answer;
+    for (let part = 0; part < MOST_PARTS; part++) {
+      const shared = w.alone === true ? undefined : await go(false, TRIES);
+      const done = shared ?? (await go(true, TRIES_ALONE));
+      if (done === undefined) break;
+      if (done !== "part") return done.answer;
+    }
     throw new MoorageError(Code.ABORTED, "Cannot write: other writes came between; retry", {
       reason: "CONTENTION",
       retryAfterMs: 100,
@@ -121,7 +136,7 @@ export class Writer {
   async #write<A extends Message>(
     w: Write<A>,
     on: { request: Requested | undefined; tries: number; guess: boolean },
-  ): Promise<{ answer: A } | undefined> {
+  ): Promise<Tried<A>> {
     if (on.guess) {
       const done = await this.#try(w, { request: on.request, known: 0, guessing: true });
       if (done !== undefined) return done;
@@ -139,7 +154,7 @@ export class Writer {
   async #try<A extends Message>(
     w: Write<A>,
     on: { request: Requested | undefined; known: Rev; guessing: boolean },
-  ): Promise<{ answer: A } | undefined> {
+  ): Promise<Tried<A>> {
     const reads = new Reads({ reader: this.#reader, memory: this.#memory, guessing: on.guessing });
     // A guess settles nothing, neither does the plan of a request that may be a repeated one.
     const unsettled = () => on.guessing && (reads.guessed || on.request !== undefined);
@@ -150,16 +165,22 @@ export class Writer {
       if (unsettled()) return undefined;
       throw thrown;
     }
-    if ("unchanged" in planned) return unsettled() ? undefined : { answer: planned.unchanged };
-    const { change } = planned;
+    if ("unchanged" in planned) {
+      if (unsettled()) return undefined;
+      const settled = await this.#keepUnchanged(w, { ...on, answer: planned.unchanged, reads });
+      return settled ? { answer: planned.unchanged } : undefined;
+    }
+    const { change, more } = planned;
     if (w.validateOnly) return { answer: await change.answer(await this.#asIs(change)) };
     const needs = change.needs ?? [];
     const compares = [...reads.compares(), ...change.if];
     const then = [...change.then, this.#audit(w, change)];
     if (on.request !== undefined) {
-      const { op, compare } = await this.#requestOp(w, change, on as { request: Requested; known: Rev });
-      then.push(op);
-      compares.push(compare);
+      compares.push(isAt(on.request, on.known));
+      // The revision is not known before the commit; a repeated request takes it from this record's own.
+      const kept = change.kept ?? (await change.answer(await this.#asIs(change)));
+      const { resource } = change;
+      if (more !== true) then.push(this.#requestOp(w, on.request, { resource, kept, unchanged: false }));
     }
     const gets = needs.map((text): Op => ({ get: { key: key(text) } }));
     const txn = { if: compares, then: [...then, ...gets], rows: change.rows };
@@ -168,11 +189,26 @@ export class Writer {
     failpoint("api/after-txn");
     if (!ok) return undefined;
     change.committed?.(rev);
+    if (more === true) return "part";
     const get = (text: string): KV | undefined => {
       const result = results[then.length + needs.indexOf(text)];
       return result?.kind === "get" ? result.kv : undefined;
     };
     return { answer: await change.answer({ rev, get }) };
+  }
+
+  /**
+   * Keeps the id of a request that changes nothing: repeated when others have written, it must not act on
+   * what it finds then. False when what it read has changed.
+   */
+  async #keepUnchanged<A extends Message>(
+    w: Write<A>,
+    on: { request: Requested | undefined; known: Rev; answer: A; reads: Reads },
+  ): Promise<boolean> {
+    if (on.request === undefined || w.validateOnly) return true;
+    const op = this.#requestOp(w, on.request, { resource: "", kept: on.answer, unchanged: true });
+    const compares = [...on.reads.compares(), isAt(on.request, on.known)];
+    return (await this.#commit({ if: compares, then: [op] })).ok;
   }
 
   async #commit(txn: TxnRequest): Promise<TxnResult> {
@@ -200,25 +236,20 @@ export class Writer {
     return auditOp({ clock: this.#clock, rng: this.#rng }, { ...facts, outcome: "OK" });
   }
 
-  /** The record of a request's id, and the compare that lets one of several repeated requests write it. */
-  async #requestOp<A extends Message>(
+  /** Keeps a request's id with its answer. */
+  #requestOp<A extends Message>(
     w: Write<A>,
-    change: Change<A>,
-    at: { request: Requested; known: Rev },
-  ): Promise<{ op: Op; compare: Compare }> {
-    // The revision is not known before the commit; a repeated request takes it from this record's own.
-    const kept = change.kept ?? (await change.answer(await this.#asIs(change)));
+    request: Requested,
+    at: { resource: string; kept: A; unchanged: boolean },
+  ): Op {
     const record = create(StoredRequestSchema, {
-      requestHash: at.request.hash,
-      responseName: change.resource,
-      response: toBinary(w.answer, kept),
+      requestHash: request.hash,
+      responseName: at.resource,
+      response: toBinary(w.answer, at.kept),
       expireTime: timestampFromMs(this.#clock.now() + requestIdMs),
+      unchanged: at.unchanged,
     });
-    const k = key(at.request.key);
-    return {
-      op: { put: { key: k, value: toBinary(StoredRequestSchema, record) } },
-      compare: { key: k, target: "modRev", op: "=", to: at.known },
-    };
+    return { put: { key: key(request.key), value: toBinary(StoredRequestSchema, record) } };
   }
 
   #requestOf<A extends Message>(w: Write<A>): Requested | undefined {
@@ -262,6 +293,7 @@ export class Writer {
       );
     }
     const answer = fromBinary(w.answer, stored.response) as unknown as A & { revision?: bigint };
+    if (stored.unchanged) return { answer };
     if (answer.revision !== undefined) answer.revision = BigInt(kv.modRev);
     return { answer: (await w.repeat?.(answer, kv.modRev)) ?? answer };
   }
@@ -286,6 +318,14 @@ interface Requested {
   key: string;
   hash: Buffer;
 }
+
+/** That nobody has kept the request's id since it was looked up: of several repeated requests one does. */
+const isAt = (request: Requested, known: Rev): Compare => ({
+  key: key(request.key),
+  target: "modRev",
+  op: "=",
+  to: known,
+});
 
 /** Deletes a transaction of the sweep. */
 const SWEEP_OPS = 100;
