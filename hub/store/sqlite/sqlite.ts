@@ -22,8 +22,12 @@ import type { StoreStats } from "./protocol.ts";
 import { damaged } from "./meta.ts";
 import { files } from "./schema.ts";
 
-/** Between two steps of a millisecond each: a look at all rows leaves the thread to others. */
+/**
+ * Between two steps of the look at all rows: at least so long, and so many times what the step took. A hub that died
+ * looks at its rows while its whole fleet comes back: it gets a fiftieth of the thread.
+ */
 const SCRUB_PAUSE_MS = 5;
+const SCRUB_PAUSES = 50;
 
 /** What a durable store needs. */
 export interface SqliteStoreOptions {
@@ -164,8 +168,11 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
   let scrubbing: Timer | undefined;
   const scrub = (): void => {
     if (dead !== undefined) return;
+    const startMs = clock.monotonicMs();
     try {
-      if (checked(() => steps.next()).done !== true) scrubbing = clock.setTimer(SCRUB_PAUSE_MS, scrub);
+      if (checked(() => steps.next()).done === true) return;
+      const tookMs = clock.monotonicMs() - startMs;
+      scrubbing = clock.setTimer(Math.max(SCRUB_PAUSE_MS, SCRUB_PAUSES * tookMs), scrub);
     } catch {
       // It has ended the store, whose owner was told.
     }
