@@ -7,6 +7,7 @@ import type { Identity } from "../identity/identity.ts";
 import type { Store } from "../store/store.ts";
 import type { AdvertisedNow } from "./admin.ts";
 import { apiKeyService, bundleService, joinTokenService, waitService } from "./admin.ts";
+import { Affected } from "./affected.ts";
 import { Auth } from "./auth.ts";
 import type { BackupSource } from "./backup.ts";
 import { BasicItems } from "./basic-items.ts";
@@ -49,7 +50,8 @@ export function createApi(deps: {
   });
   const auth = new Auth(deps.identity.apiKeys, deps.clock);
   const items = new BasicItems({ store: deps.store, reader });
-  const api: Api = { store: deps.store, reader, items, resources, auth, clock: deps.clock };
+  const affected = new Affected(reader);
+  const api: Api = { store: deps.store, reader, affected, items, resources, auth, clock: deps.clock };
   const bundles = new Bundles({ store: deps.store, reader, writer, clock: deps.clock, rng: deps.rng });
   return {
     services: [

@@ -15,6 +15,7 @@ import { linkKey } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import { key } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
+import { Affected } from "./affected.ts";
 import { listPage } from "./lists.ts";
 import { Reader } from "./reader.ts";
 import type { Call } from "./resources.ts";
@@ -34,7 +35,7 @@ function hub() {
   const reader = new Reader(store);
   const writer = new Writer({ store, clock, rng });
   const resources = new Resources({ reader, writer, clock, rng, room: new Room(store) });
-  const api = { store, reader, resources, clock };
+  const api = { store, reader, affected: new Affected(reader), resources, clock };
   return {
     ...api,
     dataPlane: (id: string, spec: object = {}, c: Call = call()) =>

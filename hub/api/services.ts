@@ -30,7 +30,6 @@ import {
   UpdateTenantRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import type { View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import type { Clock } from "@moorage/shared/clock";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService, CallContext } from "@moorage/shared/grpc/types";
 import type { Kind } from "../core/keys.ts";
@@ -38,24 +37,19 @@ import { checkId, requireName, requireParent } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { empty, fieldNames } from "../core/resources.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
-import type { Store } from "../store/store.ts";
 import type { Auth } from "./auth.ts";
 import type { BasicItems } from "./basic-items.ts";
 import type { ListQuery } from "./lists.ts";
 import { isBasic, listBasicPage, listPage } from "./lists.ts";
-import type { Reader } from "./reader.ts";
 import type { Call, Resources } from "./resources.ts";
 import { watch } from "./watch.ts";
-import type { WatchEvent, WatchQuery } from "./watch.ts";
+import type { WatchDeps, WatchEvent, WatchQuery } from "./watch.ts";
 
 /** What the services share. */
-export interface Api {
-  store: Store;
-  reader: Reader;
+export interface Api extends WatchDeps {
   items: BasicItems;
   resources: Resources;
   auth: Auth;
-  clock: Clock;
 }
 
 /** A call's facts for a write; `/package.Service/Method` loses its first slash. */

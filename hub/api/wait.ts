@@ -1,16 +1,19 @@
-/** WaitFor: the watch of one resource until a condition holds, or the resource is gone. */
+/** WaitFor: follows one resource until a condition holds, or the resource is gone. */
 import type { WaitForRequest } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
-import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
+import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { credentialsKey, linkKey, resourceKey, statusKey } from "../core/keys.ts";
 import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
+import { dataPlaneOf, kindOf } from "../core/resources.ts";
 import { conditionsOf } from "../core/views.ts";
-import type { Store } from "../store/store.ts";
+import { keyText, prefix } from "../store/bytes.ts";
+import type { Rev, Store } from "../store/store.ts";
 import { cursorAt } from "./lists.ts";
 import type { Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
-import { viewAt, watch } from "./watch.ts";
+import { compacted, viewAt } from "./watch.ts";
 
 const defaultTimeoutMs = 5 * 60_000;
 const maxTimeoutMs = 3_600_000;
@@ -21,8 +24,7 @@ export async function waitFor(
   request: WaitForRequest,
   signal: AbortSignal,
 ) {
-  const parsed = parseName(request.name);
-  if (parsed === undefined)
+  if (parseName(request.name) === undefined)
     throw invalidField(
       "name",
       `"${request.name.slice(0, 128)}" is no name of a data plane, tenant or application`,
@@ -57,23 +59,19 @@ export async function waitFor(
   const timer = deps.clock.setTimer(timeoutMs, () => timeout.abort());
   let last = first;
   try {
-    const q = {
-      kind: parsed.kind,
-      parent: "",
-      filter: "",
-      view: View.FULL,
-      cursor: cursorAt(epoch, rev),
-      name: request.name,
-    };
-    for await (const event of watch(deps, q, AbortSignal.any([signal, timeout.signal]))) {
-      if (event.kind !== "change") continue;
-      const at = Number(event.cursor?.revision ?? event.resource.revision);
-      if (event.type === ChangeType.REMOVED) {
-        if (request.deleted) return answer(undefined, at);
+    let keys = await keysOf(deps.reader, first, rev);
+    const ended = AbortSignal.any([signal, timeout.signal]);
+    for await (const batch of deps.store.watch({ ...prefix(""), from: rev + 1, signal: ended })) {
+      if (batch.kind === "compacted") throw compacted(`revisions up to ${batch.compactRev} were compacted`);
+      if (batch.kind === "progress" || !batch.events.some((e) => keys.has(keyText(e.kv.key)))) continue;
+      const now = await viewAt(deps.reader, request.name, batch.rev, View.FULL);
+      if (now === undefined) {
+        if (request.deleted) return answer(undefined, batch.rev);
         throw notFound(request.name);
       }
-      last = event.resource;
-      if (!request.deleted && done(last) !== undefined) return answer(last, at);
+      last = now;
+      keys = await keysOf(deps.reader, last, batch.rev);
+      if (!request.deleted && done(last) !== undefined) return answer(last, batch.rev);
     }
   } finally {
     timer.cancel();
@@ -93,4 +91,16 @@ export async function waitFor(
       reason: condition?.reason ?? "",
     },
   });
+}
+
+/** The keys that the conditions of a resource rest on: whoever waits for it looks at no other write. */
+async function keysOf(reader: Reader, resource: Resource, rev: Rev): Promise<ReadonlySet<string>> {
+  const { dataPlane, tenant } = await reader.placeOf(resource, rev);
+  const keys = [
+    resourceKey(kindOf(resource), resource.name),
+    resourceKey("DataPlane", dataPlaneOf(resource, tenant?.value)),
+    statusKey(resource.uid),
+    credentialsKey(resource.uid),
+  ];
+  return new Set(dataPlane === undefined ? keys : [...keys, linkKey(dataPlane.value.uid)]);
 }

@@ -10,6 +10,7 @@ import { expect, test } from "vitest";
 import type { Kind } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import { manualClock, settle } from "../sync/testing.ts";
+import { Affected } from "./affected.ts";
 import { listPage } from "./lists.ts";
 import { Reader } from "./reader.ts";
 import type { TestApi } from "./testing.ts";
@@ -137,7 +138,8 @@ async function eventsTo(
 ): Promise<WatchEvent[]> {
   const out: WatchEvent[] = [];
   const end = new AbortController();
-  const deps = { store: api.store, reader: new Reader(api.store), clock: api.clock };
+  const reader = new Reader(api.store);
+  const deps = { store: api.store, reader, affected: new Affected(reader), clock: api.clock };
   // Ends when the log has been read to its end: the watch then waits.
   const reading = (async () => {
     for await (const event of watch(deps, q, end.signal)) {

@@ -2,23 +2,29 @@
  * Watch: every change of any part of a view (record, status, link), whole revisions in order. A
  * position in the log, never a queue: a slow reader is asked to wait and costs nothing meanwhile.
  */
-import { fromBinary } from "@bufbuild/protobuf";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import { LinkState, StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { compileFilter } from "../core/filter.ts";
 import type { Kind } from "../core/keys.ts";
-import { kindPrefix, prefixes, uidKey } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import { view } from "../core/views.ts";
 import type { Within } from "../identity/authorize.ts";
 import { isWithin } from "../identity/authorize.ts";
-import { keyText, prefix } from "../store/bytes.ts";
-import type { Rev, Store, StoreEvent } from "../store/store.ts";
+import { prefix } from "../store/bytes.ts";
+import type { Rev, Store } from "../store/store.ts";
+import type { Affected } from "./affected.ts";
 import { below, cursorAt, listPage } from "./lists.ts";
 import type { Reader } from "./reader.ts";
+
+/** What a watch reads from; `affected` is shared by all watches. */
+export interface WatchDeps {
+  store: Store;
+  reader: Reader;
+  affected: Affected;
+  clock: Clock;
+}
 
 /** What is watched. */
 export interface WatchQuery {
@@ -27,8 +33,6 @@ export interface WatchQuery {
   filter: string;
   view: View;
   cursor: Cursor | undefined;
-  /** One resource alone; empty for all. */
-  name?: string;
   /** The part of the collection that the caller may see; undefined for all. */
   within?: Within | undefined;
 }
@@ -46,7 +50,7 @@ const PAGE = 500;
 
 /** Streams changes after the cursor, or a first listing and then changes. Ends with `signal`. */
 export async function* watch(
-  deps: { store: Store; reader: Reader; clock: Clock },
+  deps: WatchDeps,
   q: WatchQuery,
   signal: AbortSignal,
 ): AsyncGenerator<WatchEvent, void, void> {
@@ -78,7 +82,7 @@ export async function* watch(
 }
 
 async function* follow(
-  deps: { store: Store; reader: Reader; clock: Clock },
+  deps: WatchDeps,
   q: WatchQuery,
   at: { from: Rev; epoch: Uint8Array; signal: AbortSignal; selected: (name: string) => boolean },
 ): AsyncGenerator<WatchEvent, void, void> {
@@ -102,7 +106,7 @@ async function* follow(
       continue;
     }
     const changes: { type: ChangeType; resource: Resource }[] = [];
-    for (const name of await affected(deps.reader, q.kind, batch)) {
+    for (const name of await deps.affected.names(q.kind, batch)) {
       if (!at.selected(name)) continue;
       const change = await changeOf(deps.reader, {
         name,
@@ -131,72 +135,8 @@ async function* follow(
 }
 
 function selector(q: WatchQuery): (name: string) => boolean {
-  if (q.name !== undefined && q.name !== "") return (name) => name === q.name;
   const prefixText = below(q.kind, q.parent);
   return (name) => name.startsWith(prefixText) && isWithin(q.within, name);
-}
-
-/** Names of the resources of `kind` whose view a revision touches, each once, in order of name. */
-async function affected(
-  reader: Reader,
-  kind: Kind,
-  batch: { rev: Rev; events: StoreEvent[] },
-): Promise<string[]> {
-  const names = new Set<string>();
-  for (const event of batch.events) {
-    const text = keyText(event.kv.key);
-    if (text.startsWith(kindPrefix(kind))) names.add(text.slice(kindPrefix(kind).length));
-    else if (text.startsWith(prefixes.status))
-      await addByUid(reader, kind, { uid: text.slice(prefixes.status.length), rev: batch.rev, names });
-    else if (text.startsWith(prefixes.links))
-      await addByLink(reader, kind, { event, rev: batch.rev, uid: text.slice(prefixes.links.length), names });
-    else if (kind === "DataPlane" && text.startsWith(prefixes.credentials))
-      await addByUid(reader, kind, { uid: text.slice(prefixes.credentials.length), rev: batch.rev, names });
-    // A tenant that comes or goes changes the number that its data plane shows.
-    else if (kind === "DataPlane" && text.startsWith(prefixes.placements))
-      names.add(text.split("/").slice(1, 3).join("/"));
-  }
-  return [...names].sort();
-}
-
-async function addByUid(
-  reader: Reader,
-  kind: Kind,
-  at: { uid: string; rev: Rev; names: Set<string> },
-): Promise<void> {
-  const kv = await reader.kv(uidKey(at.uid), at.rev);
-  if (kv === undefined) return;
-  const text = keyText(kv.value);
-  if (text.startsWith(kindPrefix(kind))) at.names.add(text.slice(kindPrefix(kind).length));
-}
-
-/** A link changes its data plane's view; entering or leaving silence changes those of all that live in it. */
-async function addByLink(
-  reader: Reader,
-  kind: Kind,
-  at: { event: StoreEvent; rev: Rev; uid: string; names: Set<string> },
-): Promise<void> {
-  if (kind === "DataPlane") return addByUid(reader, kind, at);
-  const before = at.event.prevRev === 0 ? undefined : await reader.kv(keyText(at.event.kv.key), at.rev - 1);
-  const state = (value: Uint8Array | undefined) =>
-    value === undefined || value.length === 0
-      ? LinkState.UNSPECIFIED
-      : fromBinary(StoredLinkSchema, value).state;
-  if (
-    (state(before?.value) === LinkState.SILENT) ===
-    (state(at.event.type === "put" ? at.event.kv.value : undefined) === LinkState.SILENT)
-  )
-    return;
-  const uid = await reader.kv(uidKey(at.uid), at.rev);
-  if (uid === undefined) return;
-  const dataPlane = keyText(uid.value).slice(prefixes.dataPlanes.length);
-  const tenants = await reader.tenantsOf(dataPlane, at.rev);
-  const parents = [dataPlane, ...tenants];
-  if (kind === "Tenant") for (const name of tenants) at.names.add(name);
-  else
-    for (const parent of parents)
-      for (const found of await reader.all(kind, at.rev, `${parent}/applications/`))
-        at.names.add(found.value.name);
 }
 
 async function changeOf(
