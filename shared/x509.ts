@@ -1,7 +1,10 @@
 import "reflect-metadata";
-import { createHash, webcrypto } from "node:crypto";
+import type { KeyObject } from "node:crypto";
+import { hash, webcrypto, X509Certificate } from "node:crypto";
 import * as x509 from "@peculiar/x509";
 import type { Clock } from "./clock.ts";
+import type { DerElement } from "./der.ts";
+import { elements, inside, tags, timeMs } from "./der.ts";
 import { Code, MoorageError } from "./errors.ts";
 import { limits } from "./limits.ts";
 import type { Rng } from "./rng.ts";
@@ -13,8 +16,16 @@ import type { Rng } from "./rng.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 
-/** Object identifier of the extension; RFC 5280 section 4.2.1.6. */
-const SUBJECT_ALTERNATIVE_NAME = "2.5.29.17";
+/** Object identifiers of extensions, in DER: 2.5.29.17 and 2.5.29.19; RFC 5280 sections 4.2.1.6 and 4.2.1.9. */
+const SUBJECT_ALTERNATIVE_NAME = "551d11";
+const BASIC_CONSTRAINTS = "551d13";
+/** Kinds of alternative names, as tagged in them; RFC 5280 section 4.2.1.6. */
+const DNS_NAME = 0x82;
+const URI_NAME = 0x86;
+/** Extensions among the last fields of a certificate; RFC 5280 section 4.1. */
+const EXTENSIONS = 0xa3;
+/** The version, the first field unless it is 1. */
+const VERSION = 0xa0;
 
 x509.cryptoProvider.set(webcrypto as never);
 
@@ -32,23 +43,21 @@ export interface IssueContext {
 
 /** What the rest of the system reads of a certificate. */
 export interface CertificateInfo {
-  /** Serial number in lower-case hex. */
-  serial: string;
-  /** Subject as an RFC 4514 string. */
-  subject: string;
+  /** Subject as an RFC 4514 string, made when it is asked for; INVALID_ARGUMENT then when it is none. */
+  readonly subject: string;
   /** URI subject alternative names, each whole. */
-  uris: string[];
-  dnsNames: string[];
+  readonly uris: readonly string[];
+  readonly dnsNames: readonly string[];
   /** Alternative names of any other type (addresses, mail, directory, other), and alternative-name extensions beyond the first. */
-  otherNames: number;
+  readonly otherNames: number;
   /** SHA-256 of the whole certificate in lower-case hex. */
-  fingerprint: string;
+  readonly fingerprint: string;
   /** Milliseconds since the Unix epoch. */
-  notBeforeMs: number;
-  notAfterMs: number;
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
   /** SHA-256 of the SubjectPublicKeyInfo in lower-case hex. */
-  keyThumbprint: string;
-  isCa: boolean;
+  readonly keyThumbprint: string;
+  readonly isCa: boolean;
 }
 
 /** A new key pair in PEM (PKCS #8 and SPKI). */
@@ -239,11 +248,49 @@ async function verifiedKey(csrDer: Uint8Array): Promise<x509.PublicKey> {
   return csr.publicKey;
 }
 
+/** What a certificate says of itself, whoever asks and whenever: nothing here is a judgement of the moment. */
+interface ReadCertificate {
+  info: CertificateInfo;
+  native: X509Certificate;
+  /** Whether the key of an authority signed it; a signature is checked once. */
+  signedBy: WeakMap<TrustedKey, boolean>;
+}
+
+/** A certificate of a bundle that may sign. */
+interface TrustedKey {
+  info: CertificateInfo;
+  subject: string;
+  publicKey: KeyObject;
+}
+
+/**
+ * Certificates by their fingerprint, and the authorities of a bundle by its text, least recently used first: a
+ * client shows its one with each call. 5 KiB each.
+ */
+const certificates = new Map<string, ReadCertificate>();
+const bundles = new Map<string, readonly TrustedKey[]>();
+const KEPT_CERTIFICATES = 1_024;
+/** A hub has its own bundle, of its callers at most, and both anew at each rotation. */
+const KEPT_BUNDLES = 8;
+
+/** What is kept under a key, or is made now and kept; an error is not kept. */
+function recall<T>(kept: Map<string, T>, key: string, on: { most: number; make: () => T }): T {
+  const known = kept.get(key);
+  const found = known ?? on.make();
+  if (known !== undefined) kept.delete(key);
+  else if (kept.size >= on.most) kept.delete(kept.keys().next().value as string);
+  kept.set(key, found);
+  return found;
+}
+
 /** Reads a certificate in PEM or DER; throws INVALID_ARGUMENT on anything else. */
 export function parseCertificate(certificate: string | Uint8Array): CertificateInfo {
+  return wellFormed(() => load(certificate).info);
+}
+
+function wellFormed<T>(read: () => T): T {
   try {
-    // Extensions are parsed when they are asked for: all of the reading may fail.
-    return infoOf(load(certificate));
+    return read();
   } catch (thrown) {
     throw new MoorageError(Code.INVALID_ARGUMENT, "Cannot read the certificate: it is malformed", {
       cause: thrown,
@@ -251,28 +298,77 @@ export function parseCertificate(certificate: string | Uint8Array): CertificateI
   }
 }
 
-function infoOf(cert: x509.X509Certificate): CertificateInfo {
-  const extensions = cert.extensions.filter((e) => e.type === SUBJECT_ALTERNATIVE_NAME);
-  const names = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.items ?? [];
-  const others = names.filter((n) => n.type !== "url" && n.type !== "dns").length;
-  return {
-    serial: cert.serialNumber,
-    subject: cert.subject,
-    uris: names.filter((n) => n.type === "url").map((n) => n.value),
-    dnsNames: names.filter((n) => n.type === "dns").map((n) => n.value),
-    otherNames: others + Math.max(0, extensions.length - 1),
-    fingerprint: createHash("sha256").update(new Uint8Array(cert.rawData)).digest("hex"),
-    notBeforeMs: cert.notBefore.getTime(),
-    notAfterMs: cert.notAfter.getTime(),
-    keyThumbprint: createHash("sha256").update(new Uint8Array(cert.publicKey.rawData)).digest("hex"),
-    isCa: cert.getExtension(x509.BasicConstraintsExtension)?.ca ?? false,
-  };
-}
-
-function load(certificate: string | Uint8Array): x509.X509Certificate {
+function load(certificate: string | Uint8Array): ReadCertificate {
   const der = typeof certificate === "string" ? certificatesOf(certificate)[0] : certificate;
   if (der === undefined) throw new Error("There is no certificate in the text");
-  return new x509.X509Certificate(sequence(der));
+  const fingerprint = hash("sha256", der);
+  return recall(certificates, fingerprint, {
+    most: KEPT_CERTIFICATES,
+    make: () => readCertificate(sequence(der), fingerprint),
+  });
+}
+
+/** OpenSSL says whether it is a certificate and checks signatures; what it says is read to the byte, by us. */
+function readCertificate(der: Uint8Array, fingerprint: string): ReadCertificate {
+  const native = new X509Certificate(der);
+  // It would have found one in a text, too.
+  if (!native.raw.equals(der)) throw new Error("It is not a certificate in DER alone");
+  const [signed] = inside(der, tags.sequence);
+  const all = elements((signed as DerElement).content);
+  const [, , , validity, subject, key, ...last] = all[0]?.tag === VERSION ? all.slice(1) : all;
+  const [from, to] = elements((validity as DerElement).content);
+  const extensions = last
+    .filter((e) => e.tag === EXTENSIONS)
+    .flatMap((e) => inside(e.content, tags.sequence));
+  let text: string | undefined;
+  const info: CertificateInfo = {
+    get subject() {
+      return (text ??= wellFormed(() =>
+        new x509.Name(new Uint8Array((subject as DerElement).whole)).toString(),
+      ));
+    },
+    ...alternativeNames(valuesOf(extensions, SUBJECT_ALTERNATIVE_NAME)),
+    fingerprint,
+    notBeforeMs: timeMs(from as DerElement),
+    notAfterMs: timeMs(to as DerElement),
+    keyThumbprint: hash("sha256", (key as DerElement).whole),
+    isCa: valuesOf(extensions, BASIC_CONSTRAINTS).some(saysCa),
+  };
+  return { info, native, signedBy: new WeakMap() };
+}
+
+/** The values of the extensions of a kind: an identifier, perhaps whether it is critical, and the value. */
+function valuesOf(extensions: readonly DerElement[], oid: string): Uint8Array[] {
+  const values: Uint8Array[] = [];
+  for (const extension of extensions) {
+    const [id, ...rest] = elements(extension.content);
+    const value = rest.at(-1);
+    if (
+      extension.tag !== tags.sequence ||
+      id?.tag !== tags.objectIdentifier ||
+      value?.tag !== tags.octetString
+    )
+      throw new Error("An extension is malformed");
+    if (Buffer.from(id.content).toString("hex") === oid) values.push(value.content);
+  }
+  return values;
+}
+
+function alternativeNames(
+  values: readonly Uint8Array[],
+): Pick<CertificateInfo, "uris" | "dnsNames" | "otherNames"> {
+  const names = values[0] === undefined ? [] : inside(values[0], tags.sequence);
+  const of = (tag: number) =>
+    names.filter((n) => n.tag === tag).map((n) => Buffer.from(n.content).toString("latin1"));
+  const [uris, dnsNames] = [of(URI_NAME), of(DNS_NAME)];
+  const otherNames = names.length - uris.length - dnsNames.length + Math.max(0, values.length - 1);
+  return { uris, dnsNames, otherNames };
+}
+
+/** Whether basic constraints say that the certificate may sign others. */
+function saysCa(value: Uint8Array): boolean {
+  const [first] = inside(value, tags.sequence);
+  return first?.tag === tags.boolean && first.content.some((byte) => byte !== 0);
 }
 
 /** The certificates of a PEM bundle, each in PEM. */
@@ -308,20 +404,42 @@ function certificatesOf(text: string): Uint8Array[] {
 }
 
 /** True when a CA of the bundle signed the certificate and both are valid now. */
-export async function verifyAgainstBundle(
+export function verifyAgainstBundle(
   certificate: string | Uint8Array,
   on: { bundlePem: string; clock: Clock },
-): Promise<boolean> {
-  const cert = load(certificate);
-  const date = new Date(on.clock.now());
-  const current = (c: x509.X509Certificate) => c.notBefore <= date && date <= c.notAfter;
-  if (!current(cert)) return false;
-  for (const pem of splitBundle(on.bundlePem)) {
-    const ca = new x509.X509Certificate(pem);
-    if (!current(ca) || !(ca.getExtension(x509.BasicConstraintsExtension)?.ca ?? false)) continue;
-    if (cert.issuer !== ca.subject) continue;
-    // A signature that cannot be read is nobody's.
-    if (await cert.verify({ publicKey: ca.publicKey, signatureOnly: true }).catch(() => false)) return true;
+): boolean {
+  const { info, native, signedBy } = wellFormed(() => load(certificate));
+  const nowMs = on.clock.now();
+  const current = (c: CertificateInfo) => c.notBeforeMs <= nowMs && nowMs <= c.notAfterMs;
+  if (!current(info)) return false;
+  for (const ca of trustedKeys(on.bundlePem)) {
+    if (!current(ca.info) || native.issuer !== ca.subject) continue;
+    const signed = signedBy.get(ca) ?? isSigned(native, ca);
+    signedBy.set(ca, signed);
+    if (signed) return true;
   }
   return false;
+}
+
+function isSigned(certificate: X509Certificate, { publicKey }: TrustedKey): boolean {
+  try {
+    return certificate.verify(publicKey);
+  } catch {
+    // A signature that cannot be read is nobody's.
+    return false;
+  }
+}
+
+function trustedKeys(bundlePem: string): readonly TrustedKey[] {
+  const make = () =>
+    certificatesOf(bundlePem).flatMap((der): TrustedKey[] => {
+      try {
+        const { info, native } = readCertificate(sequence(der), hash("sha256", der));
+        return info.isCa ? [{ info, subject: native.subject, publicKey: native.publicKey }] : [];
+      } catch {
+        // What cannot be read signs nothing, and must lock nobody out whom another one signed.
+        return [];
+      }
+    });
+  return recall(bundles, bundlePem, { most: KEPT_BUNDLES, make });
 }

@@ -24,7 +24,7 @@ export async function authenticateAgent(
   }
   // The handshake verified the chain already; a flaw in there must not be enough (CVE-2026-101916).
   const { bundlePem } = ctx.authority;
-  if (info.isCa || !(await verifyAgainstBundle(der, { bundlePem, clock: ctx.clock }))) {
+  if (info.isCa || !verifyAgainstBundle(der, { bundlePem, clock: ctx.clock })) {
     throw refusal("the certificate is not one of this hub's agents", "CERTIFICATE_UNTRUSTED");
   }
   const uid = agentUid(info, ctx.trustDomain);

@@ -18,8 +18,10 @@ export function clientCertificates(
 ): (der: Uint8Array) => Promise<ApiPrincipal> {
   return async (der) => {
     let info: CertificateInfo;
+    let subject: string;
     try {
       info = parseCertificate(der);
+      ({ subject } = info);
     } catch (cause) {
       throw refusal("it cannot be read", "CERTIFICATE_MALFORMED", cause);
     }
@@ -27,10 +29,10 @@ export function clientCertificates(
     if (nowMs < info.notBeforeMs || nowMs > info.notAfterMs)
       throw refusal("it is not valid at this time", "CERTIFICATE_EXPIRED");
     // The handshake verified it already; it must not be the only one to do so.
-    if (info.isCa || !(await verifyAgainstBundle(der, { bundlePem: options.caPem, clock })))
+    if (info.isCa || !verifyAgainstBundle(der, { bundlePem: options.caPem, clock }))
       throw refusal("it was not issued by the authority of --client-ca-file", "CERTIFICATE_UNTRUSTED");
     const grant = findGrant(options.grants, (name) => namesOf(info, name));
-    const named = info.uris[0] ?? info.subject;
+    const named = info.uris[0] ?? subject;
     if (grant === undefined) {
       throw new MoorageError(
         Code.PERMISSION_DENIED,

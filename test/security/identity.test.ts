@@ -219,19 +219,20 @@ function forge(rng: ReturnType<typeof seededRng>, uid: string, attacker: string)
 }
 
 /** Readers of a name with the mistakes of the field; the forgeries must get past each, or they prove nothing. */
-const weak: Record<string, (of: { uris: string[]; subject: string }, good: string, uid: string) => boolean> =
-  {
-    prefix: ({ uris }, good) => uris.some((u) => u !== good && u.startsWith(good)),
-    "first of several": ({ uris }, good) => uris.length > 1 && uris.includes(good),
-    "case folded": ({ uris }, good) => uris[0] !== good && uris[0]?.toLowerCase() === good,
-    decoded: ({ uris }, good) =>
-      uris[0] !== good &&
-      uris[0]?.replaceAll(/%([0-9a-f]{2})/g, (_, x: string) =>
-        String.fromCharCode(Number.parseInt(x, 16)),
-      ) === good,
-    "cut at NUL": ({ uris }, good) => uris[0] !== good && uris[0]?.split("\0")[0] === good,
-    "common name": ({ uris, subject }, _good, uid) => uris.length === 0 && subject === `CN=${uid}`,
-  };
+const weak: Record<
+  string,
+  (of: { uris: readonly string[]; subject: string }, good: string, uid: string) => boolean
+> = {
+  prefix: ({ uris }, good) => uris.some((u) => u !== good && u.startsWith(good)),
+  "first of several": ({ uris }, good) => uris.length > 1 && uris.includes(good),
+  "case folded": ({ uris }, good) => uris[0] !== good && uris[0]?.toLowerCase() === good,
+  decoded: ({ uris }, good) =>
+    uris[0] !== good &&
+    uris[0]?.replaceAll(/%([0-9a-f]{2})/g, (_, x: string) => String.fromCharCode(Number.parseInt(x, 16))) ===
+      good,
+  "cut at NUL": ({ uris }, good) => uris[0] !== good && uris[0]?.split("\0")[0] === good,
+  "common name": ({ uris, subject }, _good, uid) => uris.length === 0 && subject === `CN=${uid}`,
+};
 
 interface Keys {
   pair: webcrypto.CryptoKeyPair;

@@ -49,7 +49,7 @@ async function request(der: Uint8Array): Promise<void> {
     `it names ${JSON.stringify(info)}`,
   );
   hold(!info.isCa && agentUid(info, "moorage.local") === uid, "it is no agent's certificate");
-  hold(await verifyAgainstBundle(pem, { bundlePem: ca.certPem, clock }), "it does not verify");
+  hold(verifyAgainstBundle(pem, { bundlePem: ca.certPem, clock }), "it does not verify");
 }
 
 /** A client certificate: refused, or read; a name is an agent's only byte by byte; only the CA's own verify. */
@@ -75,7 +75,7 @@ async function verification(der: Uint8Array): Promise<void> {
     refused(thrown);
     return;
   }
-  const verdict = await verifyAgainstBundle(der, { bundlePem: ca.certPem, clock });
+  const verdict = verifyAgainstBundle(der, { bundlePem: ca.certPem, clock });
   hold(typeof verdict === "boolean", "no verdict");
 }
 
