@@ -10,7 +10,7 @@ import { createBlobHandlers } from "./blob.ts";
 import { Conflicts } from "./conflicts.ts";
 import type { DisconnectReason } from "./counts.ts";
 import { syncCounts } from "./counts.ts";
-import { readRestored, settleDivergences } from "./epoch.ts";
+import { readRestored } from "./epoch.ts";
 import { readLink } from "./links.ts";
 import type { Opening } from "./open.ts";
 import {
@@ -29,6 +29,7 @@ import { scaledPolicy } from "./policy.ts";
 import type { SyncStream } from "./messages.ts";
 import type { SessionDeps } from "./session.ts";
 import { Session } from "./session.ts";
+import { Settling } from "./settling.ts";
 import { Silence, silenceDeadlines } from "./silence.ts";
 import type { AgentPrincipal, Sync, SyncOptions, SyncPolicy } from "./sync.ts";
 import { defaultPolicy } from "./sync.ts";
@@ -72,6 +73,7 @@ class Streams {
   readonly #twins: Twins;
   readonly #attempts: Attempts;
   readonly #conflicts: Conflicts;
+  readonly #settling: Settling;
   readonly #serving = new Set<Promise<void>>();
   /** Set while the hub's epoch waits for its acceptance; refreshed by every stream that opens. */
   #restored: Restored | undefined;
@@ -80,18 +82,18 @@ class Streams {
   /** Epochs begun by this process. */
   #epochs = 0;
   #epochChange: Promise<void> = Promise.resolve();
-  #settling: Promise<void> | undefined;
   #policyTimer: Timer | undefined;
   #draining = false;
 
   constructor(options: SyncOptions) {
-    const { store, clock, log, identity } = options;
+    const { store, clock, rng, log, identity } = options;
     this.#o = options;
     this.#policy = { ...defaultPolicy, ...options.policy };
     this.#counts = syncCounts(options.metrics);
     this.#twins = new Twins(clock);
     this.#attempts = new Attempts(clock);
     this.#conflicts = new Conflicts({ store, clock, log });
+    this.#settling = new Settling({ store, clock, rng, log });
     this.#turns = new Turns({
       turns: limits.initialSyncs,
       waitMs: limits.initialSyncWaitMs,
@@ -127,7 +129,7 @@ class Streams {
     await this.#silence.start();
     await this.#conflicts.start();
     this.#restored = await readRestored(this.#o.store);
-    if (this.#restored === undefined) this.#settle();
+    if (this.#restored === undefined) this.#settling.ask();
     else this.#o.log.warn("The epoch of this hub waits for its acceptance: deletions are held back", {});
     const watching = this.#watchEpoch(signal);
     this.#armPolicy();
@@ -139,7 +141,7 @@ class Streams {
     this.#silence.stop();
     this.#conflicts.stop();
     for (const session of this.#live.values()) session.abort(unavailable("the hub is stopping", "STOPPING"));
-    await Promise.allSettled([...this.#serving, watching, this.#settling]);
+    await Promise.allSettled([...this.#serving, watching, this.#settling.stop()]);
   }
 
   async drain(ms: number): Promise<void> {
@@ -355,7 +357,7 @@ class Streams {
         await this.#proven(principal, revision, (status) => status.uncleanStart);
         throw epochChanged();
       },
-      settleDivergences: () => this.#settle(),
+      settleDivergences: () => this.#settling.ask(),
       replica: replica ?? "hub",
       counts: this.#counts,
       random: () => rng.float(),
@@ -382,27 +384,12 @@ class Streams {
       for await (const batch of this.#o.store.watch(at)) {
         if (batch.kind === "compacted") return await this.#watchEpoch(signal);
         this.#restored = await readRestored(this.#o.store);
-        if (this.#restored === undefined) this.#settle();
+        if (this.#restored === undefined) this.#settling.ask();
       }
     } catch (error) {
       // A store that fails ends the hub by itself.
       if (!signal.aborted) this.#o.log.error("Cannot watch the epoch's acceptance", { error });
     }
-  }
-
-  /** Sends out what was held back; one run at a time, and one more when it was asked for meanwhile. */
-  #settle(): void {
-    const before = this.#settling ?? Promise.resolve();
-    const run = before
-      .then(() => settleDivergences(this.#o.store))
-      .then((rows) => {
-        if (rows > 0) this.#o.log.info("The epoch is accepted: what was held back goes out", { rows });
-      })
-      .catch((error: unknown) => this.#o.log.error("Cannot send what was held back", { error }))
-      .finally(() => {
-        if (this.#settling === run) this.#settling = undefined;
-      });
-    this.#settling = run;
   }
 
   // The policy for a fleet of today's size.

@@ -7,6 +7,7 @@ import { heldDigest } from "@moorage/shared/sync-digest";
 import { expect, test } from "vitest";
 import { divergencesPrefix } from "../core/keys.ts";
 import { prefix } from "../store/bytes.ts";
+import { storeError } from "../store/errors.ts";
 import type { Store } from "../store/store.ts";
 import { acceptEpochOp, readRestored } from "./epoch.ts";
 import { remove, settle, testHub, want } from "./testing.ts";
@@ -169,6 +170,45 @@ test("an epoch accepted for another history is not accepted, and a hub that star
   await settle();
   expect(await listed(restarted.store)).toEqual({ made: "UNKNOWN_TO_HUB" });
   await restarted.stop();
+});
+
+/** An accepted hub whose store does not take the row `deleted` anew while `refused.all` is set. */
+async function acceptedWorld() {
+  const { hub } = await restoredWorld();
+  await hub.stop();
+  await hub.store.txn({ then: [acceptEpochOp((await hub.store.status()).epoch)] });
+  const refused = { all: true };
+  const txn: Store["txn"] = (t) =>
+    refused.all && t.rows?.some((r) => "upsertRes" in r && r.upsertRes.uid === "deleted")
+      ? Promise.reject(storeError("STORE_FULL", "Write: no space is left"))
+      : hub.store.txn(t);
+  const store = Object.assign(Object.create(hub.store) as Store, { txn });
+  return { hub: await testHub({ store, clock: hub.clock }), refused };
+}
+
+test("R13: what cannot be sent out after the acceptance holds up nothing else, and is tried again", async () => {
+  const { hub, refused } = await acceptedWorld();
+  await settle();
+  expect(await listed(hub.store)).toEqual({ made: "UNKNOWN_TO_HUB", deleted: "DELETED_AT_AGENT" });
+  refused.all = false;
+  await hub.clock.advance(5_000);
+  expect(await listed(hub.store)).toEqual({ made: "UNKNOWN_TO_HUB" });
+  await hub.stop();
+});
+
+test("R13: a compare after the acceptance forgets nothing that is still to be sent out", async () => {
+  const { hub, refused } = await acceptedWorld();
+  const agent = hub.connect("a");
+  await agent.hello({ cursor: { epoch: randomBytes(16), revision: 1n } });
+  agent.send({ case: "inventory", value: { held: [], last: true } as never });
+  await settle();
+  expect(agent.changes().at(-1)?.initialEnd).toBe(true);
+  expect(await listed(hub.store)).toEqual({ deleted: "DELETED_AT_AGENT" });
+  const { rev } = await hub.store.status();
+  refused.all = false;
+  await hub.clock.advance(5_000);
+  expect(agent.updates().at(-1)).toBe(`deleted@${rev + 1}`);
+  await hub.stop();
 });
 
 test("R4: a cursor above the head of a hub that was not closed in order begins a new epoch, once, for all", async () => {

@@ -64,24 +64,30 @@ export async function writeDivergences(
   for (let at = 0; at < puts.length; at += PART) await store.txn({ then: puts.slice(at, at + PART) });
 }
 
-/** Makes `found` the divergences of a data plane, in transactions of {@link PART}. */
-export async function replaceDivergences(
+/**
+ * Makes `unknown` all that a data plane holds and the hub does not know, in transactions of {@link PART}.
+ * What is held back stays until {@link settleDivergences} has sent it.
+ */
+export async function replaceUnknown(
   store: Store,
   dataPlane: string,
-  found: ReadonlyMap<string, StoredDivergence>,
+  unknown: readonly StoredDivergence[],
 ): Promise<void> {
   const before = await readDivergences(store, dataPlane);
   const ops: Op[] = [];
-  for (const [uid, d] of found) {
+  for (const d of unknown) {
     const value = toBinary(StoredDivergenceSchema, d);
-    const old = before.get(uid);
+    const old = before.get(d.uid);
+    before.delete(d.uid);
     if (old !== undefined && sameBytes(toBinary(StoredDivergenceSchema, old), value)) continue;
-    ops.push({ put: { key: key(divergenceKey(dataPlane, uid)), value } });
+    ops.push({ put: { key: key(divergenceKey(dataPlane, d.uid)), value } });
   }
-  for (const uid of before.keys())
-    if (!found.has(uid)) ops.push({ delete: { key: key(divergenceKey(dataPlane, uid)) } });
+  for (const { uid, kind } of before.values())
+    if (isUnknown(kind)) ops.push({ delete: { key: key(divergenceKey(dataPlane, uid)) } });
   for (let at = 0; at < ops.length; at += PART) await store.txn({ then: ops.slice(at, at + PART) });
 }
+
+const isUnknown = (kind: number): boolean => (kind as DivergenceKind) === DivergenceKind.UNKNOWN_TO_HUB;
 
 /**
  * Writes the row of a resource again, unchanged, at a revision of today, together with its record, whose
@@ -130,19 +136,27 @@ async function touchRecord(store: Store, uid: string): Promise<{ if: Compare; th
 /**
  * After the acceptance: everything that was held back goes out. Ends with the divergences that no
  * acceptance changes: what the hub does not know stays where it is. Idempotent, and to be called again
- * after a crash. Resolves with the number of rows written.
+ * after a crash, or while some `failed`: what cannot be written holds up nothing else. `error` is the
+ * first one's.
  */
-export async function settleDivergences(store: Store, signal?: AbortSignal): Promise<number> {
-  let settled = 0;
+export async function settleDivergences(
+  store: Store,
+  signal: AbortSignal,
+): Promise<{ settled: number; failed: number; error: unknown }> {
+  const out = { settled: 0, failed: 0, error: undefined as unknown };
   const { kvs } = await store.range(prefix(divergencesPrefix()));
   for (const kv of kvs) {
-    if (signal?.aborted) break;
+    if (signal.aborted) break;
     const d = fromBinary(StoredDivergenceSchema, kv.value);
-    if ((d.kind as DivergenceKind) === DivergenceKind.UNKNOWN_TO_HUB) continue;
+    if (isUnknown(d.kind)) continue;
     const gone: Op = { delete: { key: kv.key } };
-    const done = await restamp(store, { dataPlaneUid: d.dataPlaneUid, uid: d.uid }, [gone]);
-    if (!done) await store.txn({ then: [gone] });
-    settled++;
+    try {
+      const done = await restamp(store, { dataPlaneUid: d.dataPlaneUid, uid: d.uid }, [gone]);
+      if (!done) await store.txn({ then: [gone] });
+      out.settled++;
+    } catch (thrown) {
+      if (out.failed++ === 0) out.error = thrown;
+    }
   }
-  return settled;
+  return out;
 }

@@ -5,7 +5,7 @@ import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/recor
 import type { Clock } from "@moorage/shared/clock";
 import type { Store } from "../store/store.ts";
 import type { SyncCounts } from "./counts.ts";
-import { replaceDivergences, writeDivergences } from "./epoch.ts";
+import { replaceUnknown, writeDivergences } from "./epoch.ts";
 import { storeUnknown } from "./links.ts";
 import type { HeldResource, Restored } from "./plan-resume.ts";
 import type { AgentPrincipal } from "./sync.ts";
@@ -49,22 +49,16 @@ export class HeldBack {
   /** All rows were compared. What no row matched stays at the agent, and is listed. */
   async endCompare(unmatched: readonly { uid: string; held: HeldResource }[]): Promise<void> {
     const { store, clock } = this.#deps;
-    const found = new Map<string, StoredDivergence>();
-    const waits = this.#deps.restored() !== undefined;
-    for (const d of this.#all.values())
-      if (waits && (d.kind as DivergenceKind) !== DivergenceKind.UNKNOWN_TO_HUB) found.set(d.uid, d);
-    for (const { uid, held } of unmatched) {
-      const divergence = create(StoredDivergenceSchema, {
+    const unknown = unmatched.map(({ uid, held }) =>
+      create(StoredDivergenceSchema, {
         name: held.name,
         uid,
         kind: DivergenceKind.UNKNOWN_TO_HUB,
         agentRevision: BigInt(held.revision),
         dataPlaneUid: this.#of.dataPlaneUid,
-      });
-      found.set(uid, divergence);
-    }
-    await replaceDivergences(store, this.#of.dataPlane, found);
-    const unknown = { count: unmatched.length, nowMs: clock.now() };
-    await storeUnknown(store, this.#of.dataPlaneUid, unknown);
+      }),
+    );
+    await replaceUnknown(store, this.#of.dataPlane, unknown);
+    await storeUnknown(store, this.#of.dataPlaneUid, { count: unknown.length, nowMs: clock.now() });
   }
 }
