@@ -1,10 +1,12 @@
 import type { ServerHttp2Stream } from "node:http2";
 import { constants } from "node:http2";
+import { TLSSocket } from "node:tls";
 import type { ServerDuplexStream } from "@grpc/grpc-js";
 
 /**
  * What grpc-js 1.14 has and does not show. Each use fails safe when an upgrade takes it away, and
- * transport tests fail then: the forced reset (streamOf) and the refusal of compression (encodingOf).
+ * transport tests fail then: the forced reset (streamOf), the refusal of compression (encodingOf) and the
+ * client's certificate (peerCertificateOf).
  */
 interface Inside {
   call?: { stream?: ServerHttp2Stream; incomingEncoding?: unknown };
@@ -20,6 +22,19 @@ function streamOf(call: Call): ServerHttp2Stream | undefined {
 /** The encoding that the caller's messages may have; "identity" is none. */
 export function encodingOf(call: Call): string {
   return String((call as unknown as Inside).call?.incomingEncoding ?? "unknown");
+}
+
+/**
+ * The certificate in DER that the caller's handshake was accepted with. grpc-js's getAuthContext makes an
+ * object of all its parts, ten times the work, for each call.
+ */
+export function peerCertificateOf(call: Call): Uint8Array | undefined {
+  const session = streamOf(call)?.session;
+  if (session === undefined || session.destroyed) return undefined;
+  const { socket } = session;
+  if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
+  const raw = socket.getPeerX509Certificate()?.raw;
+  return raw === undefined ? undefined : new Uint8Array(raw);
 }
 
 /** Calls `fn` once the HTTP/2 stream of a call has closed; at once when it has, or is not known. */

@@ -10,7 +10,7 @@ import { Undecodable } from "./codec.ts";
 import type { ServerTls } from "./credentials.ts";
 import { ReloadableCredentials } from "./credentials.ts";
 import { isWatch, methodPath, serveCall } from "./dispatch.ts";
-import { encodingOf, onStreamClosed, resetStream } from "./internals.ts";
+import { encodingOf, onStreamClosed, peerCertificateOf, resetStream } from "./internals.ts";
 import type { Address, Listener, ListenOptions } from "./listener.ts";
 import { listen } from "./listener.ts";
 import type { WireLimits } from "./options.ts";
@@ -264,12 +264,11 @@ function context(
 ): CallContext {
   const deadline = call.getDeadline();
   const deadlineMs = deadline instanceof Date ? deadline.getTime() : deadline;
-  const raw = call.getAuthContext().sslPeerCertificate?.raw;
   return {
     signal: on.signal,
     metadata: { get: (name) => call.metadata.get(name)[0]?.toString() },
     peer: call.getPeer(),
-    peerCertificateDer: raw === undefined ? undefined : new Uint8Array(raw),
+    peerCertificateDer: peerCertificateOf(call),
     deadlineMs: Number.isFinite(deadlineMs) ? deadlineMs : undefined,
     method: methodPath(on.method),
     setTrailer: (name, value) => on.trailer.set(name, value),
