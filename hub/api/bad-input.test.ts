@@ -33,6 +33,8 @@ afterEach(async () => {
   await api.stop();
 });
 
+const bad = { code: Code.INVALID_ARGUMENT };
+
 /** Publishes an archive of exactly these bytes, or files. */
 function send(tar: Uint8Array) {
   const bytes = gzipSync(tar);
@@ -129,7 +131,6 @@ test.each([
 
 test("a name of an unknown kind is refused by field, wherever a name is taken", async () => {
   const { tenants, applications, wait, apiKeys } = api.admin;
-  const bad = { code: Code.INVALID_ARGUMENT };
   await expect(tenants.getTenant({ name: "rockets/acme" })).rejects.toMatchObject({
     ...bad,
     fields: [{ field: "name" }],
@@ -217,4 +218,58 @@ test("a resource whose body is above the inline limit is refused by that limit",
     reason: "BODY_TOO_LARGE",
     message: expect.stringContaining("inlineBodyBytes") as string,
   });
+});
+
+const refusedMaps = [
+  ["labels that are none", { labels: { "not a label!": "x" } }, 'labels["not a label!"]'],
+  ["a label of 900 KB", { labels: { a: "x".repeat(900_000) } }, 'labels["a"]'],
+  ["annotations above their limit", { annotations: { a: "x".repeat(20_000) } }, "annotations"],
+] as const;
+
+test.each(refusedMaps)(
+  "a bundle version with %s is refused, at once and in an update",
+  async (_, maps, field) => {
+    const { bundles } = api.admin;
+    async function* sent() {
+      const value = { digest: `sha256:${"0".repeat(64)}`, sizeBytes: 1n, ...maps };
+      yield create(CreateBundleVersionRequestSchema, { part: { case: "metadata", value } });
+    }
+    await expect(bundles.createBundleVersion(sent())).rejects.toMatchObject({
+      ...bad,
+      fields: [{ field: `metadata.${field}` }],
+    });
+    const { name } = await send(archive({ "manifests/a.yaml": "a: 1\n" }));
+    const update = (bundleVersion: object, path: string) =>
+      bundles.updateBundleVersion({
+        bundleVersion: { name, ...bundleVersion },
+        updateMask: { paths: [path] },
+      });
+    await expect(update(maps, Object.keys(maps)[0] as string)).rejects.toMatchObject({
+      ...bad,
+      fields: [{ field: `bundle_version.${field}` }],
+    });
+    expect(await update({ ...maps, yanked: true }, "yanked")).toMatchObject({ yanked: true, labels: {} });
+    await bundles.deleteBundleVersion({ name });
+  },
+);
+
+test("a refusal names a part of very many mistakes, for it travels in a header", async () => {
+  const labels = Object.fromEntries(Array.from({ length: 5_000 }, (_, i) => [`bad label ${i}`, "v"]));
+  const refused = api.admin.tenants.updateTenant({
+    tenant: { name: "tenants/acme", labels },
+    updateMask: { paths: ["labels"] },
+  });
+  await expect(refused).rejects.toThrow("(and 5000 more)");
+  const fields = await refused.catch((e: { fields: unknown[] }) => e.fields);
+  expect(fields).toHaveLength(32);
+});
+
+test("an API key's name for people has a length", async () => {
+  const create = (length: number) =>
+    api.admin.apiKeys.createApiKey({
+      apiKeyId: "named",
+      apiKey: { role: Role.VIEWER, displayName: "n".repeat(length) },
+    });
+  await expect(create(129)).rejects.toMatchObject({ ...bad, fields: [{ field: "api_key.display_name" }] });
+  expect((await create(128)).apiKey?.displayName).toHaveLength(128);
 });

@@ -14,6 +14,9 @@ import { cursorAt } from "./lists.ts";
 import type { Reader } from "./reader.ts";
 import { bookmarkMs, compacted } from "./watch.ts";
 
+/** Versions read from the store at a time: a reader that takes none has no more waiting for it. */
+const READ = 50;
+
 type Deps = { store: Store; reader: Reader; clock: Clock };
 
 /** What a watch of bundle versions tells. `cursor` on the last change of a revision only. */
@@ -62,8 +65,13 @@ export async function* watchBundles(
   const { rev, epoch } = await deps.store.status();
   let from: Rev;
   if (q.cursor === undefined) {
-    for (const kv of (await deps.store.range({ ...range, rev })).kvs)
-      yield { kind: "change", type: ChangeType.UPSERTED, bundleVersion: versionOf(kv), cursor: undefined };
+    for (let start: Uint8Array | undefined = range.start; start !== undefined;) {
+      const { kvs, more } = await deps.store.range({ start, end: range.end, rev, limit: READ });
+      for (const kv of kvs)
+        yield { kind: "change", type: ChangeType.UPSERTED, bundleVersion: versionOf(kv), cursor: undefined };
+      const last = kvs.at(-1);
+      start = more && last !== undefined ? keyAfter(last.key) : undefined;
+    }
     yield { kind: "synced", cursor: cursorAt(epoch, rev) };
     from = rev + 1;
   } else {

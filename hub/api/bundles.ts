@@ -24,6 +24,7 @@ import type { Rng } from "@moorage/shared/rng";
 import { uuid } from "@moorage/shared/rng";
 import { blobKey, bundleStampKey, prefixes } from "../core/keys.ts";
 import { requireBundleVersion } from "../core/names.ts";
+import { validateMaps } from "../core/validate.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, Op, Store } from "../store/store.ts";
@@ -131,6 +132,11 @@ export class Bundles {
           `"${p.slice(0, 64)}": a published version changes in labels, annotations and yanked alone`,
         );
     }
+    // What is not written is not judged.
+    validateMaps("bundle_version", {
+      labels: paths.includes("labels") ? input.labels : {},
+      annotations: paths.includes("annotations") ? input.annotations : {},
+    });
     return this.#write(call, async () => {
       const found = await this.#reader.bundle(input.name);
       if (found === undefined) throw notFound(input.name);
@@ -306,6 +312,7 @@ async function receive(
         throw invalidField("metadata.digest", 'must be "sha256:" and 64 hexadecimal digits');
       if (upload.sizeBytes <= 0n) throw invalidField("metadata.size_bytes", "is required");
       if (upload.sizeBytes > BigInt(limits.bundlePackedBytes)) throw tooLarge(Number(upload.sizeBytes));
+      validateMaps("metadata", upload);
       continue;
     }
     if (upload === undefined) throw invalidField("metadata", "must come before any content");

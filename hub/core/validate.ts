@@ -1,6 +1,6 @@
 /**
  * What a data plane, a tenant or an application must be to be accepted. Pure. Each refusal names the
- * field and the rule; all broken rules of a resource are reported at once.
+ * field and the rule; the broken rules of a resource are reported at once, up to a number.
  */
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { ApplicationSpec } from "@moorage/proto/moorage/hub/v1/application_pb";
@@ -18,7 +18,7 @@ import { fieldNames, kindOf } from "./resources.ts";
 /** Collects violations below a field path. */
 type Report = (field: string, description: string) => void;
 
-/** Throws INVALID_ARGUMENT with every broken rule of `resource`; `old` is the stored one of an update. */
+/** Throws INVALID_ARGUMENT with the broken rules of `resource`; `old` is the stored one of an update. */
 export function validate(resource: Resource, old?: Resource): void {
   const found: FieldViolation[] = [];
   const root = fieldNames[kindOf(resource)];
@@ -38,14 +38,31 @@ export function validate(resource: Resource, old?: Resource): void {
       if (resource.spec !== undefined) checkApplication(resource.name, resource.spec, report);
       break;
   }
+  refuse(found);
+}
+
+/** Throws INVALID_ARGUMENT with what is wrong in the labels and annotations of `root`. */
+export function validateMaps(root: string, maps: Maps): void {
+  const found: FieldViolation[] = [];
+  checkMaps(maps, (field, description) => found.push({ field: `${root}.${field}`, description }));
+  refuse(found);
+}
+
+/** Broken rules that are named; they travel in a header, which has its limit. */
+const NAMED = 32;
+
+function refuse(found: readonly FieldViolation[]): void {
   const [first] = found;
   if (first === undefined) return;
   const more = found.length > 1 ? ` (and ${found.length - 1} more)` : "";
   throw new MoorageError(Code.INVALID_ARGUMENT, `Invalid "${first.field}": ${first.description}${more}`, {
     reason: "INVALID_FIELD",
-    fields: found,
+    fields: found.slice(0, NAMED),
   });
 }
+
+/** What may be attached to any resource. */
+type Maps = { labels: Record<string, string>; annotations: Record<string, string> };
 
 const labelName = /^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)$/;
 const labelPrefix = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
@@ -58,7 +75,7 @@ export function isLabelKey(key: string): boolean {
   return labelPrefix.test(key.slice(0, slash)) && labelName.test(key.slice(slash + 1));
 }
 
-function checkMaps(resource: Resource, report: Report): void {
+function checkMaps(resource: Maps, report: Report): void {
   const labels = Object.entries(resource.labels);
   if (labels.length > limits.labelsPerResource)
     report(

@@ -19,6 +19,8 @@ const SERVICE = "moorage.hub.v1.ApiKeyService";
 const ID = /^[a-z][a-z0-9-]{0,39}$/;
 const SCOPE = /^[a-zA-Z]+\/[a-z0-9.-]+(\/[a-zA-Z]+\/[a-z0-9.-]+)*$/;
 const MOST_SCOPES = 64;
+/** Characters of a name for people, as of the other free texts. */
+const DISPLAY_NAME = 128;
 /** Principals kept in memory; beyond, all are looked up anew. */
 const MOST_CACHED = 10_000;
 /** Name of the first key. */
@@ -236,7 +238,7 @@ function notFound(name: string): MoorageError {
 }
 
 function check(
-  request: { id: string; role: Role; scopes: readonly string[]; expireMs?: number },
+  request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
   nowMs: number,
 ): void {
   if (!ID.test(request.id)) {
@@ -245,6 +247,9 @@ function check(
       "must be 1 to 40 lower-case letters, digits and hyphens and start with a letter",
     );
   }
+  const length = request.displayName.length;
+  if (length > DISPLAY_NAME)
+    throw invalidField("api_key.display_name", `has ${length} characters, at most ${DISPLAY_NAME} are taken`);
   const roles: Role[] = [Role.ADMIN, Role.OPERATOR, Role.VIEWER, Role.BILLING];
   if (!roles.includes(request.role))
     throw invalidField("api_key.role", "must be one of ADMIN, OPERATOR, VIEWER, BILLING");
