@@ -75,7 +75,10 @@ const room = (() => {
     made ??= store.txn({ then: [], rows: [{ putDp: { uid: "dp" } }] });
     await made;
     const all = new Room(store);
-    for (let i = 0; i < count; i++) await all.take({ name: "dataPlanes/eu", uid: "dp" });
+    for (let i = 0; i < count; i++) {
+      await all.check({ name: "dataPlanes/eu", uid: "dp" });
+      all.took("dp");
+    }
   };
 })();
 

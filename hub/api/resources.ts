@@ -207,7 +207,7 @@ export class Resources {
       if (at.found === undefined) rows.push({ putDp: { uid: record.uid } });
     } else {
       const place = await this.#placement.of(record, at.found?.value, at.reads);
-      if (at.found === undefined) await this.#room.take(place.dataPlane);
+      if (at.found === undefined) await this.#room.check(place.dataPlane);
       dataPlaneUid = place.dataPlane.uid;
       context = place.context;
     }
@@ -230,6 +230,7 @@ export class Resources {
         ...this.#answerOf(record, { dataPlaneUid, fresh: at.found === undefined }),
         committed: (rev) => {
           at.reads.keep(record, { rev, bytes: value.length });
+          if (at.found === undefined) this.#room.took(dataPlaneUid);
           if (record.generation !== at.found?.value.generation) this.#onGeneration?.(record);
         },
       },

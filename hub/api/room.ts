@@ -1,8 +1,8 @@
 /**
  * Room in a data plane: refuses a resource beyond `limits.resourcesPerDataPlane`. Counting rows at
- * each create would cost more than the create; so an upper bound is kept here, raised by each create
- * and counted anew only when it reaches the limit. One process owns the store, so that no other
- * creates; creates under way while it is counted may exceed the limit by their number.
+ * each create would cost more than the create; so an upper bound is kept here, raised by each committed
+ * create and counted anew only when it reaches the limit. One process owns the store, so that no other
+ * creates; creates under way at the same time may exceed the limit by their number.
  */
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
@@ -23,14 +23,21 @@ export class Room {
     this.#limit = limit;
   }
 
-  /** Takes room for one more resource; RESOURCE_EXHAUSTED when there is none. */
-  async take(dataPlane: { name: string; uid: string }): Promise<void> {
-    const bound = this.#bounds.get(dataPlane.uid) ?? (await this.#count(dataPlane.uid));
-    if (bound.most >= this.#limit && bound.countedAt !== (await this.#store.status()).rev)
-      Object.assign(bound, await this.#count(dataPlane.uid));
+  /** RESOURCE_EXHAUSTED when there is no room for one more resource. */
+  async check(dataPlane: { name: string; uid: string }): Promise<void> {
+    let bound = this.#bounds.get(dataPlane.uid);
+    const isOld = async (countedAt: Rev) => countedAt !== (await this.#store.status()).rev;
+    if (bound === undefined || (bound.most >= this.#limit && (await isOld(bound.countedAt)))) {
+      bound = await this.#count(dataPlane.uid);
+      this.#bounds.set(dataPlane.uid, bound);
+    }
     if (bound.most >= this.#limit) throw this.#full(dataPlane.name, bound.most);
-    bound.most += 1;
-    this.#bounds.set(dataPlane.uid, bound);
+  }
+
+  /** A create in a data plane is committed. */
+  took(uid: string): void {
+    const bound = this.#bounds.get(uid);
+    if (bound !== undefined) bound.most += 1;
   }
 
   async #count(dp: string): Promise<{ most: number; countedAt: Rev }> {
