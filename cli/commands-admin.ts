@@ -244,7 +244,10 @@ function addApiKeys(program: Command, io: Io): void {
       new Option("--role <role>", "what it may do").choices(Object.keys(roles)).makeOptionMandatory(),
     )
     .requiredOption("--out <file>", "file for the secret, or - for standard output")
-    .option("--scope <name...>", "resources it is limited to, e.g. tenants/acme")
+    .option(
+      "--scope <name...>",
+      "resources it is limited to, e.g. tenants/acme; dataPlanes/{id}/tenants lets it place tenants there",
+    )
     .option("--display-name <text>", "name for people", "")
     .option("--expires-in <duration>", "end of its life from now (default: none)")
     .action(

@@ -13,7 +13,7 @@ import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import { invalidField } from "@moorage/shared/errors";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService } from "@moorage/shared/grpc/types";
-import { checkId, parseName, requireBundle, requireName } from "../core/names.ts";
+import { checkId, requireBundle, requireName } from "../core/names.ts";
 import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Identity } from "../identity/identity.ts";
 import { listBundles, watchBundles } from "./bundle-views.ts";
@@ -120,12 +120,6 @@ export function apiKeyService(api: Api, identity: Identity): BoundService {
       const wanted = request.apiKey;
       if (wanted === undefined || wanted.role === Role.UNSPECIFIED)
         throw invalidField("api_key.role", "is required: ADMIN, OPERATOR, VIEWER or BILLING");
-      for (const [i, s] of wanted.scopes.entries())
-        if (parseName(s) === undefined)
-          throw invalidField(
-            `api_key.scopes[${i}]`,
-            `"${s.slice(0, 64)}" is no name of a data plane, tenant or application`,
-          );
       const { apiKey, secret } = await identity.apiKeys.create(
         {
           id: request.apiKeyId,

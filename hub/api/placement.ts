@@ -7,9 +7,21 @@ import type { DesiredContext } from "../core/desired.ts";
 import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { refuseCycle } from "../core/validate.ts";
+import { authorize } from "../identity/authorize.ts";
+import type { ApiPrincipal } from "../identity/identity.ts";
 import type { Reader } from "./reader.ts";
 import type { Reads } from "./reads.ts";
 import { missingReference, terminating } from "./refusals.ts";
+
+/**
+ * Throws PERMISSION_DENIED unless the caller may place a new tenant where it says, whether or not that exists:
+ * scopes apply to what a resource refers to.
+ */
+export function authorizePlacement(by: ApiPrincipal, record: Resource): void {
+  if (record.$typeName !== "moorage.hub.v1.Tenant") return;
+  const name = `${record.spec?.dataPlane ?? ""}/tenants`;
+  authorize(by, { verb: "create", name, field: "tenant.spec.data_plane" });
+}
 
 /** See the module's text. What others of a parent are counted for is read by writes that go alone. */
 export class Placement {

@@ -34,7 +34,7 @@ import { finaliseOps, stampOp } from "./finalise.ts";
 import type { Found, Reader } from "./reader.ts";
 import { linkOf, notFound } from "./reader.ts";
 import type { Reads } from "./reads.ts";
-import { Placement } from "./placement.ts";
+import { authorizePlacement, Placement } from "./placement.ts";
 import { alreadyExists, terminating } from "./refusals.ts";
 import type { Room } from "./room.ts";
 import type { Change, Committed, Planned, Writer } from "./writer.ts";
@@ -91,7 +91,7 @@ export class Resources {
     return this.#write({ ...call, alone: counts(what.input) || depends(what.input) }, kind, async (reads) => {
       const taken = await reads.taken(what.name);
       if (taken !== undefined) throw alreadyExists(taken.value);
-      return this.#planCreate(kind, what, reads);
+      return this.#planCreate(kind, { ...what, by: call.principal }, reads);
     });
   }
 
@@ -109,7 +109,7 @@ export class Resources {
         const found = await reads.resource(input.name);
         if (found === undefined) {
           if (!what.allowMissing) throw notFound(input.name);
-          return this.#planCreate(kind, { name: input.name, input }, reads);
+          return this.#planCreate(kind, { name: input.name, input, by: call.principal }, reads);
         }
         if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
         const record = updated(found.value, input, {
@@ -175,7 +175,7 @@ export class Resources {
 
   async #planCreate(
     kind: Kind,
-    what: { name: string; input: Resource },
+    what: { name: string; input: Resource; by: ApiPrincipal },
     reads: Reads,
   ): Promise<{ change: Change<Resource> }> {
     const record = created(kind, what.input, {
@@ -184,6 +184,7 @@ export class Resources {
       nowMs: this.#clock.now(),
     });
     validate(record);
+    authorizePlacement(what.by, record);
     const { change } = await this.#planPut(record, { found: undefined, reads });
     change.then.push({ put: { key: key(uidKey(record.uid)), value: key(resourceKey(kind, record.name)) } });
     if (record.$typeName === "moorage.hub.v1.Tenant") {

@@ -9,6 +9,7 @@ import { prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV } from "../store/store.ts";
 import { auditOp } from "./audit.ts";
+import { isScope, scopeRule } from "./authorize.ts";
 import type { IdentityContext } from "./context.ts";
 import { newSecret, sameBytes, secretHash } from "./context.ts";
 import type { Actor, ApiKeys, ApiPrincipal } from "./identity.ts";
@@ -17,7 +18,6 @@ import type { Actor, ApiKeys, ApiPrincipal } from "./identity.ts";
 
 const SERVICE = "moorage.hub.v1.ApiKeyService";
 const ID = /^[a-z][a-z0-9-]{0,39}$/;
-const SCOPE = /^[a-zA-Z]+\/[a-z0-9.-]+(\/[a-zA-Z]+\/[a-z0-9.-]+)*$/;
 const MOST_SCOPES = 64;
 /** Characters of a name for people, as of the other free texts. */
 const DISPLAY_NAME = 128;
@@ -255,8 +255,8 @@ function check(
     throw invalidField("api_key.role", "must be one of ADMIN, OPERATOR, VIEWER, BILLING");
   if (request.scopes.length > MOST_SCOPES)
     throw invalidField("api_key.scopes", `at most ${MOST_SCOPES} are taken`);
-  const bad = request.scopes.find((s) => !SCOPE.test(s));
-  if (bad !== undefined) throw invalidField("api_key.scopes", `"${bad}" is not a resource name`);
+  for (const [i, scope] of request.scopes.entries())
+    if (!isScope(scope)) throw invalidField(`api_key.scopes[${i}]`, `"${scope.slice(0, 64)}" ${scopeRule}`);
   if (request.expireMs !== undefined && request.expireMs <= nowMs) {
     throw invalidField("api_key.expire_time", "must be in the future");
   }

@@ -1,7 +1,7 @@
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { Code } from "@moorage/shared/errors";
 import { describe, expect, test } from "vitest";
-import { allows, authorizeCollection, isWithin } from "./authorize.ts";
+import { allows, authorizeCollection, isScope, isWithin } from "./authorize.ts";
 
 const caller = (scopes: readonly string[], role: Role = Role.VIEWER) => ({
   actor: "apiKeys/a",
@@ -35,6 +35,11 @@ describe("what a caller sees of a collection", () => {
     [["tenants/acme"], "bundles"],
     [["tenants/acme"], "audit"],
     [["dataPlanes/eu"], "dataPlanes/eu/joinTokens"],
+    [["dataPlanes/eu/tenants"], "dataPlanes"],
+    [["dataPlanes/eu/tenants"], "tenants"],
+    [["dataPlanes/eu/tenants"], "applications"],
+    [["dataPlanes/eu/tenants"], "dataPlanes/-/applications"],
+    [["dataPlanes/eu/tenants"], "dataPlanes/eu/applications"],
   ] as const)("scopes %j see nothing of %s", (scopes, name) => {
     expect(() => within(scopes, name)).toThrow(
       expect.objectContaining({
@@ -60,6 +65,18 @@ describe("what a caller sees of a collection", () => {
 
   test("a role that may not read it sees nothing, whatever its scopes", () => {
     expect(() => within(["tenants/acme"], "tenants", Role.BILLING)).toThrow("its role does not allow it");
+  });
+
+  test("a scope is a name, or the right to place tenants in a data plane", () => {
+    const scopes = [
+      "tenants/tenants",
+      "dataPlanes/tenants",
+      "dataPlanes/eu/tenants",
+      "tenants/a/applications/b",
+    ];
+    expect(scopes.filter((s) => !isScope(s))).toEqual([]);
+    const others = ["", "tenants", "tenants/a/tenants", "dataPlanes/-/tenants", "dataPlanes/eu/tenants/a"];
+    expect([...others, "dataPlanes/eu/tenants/tenants", "bundles/small"].filter(isScope)).toEqual([]);
   });
 
   test("is held by whole segments", () => {

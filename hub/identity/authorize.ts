@@ -1,5 +1,6 @@
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { parseName } from "../core/names.ts";
 import type { ApiPrincipal } from "./identity.ts";
 
 /** What roles and scopes allow: one pure table. */
@@ -7,10 +8,15 @@ import type { ApiPrincipal } from "./identity.ts";
 /** What a call does to what it names. */
 export type Verb = "get" | "list" | "watch" | "create" | "update" | "delete";
 
-/** `name`: a resource (`tenants/acme`), or a collection (`tenants`, `tenants/acme/applications`). */
+/**
+ * `name`: a resource (`tenants/acme`), or a collection (`tenants`, `tenants/acme/applications`). To place a
+ * tenant is to create in `dataPlanes/{id}/tenants`.
+ */
 export interface Access {
   verb: Verb;
   name: string;
+  /** The field of the request that it comes from, where the call is about another resource. */
+  field?: string;
 }
 
 /** Collections that only an administrator touches: keys and trust, and the hub itself. */
@@ -49,6 +55,17 @@ function roleAllows(role: Role, access: Access): boolean {
   }
 }
 
+/** What a scope is, for refusals. */
+export const scopeRule =
+  "is no name of a data plane, tenant or application, nor dataPlanes/{id}/tenants, the right to place tenants there";
+
+const PLACEMENT = /^(dataPlanes\/[^/]+)\/tenants$/;
+
+/** Whether a text can be a scope: see {@link scopeRule}. */
+export function isScope(text: string): boolean {
+  return parseName(PLACEMENT.exec(text)?.[1] ?? text) !== undefined;
+}
+
 /** A scope covers its own name and everything below it, by whole segments. */
 function scopeCovers(scope: string, name: string): boolean {
   return name === scope || name.startsWith(`${scope}/`);
@@ -75,6 +92,8 @@ export function isWithin(within: Within, name: string): boolean {
 
 /** Whether a scope names, or lies above, members of a collection that it does not cover whole. */
 function reaches(scope: string, collectionName: string): boolean {
+  // Who may place tenants there sees none of what is there.
+  if (PLACEMENT.test(scope)) return false;
   // Every tenant and data plane may have applications.
   if (collectionName === "applications") return /^(tenants|dataPlanes)\//.test(scope);
   const [family, dash] = collectionName.split("/");
@@ -110,6 +129,13 @@ function denied(principal: ApiPrincipal, access: Access): MoorageError {
     {
       reason: "PERMISSION_DENIED",
       metadata: { verb: access.verb, resource: name, actor: principal.actor },
+      ...(access.field === undefined
+        ? {}
+        : {
+            fields: [
+              { field: access.field, description: `needs the right to ${access.verb} "${name}": ${why}` },
+            ],
+          }),
     },
   );
 }

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
+import { isScope, scopeRule } from "./authorize.ts";
 
 /** What a name of a caller from outside, a claim of a JWT or a name in a certificate, is granted: pure. */
 
@@ -19,7 +20,6 @@ const ROLES: Readonly<Record<string, Role>> = {
 };
 
 const RULE = /^([A-Za-z0-9_.:/-]+?)=(.+):(admin|operator|viewer|billing)(?:@(.+))?$/;
-const SCOPE = /^(tenants|dataPlanes)\/[a-z][a-z0-9-]*(\/applications\/[a-z][a-z0-9-]*)?$/;
 
 /** The form of the rules, for help and errors. */
 export const grantForm = "NAME=VALUE:ROLE[@SCOPE[+SCOPE]], joined by semicolons";
@@ -38,8 +38,8 @@ export function parseGrants(text: string): Grant[] {
       if (name === undefined || value === undefined || role === undefined)
         throw new Error(`must be ${grantForm}; "${part}" is not`);
       const list = scopes === undefined ? [] : scopes.split("+");
-      const bad = list.find((s) => !SCOPE.test(s));
-      if (bad !== undefined) throw new Error(`"${bad}" is no name of a data plane, tenant or application`);
+      const bad = list.find((s) => !isScope(s));
+      if (bad !== undefined) throw new Error(`"${bad}" ${scopeRule}`);
       return { name, value, role: ROLES[role] as Role, scopes: list };
     });
 }

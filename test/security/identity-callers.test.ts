@@ -30,7 +30,7 @@ test("a JWT of the configured issuer opens the API with what it grants, and no m
     clock,
     more: [
       ...["--oidc-issuer", "https://issuer.example", "--oidc-audience", "moorage", "--oidc-jwks", jwks],
-      ...["--oidc-grants", "groups=ops:admin;groups=acme:operator@tenants/acme"],
+      ...["--oidc-grants", "groups=ops:admin;groups=acme:operator@tenants/acme+dataPlanes/eu/tenants"],
     ],
   });
   const sign = (claims: object, expires = "10m") =>
@@ -57,9 +57,13 @@ test("a JWT of the configured issuer opens the API with what it grants, and no m
     };
   };
   const ops = as(await sign({ sub: "alice", groups: ["ops"] }));
-  await ops.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
+  for (const dataPlaneId of ["eu", "other-customers"]) await ops.dataPlanes.createDataPlane({ dataPlaneId });
   const acme = as(await sign({ sub: "bob", groups: ["acme"] }));
   const spec = { dataPlane: "dataPlanes/eu" };
+  for (const dataPlane of ["dataPlanes/other-customers", "dataPlanes/none"])
+    expect(
+      await reasonOf(acme.tenants.createTenant({ tenantId: "acme", tenant: { spec: { dataPlane } } })),
+    ).toBe("PERMISSION_DENIED");
   await acme.tenants.createTenant({ tenantId: "acme", tenant: { spec } });
   expect(await reasonOf(acme.tenants.createTenant({ tenantId: "other", tenant: { spec } }))).toBe(
     "PERMISSION_DENIED",

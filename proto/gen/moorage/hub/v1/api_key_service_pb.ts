@@ -49,7 +49,8 @@ export type ApiKey = Message<"moorage.hub.v1.ApiKey"> & {
   role: Role;
 
   /**
-   * scopes are name prefixes that the key is bound to, e.g. "tenants/acme"; empty means everything.
+   * scopes are name prefixes that the key is bound to, e.g. "tenants/acme"; empty means everything. The scope
+   * "dataPlanes/{id}/tenants" lets it place its tenants in that data plane, and nothing else there.
    *
    * @generated from field: repeated string scopes = 5;
    */
