@@ -10,6 +10,7 @@ import { createBlobHandlers } from "./blob.ts";
 import { Conflicts } from "./conflicts.ts";
 import type { DisconnectReason } from "./counts.ts";
 import { syncCounts } from "./counts.ts";
+import { epochChanged, reasonOf, replaced, revoked, stale, twin, unavailable } from "./ends.ts";
 import { readRestored } from "./epoch.ts";
 import { readLink } from "./links.ts";
 import type { Opening } from "./open.ts";
@@ -34,6 +35,7 @@ import { Silence, silenceDeadlines } from "./silence.ts";
 import type { AgentPrincipal, Sync, SyncOptions, SyncPolicy } from "./sync.ts";
 import { defaultPolicy } from "./sync.ts";
 import { Turns } from "./turns.ts";
+import type { Instance } from "./twins.ts";
 import { Twins } from "./twins.ts";
 import type { Rev, StoreStatus } from "../store/store.ts";
 
@@ -43,8 +45,6 @@ const TURN_MS = 30_000;
 const POLICY_MS = 5_000;
 /** Time for agents to come back before a hub knows how many they are. Source: sync-and-store.md 1.2, rule 1. */
 const DEFAULT_SPREAD_MS = 30_000;
-/** When a refused twin may try again. */
-const TWIN_RETRY_MS = 60_000;
 /** Agents told of a new policy at a time. */
 const POLICY_PART = 200;
 
@@ -185,7 +185,7 @@ class Streams {
   async #admitted(stream: SyncStream, ctx: CallContext): Promise<void> {
     const { identity, store, clock } = this.#o;
     this.#startRev ??= (await store.status()).rev;
-    if (this.#draining) throw this.#throttled(this.#drainingError());
+    this.#checkOpening(ctx.signal);
     const principal = await identity.authenticateAgent(ctx.peerCertificateDer);
     const uid = principal.dataPlaneUid;
     try {
@@ -201,37 +201,54 @@ class Streams {
     try {
       checkLink((await readLink(store, uid)).link, facts, principal.dataPlane);
     } catch (thrown) {
-      this.#counts.connection("refused");
-      await this.#conflicts.refused(uid, MoorageError.from(thrown));
-      throw thrown;
+      return this.#refuse(uid, MoorageError.from(thrown));
     }
-    const release = await this.#turns.take().catch((thrown: MoorageError) => {
-      throw this.#throttled(thrown);
+    const release = await this.#turns.take(ctx.signal).catch((thrown: MoorageError) => {
+      throw ctx.signal.aborted ? thrown : this.#throttled(thrown);
     });
     const turn = clock.setTimer(TURN_MS, release);
     try {
+      this.#checkOpening(ctx.signal);
+      const by = { instance: hex(hello.instanceId), generation: hello.agentGeneration };
+      // Before anything of a live stream is touched.
+      const refusal = this.#unfit(principal, by);
+      if (refusal !== undefined) return await this.#refuse(uid, refusal);
       await this.#silence.up(uid);
       await storeConnected(store, { principal, facts, nowMs: clock.now() });
       await identity.confirmAgentKey(principal);
       await this.#checkHistory(hello, principal);
+      this.#checkOpening(ctx.signal);
       const epochs = this.#epochs;
       const opening = await this.#decide(hello, principal);
       // A revocation may have come since the certificate was looked at.
       await identity.authenticateAgent(ctx.peerCertificateDer);
+      this.#checkOpening(ctx.signal);
       // Streams that are up are ended when an epoch begins; this one was not among them yet.
       if (epochs !== this.#epochs) throw epochChanged();
-      this.#note(principal, opening.plan);
       const session = new Session(this.#deps(principal, release), stream, {
         principal,
         hello,
         version,
         opening,
       });
-      await this.#serve(session, messages, ctx.signal);
+      await this.#serve(session, by, { messages, opening, signal: ctx.signal });
     } finally {
       turn.cancel();
       release();
     }
+  }
+
+  /** Ends an opening stream of which nothing can come any more: its agent went, or the hub goes. */
+  #checkOpening(signal: AbortSignal): void {
+    if (signal.aborted) throw MoorageError.from(signal.reason);
+    if (this.#draining) throw this.#throttled(this.#drainingError());
+  }
+
+  /** Refuses a stream that another agent's rules out. */
+  async #refuse(uid: string, refusal: MoorageError): Promise<never> {
+    this.#counts.connection("refused");
+    await this.#conflicts.refused(uid, refusal);
+    throw refusal;
   }
 
   /** How the stream begins. */
@@ -239,14 +256,12 @@ class Streams {
     const uid = principal.dataPlaneUid;
     const { store } = this.#o;
     this.#restored = await readRestored(store);
-    const opening = await decideOpening(store, hello, {
+    return decideOpening(store, hello, {
       abilities: abilitiesOf(hello),
       compareRequested: this.#compareRequested.has(uid),
       restored: this.#restored !== undefined,
       dataPlane: principal.dataPlane,
     });
-    this.#compareRequested.delete(uid);
-    return opening;
   }
 
   /** A proof of lost history in the hello begins a new epoch. */
@@ -283,33 +298,29 @@ class Streams {
     return checked;
   }
 
-  async #serve(session: Session, messages: AsyncIterator<SyncRequest>, signal: AbortSignal): Promise<void> {
-    const uid = session.principal.dataPlaneUid;
-    const by = { instance: session.instance, generation: session.agentGeneration };
+  async #serve(
+    session: Session,
+    by: Instance,
+    on: { messages: AsyncIterator<SyncRequest>; opening: Opening; signal: AbortSignal },
+  ): Promise<void> {
+    const { principal } = session;
+    const { signal } = on;
+    const uid = principal.dataPlaneUid;
+    const refusal = this.#unfit(principal, by);
+    if (refusal !== undefined) return this.#refuse(uid, refusal);
     const older = this.#live.get(uid);
-    if (older === undefined) this.#twins.opened(uid, by);
-    else {
-      const refusal = this.#unfit(session, older);
-      if (refusal !== undefined) {
-        this.#counts.connection("refused");
-        await this.#conflicts.refused(uid, refusal);
-        throw refusal;
-      }
-      older.abort(
-        new MoorageError(Code.ABORTED, "Another stream of this agent came up: the newest one wins", {
-          reason: "REPLACED",
-        }),
-      );
-    }
+    older?.abort(replaced());
+    this.#twins.opened(uid, by);
+    this.#note(principal, on.opening.plan);
+    this.#compareRequested.delete(uid);
     this.#live.set(uid, session);
     const gone = () => session.abort(MoorageError.from(signal.reason));
-    if (signal.aborted) gone();
     signal.addEventListener("abort", gone, { once: true });
     this.#counts.connection(older === undefined ? "accepted" : "replaced");
     this.#counts.opened();
     let reason: DisconnectReason = "closed";
     try {
-      await session.run(messages);
+      await session.run(on.messages);
       if (session.saidGoodbye) reason = "goodbye";
     } catch (thrown) {
       reason = signal.aborted ? "closed" : reasonOf(MoorageError.from(thrown));
@@ -324,22 +335,12 @@ class Streams {
     }
   }
 
-  /** Why a stream may not take over from a live one; undefined when it may. */
-  #unfit(session: Session, older: Session): MoorageError | undefined {
-    const { dataPlane, dataPlaneUid } = session.principal;
-    if (older.agentGeneration > session.agentGeneration) {
-      return new MoorageError(Code.FAILED_PRECONDITION, "Cannot open a stream: a newer agent has one", {
-        reason: "STALE_GENERATION",
-        metadata: { agent_generation: String(older.agentGeneration) },
-      });
-    }
-    const by = { instance: session.instance, generation: session.agentGeneration };
-    if (!this.#twins.replaces(dataPlaneUid, by)) return undefined;
-    return new MoorageError(
-      Code.FAILED_PRECONDITION,
-      `Cannot open a stream for "${dataPlane}": two agents with its identity live at the same time`,
-      { reason: "TWIN_AGENTS", retryAfterMs: TWIN_RETRY_MS },
-    );
+  /** Why a stream may not take over from the live one; undefined when it may, or there is none. */
+  #unfit({ dataPlane, dataPlaneUid }: AgentPrincipal, by: Instance): MoorageError | undefined {
+    const older = this.#live.get(dataPlaneUid);
+    if (older === undefined) return undefined;
+    if (older.agentGeneration > by.generation) return stale(older.agentGeneration);
+    return this.#twins.refuses(dataPlaneUid, by) ? twin(dataPlane) : undefined;
   }
 
   #deps(principal: AgentPrincipal, release: () => void): SessionDeps {
@@ -449,38 +450,4 @@ class Streams {
       reason: "PROTOCOL_VIOLATION",
     });
   }
-}
-
-/** Why a stream ended, for the metric. */
-function reasonOf(error: MoorageError): DisconnectReason {
-  switch (error.reason) {
-    case "REPLACED":
-      return "replaced";
-    case "CREDENTIALS_REVOKED":
-      return "revoked";
-    case "NO_HEARTBEAT":
-      return "silent";
-    case "STOPPING":
-      return "stopping";
-    case "EPOCH_CHANGED":
-      return "epoch";
-    default:
-      return error.code === Code.INTERNAL ? "internal" : "protocol";
-  }
-}
-
-function unavailable(why: string, reason: string): MoorageError {
-  return new MoorageError(Code.UNAVAILABLE, `The stream was ended: ${why}`, { reason });
-}
-
-function epochChanged(): MoorageError {
-  return unavailable("the hub began a new epoch", "EPOCH_CHANGED");
-}
-
-function revoked(principal: AgentPrincipal): MoorageError {
-  return new MoorageError(
-    Code.UNAUTHENTICATED,
-    `The stream of "${principal.dataPlane}" was ended: its key is no longer registered`,
-    { reason: "CREDENTIALS_REVOKED" },
-  );
 }

@@ -1,11 +1,27 @@
 import { create } from "@bufbuild/protobuf";
 import { ResourceStatusSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { limits } from "@moorage/shared/limits";
 import { describe, expect, test } from "vitest";
 import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
 import { writeReport } from "./status.ts";
-import { hubWith, settle, want } from "./testing.ts";
+import { hubWith, settle, testHub, want } from "./testing.ts";
+
+/** A hub that, once `held` was called, stops at its second look at a certificate until it may go on. */
+async function holdingHub() {
+  const { store, clock } = await hubWith("a");
+  const look = { looks: 0, wait: undefined as Promise<void> | undefined };
+  const atCertificate = async () => {
+    if (look.wait !== undefined && ++look.looks === 2) await look.wait;
+  };
+  const held = () => {
+    let goOn = () => {};
+    look.wait = new Promise((resolve) => (goOn = resolve));
+    return goOn;
+  };
+  return { hub: await testHub({ store, clock, atCertificate }), held };
+}
 
 describe("fencing", () => {
   test("of equal generations the newest stream wins; an older generation is refused by name", async () => {
@@ -65,6 +81,57 @@ describe("fencing", () => {
     const { link } = await readLink(hub.store, "a");
     expect(link.conflict).toBe("TwinAgents");
     expect(link.conflictMessage).toContain("two agents");
+  });
+
+  test("a refused twin leaves the stream that is there, its term and its silence as they were", async () => {
+    const hub = await hubWith("a");
+    const id = { one: Buffer.alloc(16, 1), two: Buffer.alloc(16, 2) };
+    const open = async (instanceId: Buffer, agentGeneration: bigint) => {
+      const agent = hub.connect("a");
+      await agent.hello({ instanceId, agentGeneration });
+      return agent;
+    };
+    for (const n of [1n, 3n]) {
+      await open(id.one, n);
+      await open(id.two, n + 1n);
+    }
+    for (let i = 0; i < 4; i++) {
+      await hub.clock.advance(10_000);
+      expect((await open(id.one, 5n)).state.error?.reason).toBe("TWIN_AGENTS");
+    }
+    expect((await readLink(hub.store, "a")).link.agentGeneration).toBe(4n);
+    expect(hub.sync.connected()).toHaveLength(1);
+    await hub.clock.advance(6_000);
+    expect((await readLink(hub.store, "a")).link.state).toBe(LinkState.DISCONNECTED);
+    expect(hub.sync.connected()).toEqual([]);
+  });
+
+  test("a stream that was given up while it opened replaces none", async () => {
+    const { hub, held } = await holdingHub();
+    const first = hub.connect("a");
+    await first.hello();
+    const goOn = held();
+    const second = hub.connect("a");
+    await second.hello();
+    second.stream.cancel();
+    goOn();
+    await settle();
+    expect(first.state.ended).toBe(false);
+    expect(hub.sync.connected()).toHaveLength(1);
+  });
+
+  test("a stream that opens while the hub begins to go does not come up", async () => {
+    const { hub, held } = await holdingHub();
+    const goOn = held();
+    const late = hub.connect("a");
+    await late.hello();
+    const stopped = hub.stop();
+    await settle();
+    goOn();
+    await stopped;
+    await settle();
+    expect(late.got).toEqual([]);
+    expect(late.state.error?.reason).toBe("DRAINING");
   });
 
   test("a status of an older agent than the one that reported is refused", async () => {

@@ -11,6 +11,8 @@ import { judgeRow, planResume, provesLoss } from "./plan-resume.ts";
 import { scaledPolicy, worthTelling } from "./policy.ts";
 import { defaultPolicy } from "./sync.ts";
 import { manualClock, update } from "./testing.ts";
+import { Turns } from "./turns.ts";
+import type { Instance } from "./twins.ts";
 import { Twins } from "./twins.ts";
 import { acked, fits, openWindow, room, sent } from "./window.ts";
 
@@ -159,36 +161,83 @@ test("a window has room for what is not under way, and for one frame of any size
 
 describe("twins", () => {
   const by = (instance: string, generation = 5n) => ({ instance, generation });
+  /** Whether a stream that finds a live one is refused. */
+  const refused = (twins: Twins, dp: string, one: Instance): boolean => {
+    const refuses = twins.refuses(dp, one);
+    if (!refuses) twins.opened(dp, one);
+    return refuses;
+  };
   test("an instance that comes back after another of its generation is refused, again and again", () => {
     const twins = new Twins(manualClock());
     twins.opened("dp", by("a"));
-    expect(twins.replaces("dp", by("b"))).toBe(false);
-    expect(twins.replaces("dp", by("a"))).toBe(true);
-    expect(twins.replaces("dp", by("a"))).toBe(true);
-    expect(twins.replaces("dp", by("b"))).toBe(false);
-    expect(twins.replaces("other", by("a"))).toBe(false);
+    expect(refused(twins, "dp", by("b"))).toBe(false);
+    expect(refused(twins, "dp", by("a"))).toBe(true);
+    expect(refused(twins, "dp", by("a"))).toBe(true);
+    expect(refused(twins, "dp", by("b"))).toBe(false);
+    expect(refused(twins, "other", by("a"))).toBe(false);
   });
 
   test("an agent that redials, restarts or takes turns with a replica is none", () => {
     const twins = new Twins(manualClock());
     twins.opened("dp", by("a"));
-    for (let i = 0; i < 10; i++) expect(twins.replaces("dp", by("a"))).toBe(false);
-    for (let i = 0; i < 10; i++) expect(twins.replaces("dp", by(`restart-${i}`))).toBe(false);
+    for (let i = 0; i < 10; i++) expect(refused(twins, "dp", by("a"))).toBe(false);
+    for (let i = 0; i < 10; i++) expect(refused(twins, "dp", by(`restart-${i}`))).toBe(false);
     const replicas = new Twins(manualClock());
     replicas.opened("dp", by("a", 5n));
-    expect(replicas.replaces("dp", by("b", 6n))).toBe(false);
-    expect(replicas.replaces("dp", by("a", 7n))).toBe(false);
+    expect(refused(replicas, "dp", by("b", 6n))).toBe(false);
+    expect(refused(replicas, "dp", by("a", 7n))).toBe(false);
   });
 
   test("replicas that outbid each other without end are found out too, and forgotten after a while", async () => {
     const clock = manualClock();
     const twins = new Twins(clock);
     twins.opened("dp", by("a", 1n));
-    const turns = [2, 3, 4, 5, 6, 7].map((g) => twins.replaces("dp", by(g % 2 === 0 ? "b" : "a", BigInt(g))));
+    const turns = [2, 3, 4, 5, 6, 7].map((g) => refused(twins, "dp", by(g % 2 === 0 ? "b" : "a", BigInt(g))));
     expect(turns.slice(0, 3)).toEqual([false, false, false]);
     expect(turns).toContain(true);
     await clock.advance(10 * 60_000);
-    expect(twins.replaces("dp", by("a", 9n))).toBe(false);
+    expect(refused(twins, "dp", by("a", 9n))).toBe(false);
+  });
+
+  test("are remembered no longer than they count", async () => {
+    const clock = manualClock();
+    const twins = new Twins(clock);
+    for (let i = 0; i < 5; i++) twins.opened(`dp-${i}`, by("a"));
+    expect(twins.size).toBe(5);
+    await clock.advance(4 * 60_000);
+    twins.opened("dp-0", by("a"));
+    await clock.advance(2 * 60_000);
+    twins.opened("dp-9", by("a"));
+    expect(twins.size).toBe(2);
+    expect(twins.refuses("dp-0", by("a"))).toBe(false);
+  });
+});
+
+describe("turns", () => {
+  test("go to who waits longest, and not to who went away meanwhile", async () => {
+    const clock = manualClock();
+    const turns = new Turns({ turns: 1, waitMs: 1_000, clock, what: "initial sync" });
+    const stays = new AbortController().signal;
+    const goes = new AbortController();
+    const got: string[] = [];
+    const take = async (who: string, signal: AbortSignal) => {
+      const release = await turns.take(signal);
+      got.push(who);
+      return release;
+    };
+    const release = await take("first", stays);
+    const gone = take("gone", goes.signal);
+    const second = take("second", stays);
+    goes.abort(new Error("went"));
+    await expect(gone).rejects.toThrow("went");
+    release();
+    release();
+    (await second)();
+    expect(got).toEqual(["first", "second"]);
+    await take("third", stays);
+    const late = expect(take("late", stays)).rejects.toMatchObject({ reason: "TOO_MANY_INITIAL_SYNCS" });
+    await clock.advance(1_000);
+    await late;
   });
 });
 

@@ -153,11 +153,6 @@ export class Session {
     if (outcome !== undefined && "error" in outcome) throw outcome.error;
   }
 
-  /** Instance id of the agent's process, hexadecimal. */
-  get instance(): string {
-    return hex(this.#facts.hello.instanceId);
-  }
-
   /** The stream was ended in good order by the hub. */
   get saidGoodbye(): boolean {
     return this.#saidGoodbye;

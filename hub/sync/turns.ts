@@ -3,7 +3,7 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 
 /**
  * A bounded number of turns. Whoever finds none free waits up to `waitMs`, first come first served,
- * and is then refused with UNAVAILABLE and a time to come back.
+ * and is then refused with UNAVAILABLE and a time to come back; who goes away meanwhile waits no longer.
  */
 export class Turns {
   #free: number;
@@ -15,10 +15,10 @@ export class Turns {
     this.#o = options;
   }
 
-  /** Takes a turn; the function answered gives it back and may be called twice. */
-  async take(): Promise<() => void> {
+  /** Takes a turn; the function answered gives it back and may be called twice. Rejects when `signal` aborts. */
+  async take(signal: AbortSignal): Promise<() => void> {
     if (this.#free > 0) this.#free--;
-    else await this.#queue();
+    else await this.#queue(signal);
     let given = false;
     return () => {
       if (given) return;
@@ -29,28 +29,36 @@ export class Turns {
     };
   }
 
-  #queue(): Promise<void> {
+  #queue(signal: AbortSignal): Promise<void> {
+    const { clock, what, waitMs } = this.#o;
     return new Promise((resolve, reject) => {
-      const turn = () => {
+      const leave = () => {
         timer.cancel();
-        resolve();
-      };
-      const timer = this.#o.clock.setTimer(this.#o.waitMs, () => {
+        signal.removeEventListener("abort", gone);
         const i = this.#waiting.indexOf(turn);
         if (i >= 0) this.#waiting.splice(i, 1);
-        const { what, waitMs } = this.#o;
+      };
+      const turn = () => {
+        leave();
+        resolve();
+      };
+      const gone = () => {
+        leave();
+        reject(signal.reason as Error);
+      };
+      const timer = clock.setTimer(waitMs, () => {
+        leave();
         reject(
           new MoorageError(
             Code.UNAVAILABLE,
             `Cannot start "${what}": no turn came free within ${waitMs} ms`,
-            {
-              reason: "TOO_MANY_INITIAL_SYNCS",
-              retryAfterMs: waitMs,
-            },
+            { reason: "TOO_MANY_INITIAL_SYNCS", retryAfterMs: waitMs },
           ),
         );
       });
       this.#waiting.push(turn);
+      signal.addEventListener("abort", gone);
+      if (signal.aborted) gone();
     });
   }
 }

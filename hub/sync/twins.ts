@@ -14,51 +14,56 @@ const TURNS = 3;
 /** Instances remembered for a data plane. */
 const KEPT = 8;
 
-interface Seen {
+/** One process of an agent: its id in hex, and the generation of its Lease. */
+export interface Instance {
   instance: string;
   generation: bigint;
+}
+
+interface Seen extends Instance {
   atMs: number;
 }
 
-/** Remembers who replaced whom. Forgets by itself. */
+/** Remembers which agents had streams. Forgets by itself. */
 export class Twins {
   readonly #clock: Clock;
+  /** Those whose newest stream is the oldest come first. */
   readonly #seen = new Map<string, Seen[]>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /**
-   * A stream of `by` is about to take over from a live one; true when it must be refused because both
-   * live. Remembers it otherwise.
-   */
-  replaces(dataPlaneUid: string, by: { instance: string; generation: bigint }): boolean {
-    const nowMs = this.#clock.monotonicMs();
-    const recent = (this.#seen.get(dataPlaneUid) ?? []).filter((s) => nowMs - s.atMs < WINDOW_MS);
+  /** Data planes remembered. */
+  get size(): number {
+    return this.#seen.size;
+  }
+
+  /** Whether a stream of `by` must not take over from a live one, because both agents live. */
+  refuses(dataPlaneUid: string, by: Instance): boolean {
+    const recent = this.#recent(dataPlaneUid);
     const last = recent.at(-1);
+    if (last === undefined || last.instance === by.instance) return false;
     const returns = countReturns([...recent.map((s) => s.instance), by.instance]);
-    const back = last !== undefined && last.instance !== by.instance && returns > 0;
-    const equal = back && last.generation === by.generation;
-    if (equal || (back && returns >= TURNS)) {
-      this.#seen.set(dataPlaneUid, recent);
-      return true;
-    }
-    this.#seen.set(dataPlaneUid, [...recent, { ...by, atMs: nowMs }].slice(-KEPT));
-    return false;
+    return returns >= TURNS || (returns > 0 && last.generation === by.generation);
   }
 
-  /** A stream came up where none was. */
-  opened(dataPlaneUid: string, by: { instance: string; generation: bigint }): void {
-    const nowMs = this.#clock.monotonicMs();
-    const recent = (this.#seen.get(dataPlaneUid) ?? []).filter((s) => nowMs - s.atMs < WINDOW_MS);
-    if (recent.at(-1)?.instance === by.instance) return;
-    this.#seen.set(dataPlaneUid, [...recent, { ...by, atMs: nowMs }].slice(-KEPT));
-  }
-
-  /** Forgets a data plane. */
-  forget(dataPlaneUid: string): void {
+  /** A stream came up. */
+  opened(dataPlaneUid: string, by: Instance): void {
+    const atMs = this.#clock.monotonicMs();
+    const recent = this.#recent(dataPlaneUid);
+    const others = recent.at(-1)?.instance === by.instance ? recent.slice(0, -1) : recent;
     this.#seen.delete(dataPlaneUid);
+    this.#seen.set(dataPlaneUid, [...others, { ...by, atMs }].slice(-KEPT));
+    for (const uid of this.#seen.keys()) {
+      if (this.#recent(uid).length > 0) break;
+      this.#seen.delete(uid);
+    }
+  }
+
+  #recent(dataPlaneUid: string): Seen[] {
+    const nowMs = this.#clock.monotonicMs();
+    return (this.#seen.get(dataPlaneUid) ?? []).filter((s) => nowMs - s.atMs < WINDOW_MS);
   }
 }
 
