@@ -54,6 +54,8 @@ export const limits = {
   agentStreamsPerConnection: 16,
   /** HTTP/2 streams a connection on the API port. */
   apiStreamsPerConnection: 256,
+  /** Bytes that one call's writer may have on the way to its reader before it must wait. */
+  streamQueuedBytes: 256 * KiB,
   /** Header block of one HTTP/2 request, and header fields in it. */
   headerListBytes: 16 * KiB,
   headerPairs: 64,
@@ -79,6 +81,10 @@ export const limits = {
   connectionsPerAddress: 1_000,
   /** Watch and WaitFor calls an API key at a time. */
   watchesPerApiKey: 128,
+  /** Uploads, downloads and backups an API key at a time, and how long one may take. */
+  transfersPerApiKey: 8,
+  bundleTransferMs: 10 * 60_000,
+  backupTransferMs: 6 * 3_600_000,
   /** Initial syncs under way at a time, and how long one waits for its turn. */
   initialSyncs: 64,
   initialSyncWaitMs: 10_000,
@@ -87,7 +93,7 @@ export const limits = {
   streamAttemptMs: 2_000,
   /** Data planes whose attempts are remembered. */
   streamAttemptBuckets: 20_000,
-  /** TLS handshakes accepted a second on the agent port. */
+  /** TLS handshakes accepted a second, on all ports together. */
   acceptsPerSecond: 250,
   /** From accept to the first call, and from a call to its first message. */
   handshakeMs: 5_000,

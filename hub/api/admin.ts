@@ -13,6 +13,7 @@ import { WaitService } from "@moorage/proto/moorage/hub/v1/wait_service_pb";
 import { invalidField } from "@moorage/shared/errors";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService } from "@moorage/shared/grpc/types";
+import { limits } from "@moorage/shared/limits";
 import { checkId, requireBundle, requireName } from "../core/names.ts";
 import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Identity } from "../identity/identity.ts";
@@ -37,9 +38,11 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
     async createBundleVersion(requests, ctx) {
       // Before a byte is read: may this caller publish at all? The name is checked again once it is known.
       const principal = api.auth.require(ctx, "create", "bundles");
+      api.auth.transfer(ctx, principal, limits.bundleTransferMs);
       return bundles.create(requests, {
         principal,
         method: ctx.method.replace(/^\//, ""),
+        signal: ctx.signal,
         authorize: (name) => void api.auth.require(ctx, "create", name),
       });
     },
@@ -70,27 +73,23 @@ export function bundleService(api: Api, bundles: Bundles): BoundService {
       );
     },
     async *downloadBundleVersion(request, ctx) {
-      api.auth.require(ctx, "get", request.name);
+      const principal = api.auth.require(ctx, "get", request.name);
+      api.auth.transfer(ctx, principal, limits.bundleTransferMs);
       for await (const content of bundles.download(request.name)) yield { content };
     },
     async *watchBundleVersions(request, ctx) {
       const all = request.parent === "" || request.parent === "-";
       const below = all ? "bundles/" : `bundles/${requireBundle("parent", request.parent)}/versions/`;
       const principal = api.auth.require(ctx, "watch", all ? "bundles" : request.parent);
-      const long = api.auth.long(principal, ctx);
-      try {
-        for await (const event of watchBundles(api, { below, cursor: request.cursor }, long.signal)) {
-          const { kind, cursor } = event;
-          if (kind !== "change") yield { event: { case: kind, value: event.cursor } };
-          else {
-            const { type, bundleVersion } = event;
-            const value = { type, bundleVersion, ...(cursor === undefined ? {} : { cursor }) };
-            yield { event: { case: kind, value } };
-          }
+      api.auth.watch(ctx, principal);
+      for await (const event of watchBundles(api, { below, cursor: request.cursor }, ctx.signal)) {
+        const { kind, cursor } = event;
+        if (kind !== "change") yield { event: { case: kind, value: event.cursor } };
+        else {
+          const { type, bundleVersion } = event;
+          const value = { type, bundleVersion, ...(cursor === undefined ? {} : { cursor }) };
+          yield { event: { case: kind, value } };
         }
-        if (long.signal.aborted && !ctx.signal.aborted) throw long.signal.reason;
-      } finally {
-        long.end();
       }
     },
   });
@@ -101,12 +100,8 @@ export function waitService(api: Api): BoundService {
   return bind(WaitService, {
     async waitFor(request, ctx) {
       const principal = api.auth.require(ctx, "get", request.name);
-      const long = api.auth.long(principal, ctx);
-      try {
-        return await waitFor(api, request, long.signal);
-      } finally {
-        long.end();
-      }
+      api.auth.watch(ctx, principal);
+      return waitFor(api, request, ctx.signal);
     },
   });
 }

@@ -6,6 +6,7 @@ import { limits } from "@moorage/shared/limits";
 import type { Verb, Within } from "../identity/authorize.ts";
 import { authorize, authorizeCollection } from "../identity/authorize.ts";
 import type { ApiKeys, ApiPrincipal } from "../identity/identity.ts";
+import type { Rev } from "../store/store.ts";
 
 /** Services that answer anybody: health for probes, reflection of the public contract. */
 const open = /^\/grpc\.(health|reflection)\./;
@@ -14,23 +15,44 @@ const open = /^\/grpc\.(health|reflection)\./;
 const principalOf = Symbol("principal");
 type Authenticated = CallContext & { [principalOf]?: ApiPrincipal };
 
-/** Authenticates calls and counts the long ones. */
+/**
+ * Keys whose last change is remembered. A call waits at most `limits.handshakeMs` between being
+ * authenticated and being authorized: so many changes do not happen in that time.
+ */
+const MOST_CHANGES = 10_000;
+
+/** A call that lasts. */
+interface Open {
+  ctx: CallContext;
+  principal: ApiPrincipal;
+}
+
+/**
+ * Authenticates calls, and counts and ends those that last. A call is authenticated when it opens and
+ * authorized when its request is there: in between its key may have gone, so that is looked at again.
+ */
 export class Auth {
   readonly #apiKeys: Pick<ApiKeys, "authenticate" | "onChange">;
   readonly #clock: Clock;
-  readonly #long = new Map<string, Set<AbortController>>();
+  readonly #watches = new Map<string, Set<Open>>();
+  readonly #transfers = new Map<string, Set<Open>>();
+  /** The newest revision at which each actor's key was written or deleted, oldest change first. */
+  readonly #changed = new Map<string, Rev>();
 
   constructor(apiKeys: Pick<ApiKeys, "authenticate" | "onChange">, clock: Clock) {
     this.#apiKeys = apiKeys;
     this.#clock = clock;
     // A deleted key ends its long calls; short ones end by themselves.
-    apiKeys.onChange((actor) => {
-      for (const c of this.#long.get(actor) ?? [])
-        c.abort(
-          new MoorageError(Code.UNAUTHENTICATED, "The API key was deleted or changed", {
-            reason: "API_KEY_CHANGED",
-          }),
-        );
+    apiKeys.onChange((actor, revision) => {
+      this.#changed.delete(actor);
+      this.#changed.set(actor, revision);
+      const [oldest] = this.#changed.keys();
+      if (this.#changed.size > MOST_CHANGES && oldest !== undefined) this.#changed.delete(oldest);
+      for (const all of [this.#watches, this.#transfers])
+        for (const { ctx, principal } of all.get(actor) ?? []) {
+          const error = this.#ended(principal);
+          if (error !== undefined) ctx.end(error);
+        }
     });
   }
 
@@ -63,51 +85,86 @@ export class Auth {
 
   #principal(ctx: CallContext): ApiPrincipal {
     const principal = (ctx as Authenticated)[principalOf];
-    if (principal !== undefined) return principal;
-    throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
-      reason: "UNAUTHENTICATED",
-    });
+    if (principal === undefined)
+      throw new MoorageError(Code.UNAUTHENTICATED, "The call carries no API key", {
+        reason: "UNAUTHENTICATED",
+      });
+    const error = this.#ended(principal);
+    if (error !== undefined) throw error;
+    return principal;
   }
 
-  /** Counts a Watch or WaitFor of `principal`; RESOURCE_EXHAUSTED at the limit. Call `end` when it is over. */
-  long(principal: ApiPrincipal, ctx: CallContext): { signal: AbortSignal; end(): void } {
-    const open = this.#long.get(principal.actor) ?? new Set<AbortController>();
-    if (open.size >= limits.watchesPerApiKey) {
-      const description = `${open.size} Watch and WaitFor calls are open, the limit watchesPerApiKey is ${limits.watchesPerApiKey}`;
+  /** Why a principal, authenticated before, is none any more. */
+  #ended({ actor, revision, expireMs }: ApiPrincipal): MoorageError | undefined {
+    if (revision !== undefined && (this.#changed.get(actor) ?? revision) > revision)
+      return new MoorageError(Code.UNAUTHENTICATED, "The API key was deleted or changed", {
+        reason: "API_KEY_CHANGED",
+      });
+    if (expireMs !== undefined && this.#clock.now() >= expireMs)
+      return new MoorageError(Code.UNAUTHENTICATED, "The credential of the call has expired", {
+        reason: "CREDENTIAL_EXPIRED",
+      });
+    return undefined;
+  }
+
+  /** Counts a Watch or WaitFor; RESOURCE_EXHAUSTED at the limit. It ends with its credential. */
+  watch(ctx: CallContext, principal: ApiPrincipal): void {
+    const open = this.#watches.get(principal.actor)?.size ?? 0;
+    if (open >= limits.watchesPerApiKey) {
+      const description = `${open} Watch and WaitFor calls are open, the limit watchesPerApiKey is ${limits.watchesPerApiKey}`;
       throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot open another Watch: ${description}`, {
         reason: "TOO_MANY_WATCHES",
         quota: [{ subject: principal.actor, description }],
         retryAfterMs: 1_000,
       });
     }
-    const controller = new AbortController();
-    const timer = this.#endWith(principal, controller);
-    open.add(controller);
-    this.#long.set(principal.actor, open);
-    return {
-      signal: AbortSignal.any([ctx.signal, controller.signal]),
-      end: () => {
-        timer.cancel();
-        open.delete(controller);
-        if (open.size === 0) this.#long.delete(principal.actor);
-      },
-    };
+    this.#hold(this.#watches, { ctx, principal });
+  }
+
+  /** As {@link watch} for an upload, a download or a backup, which is ended after `mostMs`, too. */
+  transfer(ctx: CallContext, principal: ApiPrincipal, mostMs: number): void {
+    const open = this.#transfers.get(principal.actor)?.size ?? 0;
+    if (open >= limits.transfersPerApiKey) {
+      const description = `${open} uploads, downloads and backups are open, the limit transfersPerApiKey is ${limits.transfersPerApiKey}`;
+      throw new MoorageError(Code.RESOURCE_EXHAUSTED, `Cannot open another transfer: ${description}`, {
+        reason: "TOO_MANY_TRANSFERS",
+        quota: [{ subject: principal.actor, description }],
+        retryAfterMs: 1_000,
+      });
+    }
+    this.#hold(this.#transfers, { ctx, principal });
+    const timer = this.#clock.setTimer(mostMs, () =>
+      ctx.end(
+        new MoorageError(Code.DEADLINE_EXCEEDED, `The transfer was ended: it took longer than ${mostMs} ms`, {
+          reason: "TRANSFER_LATE",
+        }),
+      ),
+    );
+    ctx.onClosed(() => timer.cancel());
+  }
+
+  /** Keeps a call among `all` until it is closed: until then it holds memory, whatever its handler does. */
+  #hold(all: Map<string, Set<Open>>, open: Open): void {
+    const { ctx, principal } = open;
+    const others = all.get(principal.actor) ?? new Set<Open>();
+    all.set(principal.actor, others.add(open));
+    const timer = this.#endWith(open);
+    ctx.onClosed(() => {
+      timer.cancel();
+      others.delete(open);
+      if (others.size === 0 && all.get(principal.actor) === others) all.delete(principal.actor);
+    });
   }
 
   /** A long call lasts no longer than what it was opened with. */
-  #endWith(principal: ApiPrincipal, call: AbortController): Timer {
+  #endWith({ ctx, principal }: Open): Timer {
     const { expireMs } = principal;
     if (expireMs === undefined) return { cancel: () => undefined };
     let timer: Timer | undefined;
     const look = () => {
-      const leftMs = expireMs - this.#clock.now();
-      if (leftMs > 0) timer = this.#clock.setTimer(leftMs, look);
-      else
-        call.abort(
-          new MoorageError(Code.UNAUTHENTICATED, "The credential of the call has expired", {
-            reason: "CREDENTIAL_EXPIRED",
-          }),
-        );
+      const error = this.#ended(principal);
+      if (error !== undefined) ctx.end(error);
+      else timer = this.#clock.setTimer(expireMs - this.#clock.now(), look);
     };
     look();
     return { cancel: () => timer?.cancel() };

@@ -28,6 +28,7 @@ import { validateMaps } from "../core/validate.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, Op, Store } from "../store/store.ts";
+import { Gate } from "./gate.ts";
 import type { Found, Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
 import type { Call } from "./resources.ts";
@@ -41,6 +42,8 @@ export class Bundles {
   readonly #clock: Clock;
   readonly #rng: Rng;
   readonly #chunkBytes: number;
+  readonly #unpack: typeof unpackBundle;
+  readonly #unpacking = new Gate();
 
   /** `chunkBytes`: of a chunk in the store; default the limit `bundleChunkBytes`. */
   constructor(deps: {
@@ -50,7 +53,9 @@ export class Bundles {
     clock: Clock;
     rng: Rng;
     chunkBytes?: number;
+    unpack?: typeof unpackBundle;
   }) {
+    this.#unpack = deps.unpack ?? unpackBundle;
     this.#chunkBytes = deps.chunkBytes ?? limits.bundleChunkBytes;
     this.#store = deps.store;
     this.#reader = deps.reader;
@@ -59,14 +64,22 @@ export class Bundles {
     this.#rng = deps.rng;
   }
 
-  /** Publishes what the stream carries. `authorize` is asked with the name once it is known. */
+  /** Publishes what the stream carries. `authorize` is asked with the name once it is known, and before the commit. */
   async create(
     requests: AsyncIterable<CreateBundleVersionRequest>,
-    call: { principal: ApiPrincipal; method: string; authorize: (name: string) => void },
+    call: {
+      principal: ApiPrincipal;
+      method: string;
+      signal?: AbortSignal;
+      authorize: (name: string) => void;
+    },
   ): Promise<BundleVersion> {
     const { upload, bytes } = await receive(requests);
-    const bundle = await unpackBundle(bytes, upload.digest);
-    const { manifest } = bundle;
+    // One after the other: unpacked, each may take `limits.bundleUnpackedBytes`.
+    const manifest = await this.#unpacking.through(true, async () => {
+      call.signal?.throwIfAborted();
+      return (await this.#unpack(bytes, upload.digest)).manifest;
+    });
     const name = `bundles/${manifest.name}/versions/${manifest.version}`;
     requireBundleVersion("bundle.yaml", name);
     call.authorize(name);
@@ -89,6 +102,8 @@ export class Bundles {
         const found = await this.#reader.bundle(name);
         if (found !== undefined) return { unchanged: same(found, upload.digest) };
         if (!upload.validateOnly) for (const c of chunks) await this.#putChunk(c);
+        // The upload took its time: its caller may be nobody by now.
+        call.authorize(name);
         const version = create(BundleVersionSchema, {
           name,
           uid: uuid(this.#rng),

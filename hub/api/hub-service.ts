@@ -13,6 +13,7 @@ import { StoredDivergenceSchema, StoredEpochSchema } from "@moorage/proto/moorag
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
 import { bind } from "@moorage/shared/grpc/types";
 import type { BoundService } from "@moorage/shared/grpc/types";
+import { limits } from "@moorage/shared/limits";
 import type { Rng } from "@moorage/shared/rng";
 import { divergencesPrefix, epochKey, prefixes } from "../core/keys.ts";
 import { requireName } from "../core/names.ts";
@@ -91,6 +92,7 @@ export function hubService(deps: HubServiceDeps): BoundService {
         throw new MoorageError(Code.UNIMPLEMENTED, "Cannot make a backup: this hub's store is no file", {
           reason: "BACKUP_UNSUPPORTED",
         });
+      api.auth.transfer(ctx, principal, limits.backupTransferMs);
       const facts = { actor: principal.actor, method: ctx.method.replace(/^\//, ""), resource: NAME };
       // First, so that the act is known even where the stream breaks off; it is in the copy, too.
       await api.store.txn({

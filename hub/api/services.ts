@@ -70,21 +70,16 @@ export function call(
 type Change = Extract<WatchEvent, { kind: "change" }>;
 type Marks = { event: { case: "synced" | "bookmark"; value: Cursor } };
 
-/** A watch as messages; counted against the caller's limit while it is open. */
+/** A watch as messages; counted against the caller's limit while its stream is open. */
 export async function* events<M>(
   api: Api,
   at: { q: WatchQuery; principal: ApiPrincipal; ctx: CallContext },
   message: (change: Change) => M,
 ): AsyncGenerator<M | Marks, void, void> {
-  const long = api.auth.long(at.principal, at.ctx);
-  try {
-    for await (const event of watch(api, at.q, long.signal)) {
-      if (event.kind === "change") yield message(event);
-      else yield { event: { case: event.kind, value: event.cursor } };
-    }
-    if (long.signal.aborted && !at.ctx.signal.aborted) throw long.signal.reason;
-  } finally {
-    long.end();
+  api.auth.watch(at.ctx, at.principal);
+  for await (const event of watch(api, at.q, at.ctx.signal)) {
+    if (event.kind === "change") yield message(event);
+    else yield { event: { case: event.kind, value: event.cursor } };
   }
 }
 

@@ -20,7 +20,6 @@ import { bundleYaml, filesOf } from "@moorage/shared/bundle/testing";
 import type { Clock } from "@moorage/shared/clock";
 import { systemClock } from "@moorage/shared/clock";
 import { memoryConnect } from "@moorage/shared/grpc/memory-link";
-import type { BoundService, CallContext } from "@moorage/shared/grpc/types";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { linkKey, statusKey } from "../core/keys.ts";
@@ -32,27 +31,6 @@ import type { Store } from "../store/store.ts";
 import type { BackupSource } from "./backup.ts";
 import { createApi } from "./create-api.ts";
 import { finaliser } from "./finalise.ts";
-
-type AnyHandler = (first: unknown, ctx: CallContext, sink: unknown) => unknown;
-
-/** The service with the server's `before` ahead of each handler, as startServer calls it. */
-function guarded(service: BoundService, before: (ctx: CallContext) => Promise<void>): BoundService {
-  const handlers: Record<string, unknown> = {};
-  for (const method of service.desc.methods) {
-    const handler = service.handlers[method.localName] as AnyHandler;
-    handlers[method.localName] =
-      method.methodKind === "server_streaming"
-        ? async function* (request: unknown, ctx: CallContext, sink: unknown) {
-            await before(ctx);
-            yield* handler(request, ctx, sink) as AsyncIterable<unknown>;
-          }
-        : async (request: unknown, ctx: CallContext, sink: unknown) => {
-            await before(ctx);
-            return handler(request, ctx, sink);
-          };
-  }
-  return { desc: service.desc, handlers };
-}
 
 /** The whole API in this process; `stop` ends what runs. */
 export async function testApi(options: { clock?: Clock; store?: Store; backup?: BackupSource } = {}) {
@@ -79,14 +57,14 @@ export async function testApi(options: { clock?: Clock; store?: Store; backup?: 
     advertised: () => ({ agentAddress: "hub:7444", enrolmentAddress: "hub:7445" }),
     ...(options.backup === undefined ? {} : { backup: options.backup }),
   });
-  const services = api.services.map((s) => guarded(s, (ctx) => api.before(ctx)));
   const end = new AbortController();
   const running = identity.run(end.signal);
   const by = { actor: "apiKeys/test", role: Role.ADMIN, scopes: [] };
   let keys = 0;
   const connect = (authorization: string | undefined) => {
-    const link = memoryConnect(services, {
+    const link = memoryConnect(api.services, {
       retryInfo: true,
+      before: (ctx) => api.before(ctx),
       headers: (): Record<string, string> => (authorization === undefined ? {} : { authorization }),
     });
     return {
@@ -110,6 +88,9 @@ export async function testApi(options: { clock?: Clock; store?: Store; backup?: 
     store,
     clock,
     identity,
+    /** For a server of its own. */
+    services: api.services,
+    before: api.before,
     admin,
     as,
     connect,

@@ -7,7 +7,7 @@ import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
 import { uuid } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
-import type { KV } from "../store/store.ts";
+import type { KV, Rev } from "../store/store.ts";
 import { auditOp } from "./audit.ts";
 import { isScope, scopeRule } from "./authorize.ts";
 import type { IdentityContext } from "./context.ts";
@@ -56,7 +56,7 @@ function unauthenticated(why: string, reason: string): MoorageError {
 export class StoredApiKeys implements ApiKeys {
   readonly #ctx: IdentityContext;
   readonly #cache = new Map<string, Cached>();
-  readonly #listeners = new Set<(actor: string) => void>();
+  readonly #listeners = new Set<(actor: string, revision: Rev) => void>();
   /** Counts changes, so that what was read before one is not kept after it. */
   #changes = 0;
   /** Only while changes are followed may anything be kept. */
@@ -128,7 +128,7 @@ export class StoredApiKeys implements ApiKeys {
   async delete(name: string, by: Actor): Promise<ApiKey> {
     const kv = await this.#read(name);
     const { apiKey, hash } = decodeKey(kv);
-    const { ok } = await this.#ctx.store.txn({
+    const { ok, rev } = await this.#ctx.store.txn({
       if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }],
       then: [
         { delete: { key: kv.key } },
@@ -137,7 +137,7 @@ export class StoredApiKeys implements ApiKeys {
       ],
     });
     if (!ok) throw notFound(name);
-    this.#changed(name);
+    this.#changed(name, rev);
     return apiKey;
   }
 
@@ -161,7 +161,7 @@ export class StoredApiKeys implements ApiKeys {
     return found.principal;
   }
 
-  onChange(fn: (actor: string) => void): () => void {
+  onChange(fn: (actor: string, revision: Rev) => void): () => void {
     this.#listeners.add(fn);
     return () => this.#listeners.delete(fn);
   }
@@ -187,7 +187,7 @@ export class StoredApiKeys implements ApiKeys {
           signal,
         })) {
           if (batch.kind !== "events") continue;
-          for (const event of batch.events) this.#changed(keyText(event.kv.key));
+          for (const event of batch.events) this.#changed(keyText(event.kv.key), batch.rev);
         }
       }
     } finally {
@@ -196,10 +196,10 @@ export class StoredApiKeys implements ApiKeys {
     }
   }
 
-  #changed(actor: string): void {
+  #changed(actor: string, revision: Rev): void {
     this.#changes++;
     for (const [k, cached] of this.#cache) if (cached.principal.actor === actor) this.#cache.delete(k);
-    for (const fn of this.#listeners) fn(actor);
+    for (const fn of this.#listeners) fn(actor, revision);
   }
 
   async #lookUp(hash: Uint8Array, cacheKey: string): Promise<Cached> {
@@ -208,13 +208,13 @@ export class StoredApiKeys implements ApiKeys {
     const index = (await store.range({ start: hashKey(hash) })).kvs[0];
     const kv = index === undefined ? undefined : (await store.range({ start: index.value })).kvs[0];
     const found = kv === undefined ? undefined : decodeKey(kv);
-    if (found === undefined || !sameBytes(found.hash, hash)) {
+    if (kv === undefined || found === undefined || !sameBytes(found.hash, hash)) {
       throw unauthenticated("the API key is not known", "API_KEY_UNKNOWN");
     }
     const { name, role, scopes, expireTime } = found.apiKey;
     const expireMs = expireTime === undefined ? Number.POSITIVE_INFINITY : timestampMs(expireTime);
     const ends = Number.isFinite(expireMs) ? { expireMs } : {};
-    const cached = { principal: { actor: name, role, scopes, ...ends }, expireMs };
+    const cached = { principal: { actor: name, role, scopes, revision: kv.modRev, ...ends }, expireMs };
     if (this.#following && changes === this.#changes) {
       if (this.#cache.size >= MOST_CACHED) this.#cache.clear();
       this.#cache.set(cacheKey, cached);

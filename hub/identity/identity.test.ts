@@ -73,6 +73,8 @@ const call = (der?: Uint8Array): CallContext => ({
   deadlineMs: undefined,
   method: "",
   setTrailer: () => undefined,
+  end: () => undefined,
+  onClosed: () => undefined,
 });
 
 const newCsr = async () => createCsr((await generateKeyPem()).keyPem);
@@ -273,6 +275,7 @@ describe("API keys", () => {
       actor: "apiKeys/ci",
       role: Role.VIEWER,
       scopes: ["tenants/a"],
+      revision: (await w.store.status()).rev,
     });
     await apiKeys.authenticate(`Bearer ${secret}`);
     await apiKeys.delete("apiKeys/ci", by);

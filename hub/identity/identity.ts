@@ -7,7 +7,7 @@ import type { Handlers } from "@moorage/shared/grpc/types";
 import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { CertifiedKey } from "@moorage/shared/x509";
-import type { Store } from "../store/store.ts";
+import type { Rev, Store } from "../store/store.ts";
 import type { TrustedCa } from "./authority.ts";
 import type { Grant } from "./grants.ts";
 import type { OidcOptions } from "./oidc.ts";
@@ -39,6 +39,8 @@ export interface ApiPrincipal {
   scopes: readonly string[];
   /** Wall time at which the credential ends; absent for one without an end. Long calls are to end then. */
   expireMs?: number;
+  /** At which the hub's record of the credential was written; absent for one without a record. */
+  revision?: Rev;
 }
 
 /** Who does something, for the audit record. */
@@ -77,8 +79,11 @@ export interface ApiKeys {
    * caller without a grant.
    */
   authenticate(authorization: string | undefined, certificateDer?: Uint8Array): Promise<ApiPrincipal>;
-  /** Calls `fn` with the actor of each key that was deleted or changed. */
-  onChange(fn: (actor: string) => void): () => void;
+  /**
+   * Calls `fn` with the actor of each key that was made, changed or deleted, and the revision of that: who
+   * was authenticated by an older one of this actor is nobody any more.
+   */
+  onChange(fn: (actor: string, revision: Rev) => void): () => void;
   /**
    * Makes `apiKeys/bootstrap`, role ADMIN, when there is no key at all; answers its secret then. `keep`
    * gets the secret before the key is committed: a crash between the two makes another one next time,

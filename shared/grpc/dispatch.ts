@@ -108,7 +108,7 @@ async function pump(
   signal?: AbortSignal,
 ): Promise<void> {
   for await (const item of items) {
-    if (signal?.aborted) throw new MoorageError(Code.CANCELLED, "The call was cancelled by its caller");
+    if (signal?.aborted) throw signal.reason;
     if (!stream.write(item)) await stream.drained();
   }
 }

@@ -25,6 +25,7 @@ export function memoryConnect(
     headers?: () => Record<string, string>;
     /** As of a server's port. */
     retryInfo?: boolean;
+    before?: (ctx: CallContext) => Promise<void>;
   } = {},
 ): MemoryLink {
   const live = new Set<(error: MoorageError) => void>();
@@ -45,7 +46,8 @@ export function memoryConnect(
     if (callOptions.signal?.aborted) onAbort();
     callOptions.signal?.addEventListener("abort", onAbort, { once: true });
     const bound = service ?? { desc: method.parent, handlers: {} };
-    serveCall(bound, method, { stream: call.server, ctx: call.ctx })
+    const served = () => serveCall(bound, method, { stream: call.server, ctx: call.ctx });
+    (options.before === undefined ? served() : options.before(call.ctx).then(served))
       .then(
         () => call.server.end(),
         (thrown: unknown) => call.server.fail(thrown),
@@ -84,8 +86,15 @@ function pair(method: DescMethod, options: PairOptions) {
   const down = new MessageQueue<Uint8Array>();
   const controller = new AbortController();
   const lower = Object.fromEntries(Object.entries(options.headers).map(([k, v]) => [k.toLowerCase(), v]));
-  const abort = (error: MoorageError) => {
+  const closed: (() => void)[] = [];
+  let isClosed = false;
+  const close = () => {
     options.onOver(abort);
+    isClosed = true;
+    for (const fn of closed.splice(0)) fn();
+  };
+  const abort = (error: MoorageError) => {
+    close();
     // A call that the server has ended is over; what it wrote is still read.
     if (down.ended) return;
     up.fail(error, true);
@@ -93,7 +102,7 @@ function pair(method: DescMethod, options: PairOptions) {
     controller.abort(error);
   };
   const over = () => {
-    options.onOver(abort);
+    close();
     up.end();
   };
   const fail = (thrown: unknown) => {
@@ -128,6 +137,15 @@ function pair(method: DescMethod, options: PairOptions) {
     deadlineMs: undefined,
     method: methodPath(method),
     setTrailer: () => undefined,
+    end(thrown) {
+      const error = MoorageError.from(thrown);
+      fail(error);
+      controller.abort(error);
+    },
+    onClosed(fn) {
+      if (isClosed) fn();
+      else closed.push(fn);
+    },
   };
   return { server, client, ctx, abort };
 }

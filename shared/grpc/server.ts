@@ -6,7 +6,7 @@ import { Code, MoorageError } from "../errors.ts";
 import { limits } from "../limits.ts";
 import { serviceDefinition } from "./adapter.ts";
 import type { CodecOptions } from "./codec.ts";
-import { Undecodable } from "./codec.ts";
+import { encode, Undecodable } from "./codec.ts";
 import type { ServerTls } from "./credentials.ts";
 import { ReloadableCredentials } from "./credentials.ts";
 import { isWatch, methodPath, serveCall } from "./dispatch.ts";
@@ -188,7 +188,12 @@ async function serve(
     if (!answered) controller.abort(new MoorageError(Code.CANCELLED, "The call was cancelled by its caller"));
   });
   const trailer = new Metadata();
-  const ctx = context(call, { method, signal: controller.signal, trailer });
+  const end = (thrown: unknown) => {
+    // In this order: a handler that ends as its signal aborts must not answer OK first.
+    stream.abort(thrown);
+    controller.abort(MoorageError.from(thrown));
+  };
+  const ctx = context(call, { method, signal: controller.signal, trailer, end });
   let failed: MoorageError | undefined;
   let over = false;
   let answered = false;
@@ -206,6 +211,8 @@ async function serve(
   };
   let late: Timer | undefined;
   const stream = duplex(call, {
+    method,
+    maxSendBytes: options.limits.maxSendBytes,
     clock: options.clock,
     signal: controller.signal,
     finish,
@@ -215,12 +222,12 @@ async function serve(
       if (ended || manyRequests(method)) late?.cancel();
     },
   });
-  const live: LiveCall = { method, end: (error) => stream.abort(error) };
+  const live: LiveCall = { method, end };
   port.live.add(live);
   try {
     refuseCompression(encodingOf(call));
     await options.before?.(ctx, method);
-    late = options.clock.setTimer(limits.handshakeMs, () => stream.abort(tooLate(ctx.method)));
+    late = options.clock.setTimer(limits.handshakeMs, () => end(tooLate(ctx.method)));
     await serveCall(on.service, method, { stream, ctx });
     finish();
   } catch (thrown) {
@@ -258,9 +265,18 @@ function tooLate(method: string): MoorageError {
   );
 }
 
+/** grpc-js would find it out behind our back, answer without details and have the handler believe in OK. */
+function tooLarge(method: DescMethod, bytes: number, limit: number): MoorageError {
+  return new MoorageError(
+    Code.RESOURCE_EXHAUSTED,
+    `Cannot send a message of "${methodPath(method)}": it has ${bytes} bytes, the limit is ${limit}`,
+    { reason: "MESSAGE_TOO_LARGE", metadata: { bytes: String(bytes), limit: String(limit) } },
+  );
+}
+
 function context(
   call: Call,
-  on: { method: DescMethod; signal: AbortSignal; trailer: Metadata },
+  on: { method: DescMethod; signal: AbortSignal; trailer: Metadata; end: CallContext["end"] },
 ): CallContext {
   const deadline = call.getDeadline();
   const deadlineMs = deadline instanceof Date ? deadline.getTime() : deadline;
@@ -272,12 +288,16 @@ function context(
     deadlineMs: Number.isFinite(deadlineMs) ? deadlineMs : undefined,
     method: methodPath(on.method),
     setTrailer: (name, value) => on.trailer.set(name, value),
+    end: on.end,
+    onClosed: (fn) => onStreamClosed(call, fn),
   };
 }
 
 function duplex(
   call: Call,
   on: {
+    method: DescMethod;
+    maxSendBytes: number;
     clock: Clock;
     signal: AbortSignal;
     finish(thrown?: { value: unknown }): void;
@@ -286,6 +306,14 @@ function duplex(
     onRead(ended: boolean): void;
   },
 ): ServerDuplex<unknown, unknown> {
+  // grpc-js counts objects alone: sixteen may be megabytes.
+  let queuedBytes = 0;
+  const waiting = new Set<() => void>();
+  const hasRoom = () => !call.writableNeedDrain && queuedBytes < limits.streamQueuedBytes;
+  const left = (bytes: number) => {
+    queuedBytes -= bytes;
+    if (hasRoom()) for (const go of waiting) go();
+  };
   return {
     async *read() {
       try {
@@ -299,15 +327,24 @@ function duplex(
         throw on.signal.aborted ? on.signal.reason : thrown;
       }
     },
-    write: (message) => (on.isOver() || call.destroyed ? false : call.write(message)),
+    write(message) {
+      if (on.isOver() || call.destroyed) return false;
+      const bytes = encode(on.method.output, message);
+      if (bytes.length > on.maxSendBytes) throw tooLarge(on.method, bytes.length, on.maxSendBytes);
+      queuedBytes += bytes.length;
+      call.write(bytes, () => left(bytes.length));
+      return hasRoom();
+    },
     drained() {
-      if (!call.writableNeedDrain || call.destroyed || on.isOver()) return Promise.resolve();
+      if (hasRoom() || call.destroyed || on.isOver()) return Promise.resolve();
       return new Promise((resolve) => {
         const done = () => {
-          call.off("drain", done).off("close", done).off("cancelled", done);
+          waiting.delete(done);
+          call.off("close", done).off("cancelled", done);
           resolve();
         };
-        call.on("drain", done).on("close", done).on("cancelled", done);
+        waiting.add(done);
+        call.on("close", done).on("cancelled", done);
       });
     },
     end: () => on.finish(),

@@ -23,13 +23,20 @@ export interface CallContext {
   readonly method: string;
   /** Sets one trailer of the answer. */
   setTrailer(name: string, value: string): void;
+  /** Ends the call with the status of `thrown`, whatever its handler does or its caller reads; aborts `signal`. */
+  end(thrown: unknown): void;
+  /** Calls `fn` once nothing of the call is held any more: its answer has left, or its caller is gone. */
+  onClosed(fn: () => void): void;
 }
 
 /** One direction or both of a stream, as its owner sees it. `In` is read, `Out` is written. */
 export interface DuplexStream<In, Out> {
   /** Messages of the peer; ends at half-close, throws MoorageError when the call broke. One reader. */
   read(): AsyncIterable<In>;
-  /** Queues a message, or its encoded bytes as they are; false: wait for `drained` before the next. */
+  /**
+   * Queues a message, or its encoded bytes as they are; false: wait for `drained` before the next. A
+   * server throws RESOURCE_EXHAUSTED `MESSAGE_TOO_LARGE` for one that its port may not send.
+   */
   write(message: Out | Uint8Array): boolean;
   /** Resolves when the queue has room, or when the call is over. */
   drained(): Promise<void>;
