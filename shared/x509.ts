@@ -224,6 +224,11 @@ export async function issueClientCertificate(
   return issue({ ...options, commonName: "moorage-agent", publicKey, usage, names }, ctx);
 }
 
+/** The thumbprint, as in {@link CertificateInfo}, of the key that a request proves; errors as of issuing. */
+export async function csrThumbprint(csrDer: Uint8Array): Promise<string> {
+  return hash("sha256", new Uint8Array((await verifiedKey(csrDer)).rawData));
+}
+
 async function verifiedKey(csrDer: Uint8Array): Promise<x509.PublicKey> {
   const refuse = (why: string, cause?: unknown) =>
     new MoorageError(Code.INVALID_ARGUMENT, `Cannot accept the certificate request: ${why}`, {

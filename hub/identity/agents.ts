@@ -4,7 +4,14 @@ import type { CertificateInfo } from "@moorage/shared/x509";
 import { parseCertificate, verifyAgainstBundle } from "@moorage/shared/x509";
 import { auditOp } from "./audit.ts";
 import type { AuthorityContext } from "./context.ts";
-import { credentialsWrite, dataPlaneByUid, readCredentials, TRIES, unknownDataPlane } from "./credentials.ts";
+import {
+  credentialsWrite,
+  dataPlaneByUid,
+  hasKey,
+  readCredentials,
+  TRIES,
+  unknownDataPlane,
+} from "./credentials.ts";
 import type { AgentPrincipal } from "./identity.ts";
 import { agentUid } from "./spiffe.ts";
 
@@ -35,10 +42,8 @@ export async function authenticateAgent(
   const { credentials } = await readCredentials(ctx.store, uid);
   if (credentials.revokedTime !== undefined)
     throw refusal("the agent's credentials were revoked", "CREDENTIALS_REVOKED");
-  const known = credentials.keys.some(
-    (k) => Buffer.from(k.thumbprint).toString("hex") === info.keyThumbprint,
-  );
-  if (!known) throw refusal("the key is not registered for its data plane", "KEY_NOT_REGISTERED");
+  if (!hasKey(credentials, info.keyThumbprint))
+    throw refusal("the key is not registered for its data plane", "KEY_NOT_REGISTERED");
   return { dataPlaneUid: uid, dataPlane, thumbprint: info.keyThumbprint };
 }
 

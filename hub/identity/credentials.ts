@@ -42,6 +42,11 @@ export function credentialsWrite(
   };
 }
 
+/** Whether a key, by its thumbprint in hex, is registered, revoked or not. */
+export function hasKey(credentials: StoredCredentials, thumbprint: string): boolean {
+  return credentials.keys.some((k) => Buffer.from(k.thumbprint).toString("hex") === thumbprint);
+}
+
 /** Thumbprints, in hex, that may speak for a data plane; none once revoked. */
 export function validThumbprints(credentials: StoredCredentials): ReadonlySet<string> {
   if (credentials.revokedTime !== undefined) return new Set();

@@ -6,6 +6,7 @@ import { StoredJoinTokenSchema, StoredLinkSchema } from "@moorage/proto/moorage/
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
+import { csrThumbprint } from "@moorage/shared/x509";
 import { linkKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, KV, Op, Store } from "../store/store.ts";
@@ -16,6 +17,7 @@ import type { CredentialsAt } from "./credentials.ts";
 import {
   credentialsWrite,
   dataPlaneByUid,
+  hasKey,
   readCredentials,
   TRIES,
   unknownDataPlane,
@@ -32,26 +34,38 @@ import { tokenHashKey } from "./tokens.ts";
  */
 
 const METHOD = "moorage.agent.v1.EnrolmentService/Enrol";
-/** Wrong tokens a host may try at once, and each further one. */
+/** Tokens that a host may use in vain at once, and each further one: unknown, expired, or another's. */
 const WRONG = { burst: 20, everyMs: 3_000, what: "enrolment" };
+/** Answers to one token, all to the one key that used it. */
+const REPEATS = { burst: 5, everyMs: 12_000, what: "repeated enrolment" };
 /** Rejoins of a data plane from one host. */
 const REJOIN = { burst: 5, everyMs: 12_000, what: "rejoin" };
 
 /** The handlers of EnrolmentService. */
 export function createEnrolment(ctx: AuthorityContext): Handlers<typeof EnrolmentService> {
   const wrong = new TryLimiter({ clock: ctx.clock, ...WRONG });
+  const repeats = new TryLimiter({ clock: ctx.clock, ...REPEATS });
   const rejoins = new TryLimiter({ clock: ctx.clock, ...REJOIN });
   return {
     async enrol(request: EnrolRequest, call: CallContext) {
       const host = peerHost(call.peer);
       if (request.joinToken !== "") {
-        const issued = await join(ctx, request, () => wrong.take(host));
+        const onWrong = () => wrong.take(host);
+        const onRepeat = ({ dataPlaneUid, id }: StoredJoinToken) => repeats.take(`${dataPlaneUid} ${id}`);
+        const issued = await join(ctx, request, { host, onWrong, onRepeat });
         return answer(ctx, issued.uid, issued.agent);
       }
       rejoins.take(`${request.dataPlaneUid.slice(0, 64)} ${host}`);
-      return answer(ctx, request.dataPlaneUid, await rejoin(ctx, request));
+      return answer(ctx, request.dataPlaneUid, await rejoin(ctx, request, host));
     },
   };
+}
+
+/** Where a token comes from, and what counts its uses: both calls throw RESOURCE_EXHAUSTED when there were too many. */
+interface Joining {
+  host: string;
+  onWrong(): void;
+  onRepeat(token: StoredJoinToken): void;
 }
 
 function answer(ctx: AuthorityContext, dataPlaneUid: string, agent: IssuedAgent) {
@@ -67,17 +81,21 @@ function refusal(code: Code, why: string, reason: string): MoorageError {
   return new MoorageError(code, `Cannot enrol the agent: ${why}`, { reason });
 }
 
-/** Keeps a record of a refusal that points to theft or misuse, and throws it. */
-async function refuseAudited(ctx: AuthorityContext, dataPlane: string, error: MoorageError): Promise<never> {
-  const audit = auditOp(ctx, {
-    actor: dataPlane,
-    method: METHOD,
-    resource: dataPlane,
-    outcome: error.reason,
-  });
+/**
+ * Keeps a record of a refusal that points to theft or misuse, and throws it. Whoever asked has not shown to
+ * be the data plane's agent, so where it asked from is the actor.
+ */
+async function refuseAudited(
+  ctx: AuthorityContext,
+  of: { host: string; dataPlane: string },
+  error: MoorageError,
+): Promise<never> {
+  const { host, dataPlane } = of;
+  const actor = `peers/${host}`;
+  const audit = auditOp(ctx, { actor, method: METHOD, resource: dataPlane, outcome: error.reason });
   await ctx.store.txn({ then: [audit] });
   markAudited(error);
-  ctx.log.warn("Enrolment refused", { dataPlane, reason: error.reason });
+  ctx.log.warn("Enrolment refused", { dataPlane, host, reason: error.reason });
   throw error;
 }
 
@@ -94,33 +112,37 @@ async function findToken(
   return sameBytes(token.hash, hash) ? { kv, token } : undefined;
 }
 
-async function join(ctx: AuthorityContext, request: EnrolRequest, onWrong: () => void) {
+async function join(ctx: AuthorityContext, request: EnrolRequest, on: Joining) {
   const { store, clock } = ctx;
+  let thumbprint: string | undefined;
   let agent: IssuedAgent | undefined;
   for (let i = 0; i < TRIES; i++) {
     const found = await findToken(store, request.joinToken);
     if (found === undefined) {
-      onWrong();
+      on.onWrong();
       throw refusal(Code.UNAUTHENTICATED, "the join token is not known; create another one", "TOKEN_UNKNOWN");
     }
     const { kv, token } = found;
+    const refuse = (error: MoorageError) => {
+      on.onWrong();
+      return refuseAudited(ctx, { host: on.host, dataPlane: token.dataPlane }, error);
+    };
     const nowMs = clock.now();
     if (token.expireTime === undefined || nowMs >= timestampMs(token.expireTime)) {
-      onWrong();
-      const expired = refusal(
-        Code.UNAUTHENTICATED,
-        "the join token has expired; create another one",
-        "TOKEN_EXPIRED",
-      );
-      return refuseAudited(ctx, token.dataPlane, expired);
+      const why = "the join token has expired; create another one";
+      return refuse(refusal(Code.UNAUTHENTICATED, why, "TOKEN_EXPIRED"));
     }
     const uid = token.dataPlaneUid;
-    if ((await dataPlaneByUid(store, uid)) === undefined)
-      return refuseAudited(ctx, token.dataPlane, unknownDataPlane(uid));
-    agent ??= await issueAgent(ctx, uid, request.csrDer);
+    if ((await dataPlaneByUid(store, uid)) === undefined) return refuse(unknownDataPlane(uid));
+    thumbprint ??= await csrThumbprint(request.csrDer);
     const at = await readCredentials(store, uid);
-    if (token.consumeTime !== undefined) await checkSameKey(ctx, { token, at, agent });
     const first = token.consumeTime === undefined;
+    if (!first) {
+      const wrong = wrongKey({ token, at, thumbprint });
+      if (wrong !== undefined) return refuse(wrong);
+      on.onRepeat(token);
+    }
+    agent ??= await issueAgent(ctx, uid, request.csrDer);
     const txn = await joinTxn(ctx, { kv, token, at, agent, nowMs });
     failpoint("identity/before-join-txn");
     const { ok } = await store.txn(txn);
@@ -133,20 +155,19 @@ async function join(ctx: AuthorityContext, request: EnrolRequest, onWrong: () =>
 }
 
 /** The same token with the same key answers again; with another one it is theft, and shows as such. */
-async function checkSameKey(
-  ctx: AuthorityContext,
-  of: { token: StoredJoinToken; at: CredentialsAt; agent: IssuedAgent },
-): Promise<void> {
-  const thumbprint = Buffer.from(of.agent.thumbprint, "hex");
-  if (!sameBytes(of.token.consumerThumbprint, thumbprint)) {
+function wrongKey(of: {
+  token: StoredJoinToken;
+  at: CredentialsAt;
+  thumbprint: string;
+}): MoorageError | undefined {
+  if (!sameBytes(of.token.consumerThumbprint, Buffer.from(of.thumbprint, "hex"))) {
     const used =
       "the join token was used by another key; if that was not you, revoke the agent's credentials";
-    await refuseAudited(ctx, of.token.dataPlane, refusal(Code.PERMISSION_DENIED, used, "TOKEN_ALREADY_USED"));
+    return refusal(Code.PERMISSION_DENIED, used, "TOKEN_ALREADY_USED");
   }
-  if (!validThumbprints(of.at.credentials).has(of.agent.thumbprint)) {
-    const why = "the key that used this join token was revoked or replaced";
-    await refuseAudited(ctx, of.token.dataPlane, refusal(Code.PERMISSION_DENIED, why, "CREDENTIALS_REVOKED"));
-  }
+  if (validThumbprints(of.at.credentials).has(of.thumbprint)) return undefined;
+  const why = "the key that used this join token was revoked or replaced";
+  return refusal(Code.PERMISSION_DENIED, why, "CREDENTIALS_REVOKED");
 }
 
 async function joinTxn(
@@ -193,7 +214,7 @@ async function allowMove(store: Store, uid: string): Promise<{ if: Compare[]; th
   };
 }
 
-async function rejoin(ctx: AuthorityContext, request: EnrolRequest): Promise<IssuedAgent> {
+async function rejoin(ctx: AuthorityContext, request: EnrolRequest, host: string): Promise<IssuedAgent> {
   const uid = request.dataPlaneUid;
   const dataPlane = await dataPlaneByUid(ctx.store, uid.slice(0, 64));
   const unregistered = refusal(
@@ -202,16 +223,18 @@ async function rejoin(ctx: AuthorityContext, request: EnrolRequest): Promise<Iss
     "KEY_NOT_REGISTERED",
   );
   if (dataPlane === undefined) throw unregistered;
+  // First of all the proof: whoever has none of its keys learns nothing of a data plane.
+  const thumbprint = await csrThumbprint(request.csrDer);
   let agent: IssuedAgent | undefined;
   for (let i = 0; i < TRIES; i++) {
     const at = await readCredentials(ctx.store, uid);
+    if (!hasKey(at.credentials, thumbprint)) return refuseAudited(ctx, { host, dataPlane }, unregistered);
     if (at.credentials.revokedTime !== undefined) {
       const why = "the agent's credentials were revoked; a join token is needed";
-      return refuseAudited(ctx, dataPlane, refusal(Code.PERMISSION_DENIED, why, "CREDENTIALS_REVOKED"));
+      const revoked = refusal(Code.PERMISSION_DENIED, why, "CREDENTIALS_REVOKED");
+      return refuseAudited(ctx, { host, dataPlane }, revoked);
     }
     agent ??= await issueAgent(ctx, uid, request.csrDer);
-    if (!validThumbprints(at.credentials).has(agent.thumbprint))
-      return refuseAudited(ctx, dataPlane, unregistered);
     const added = { ...agent, candidate: false, nowMs: ctx.clock.now() };
     const write = credentialsWrite(uid, at, withKey(at.credentials, added));
     const audit = auditOp(ctx, {

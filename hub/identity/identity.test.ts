@@ -1,4 +1,4 @@
-import { create } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { EnrolRequestSchema } from "@moorage/proto/moorage/agent/v1/enrolment_pb
 import { RenewRequestSchema } from "@moorage/proto/moorage/agent/v1/identity_pb";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
-import { toBinary } from "@bufbuild/protobuf";
+import { StoredAuditRecordSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { systemClock } from "@moorage/shared/clock";
 import { MoorageError } from "@moorage/shared/errors";
@@ -62,13 +62,22 @@ async function world() {
       const { kvs } = await store.range(prefix(prefixes.audit));
       return kvs.map((kv) => Buffer.from(kv.value).toString("latin1"));
     },
+    /** Actor, resource and outcome of each record of an enrolment, as one text. */
+    async enrolments() {
+      const { kvs } = await store.range(prefix(prefixes.audit));
+      const records = kvs.map((kv) => fromBinary(StoredAuditRecordSchema, kv.value));
+      return records
+        .filter((r) => r.method.endsWith("/Enrol"))
+        .map((r) => `${r.actor} ${r.resource} ${r.outcome}`)
+        .toSorted();
+    },
   };
 }
 
-const call = (der?: Uint8Array): CallContext => ({
+const call = (der?: Uint8Array, peer = "10.0.0.1:1"): CallContext => ({
   signal: new AbortController().signal,
   metadata: { get: () => undefined },
-  peer: "10.0.0.1:1",
+  peer,
   peerCertificateDer: der,
   deadlineMs: undefined,
   method: "",
@@ -90,9 +99,16 @@ const derOf = (pem: Uint8Array | string) =>
 
 type World = Awaited<ReturnType<typeof world>>;
 
-async function enrol(w: World, more: { joinToken?: string; csrDer?: Uint8Array; dataPlaneUid?: string }) {
+interface Enrolment {
+  joinToken?: string;
+  csrDer?: Uint8Array;
+  dataPlaneUid?: string;
+  peer?: string;
+}
+
+async function enrol(w: World, { peer, ...more }: Enrolment) {
   const request = create(EnrolRequestSchema, { csrDer: await newCsr(), ...more });
-  const answer = await w.identity.enrolmentHandlers.enrol(request, call());
+  const answer = await w.identity.enrolmentHandlers.enrol(request, call(undefined, peer));
   return derOf(answer.certificateChainPem as Uint8Array);
 }
 
@@ -114,8 +130,58 @@ describe("joining", () => {
     const joinToken = await newToken(w);
     const outcomes = await Promise.all(Array.from({ length: 100 }, () => reasonOf(enrol(w, { joinToken }))));
     expect(outcomes.filter((o) => o === "OK")).toHaveLength(1);
-    expect(outcomes.filter((o) => o === "TOKEN_ALREADY_USED")).toHaveLength(99);
-    expect((await w.audited()).filter((r) => r.includes("TOKEN_ALREADY_USED"))).toHaveLength(99);
+    const used = outcomes.filter((o) => o === "TOKEN_ALREADY_USED").length;
+    expect(used).toBeGreaterThanOrEqual(20);
+    expect(outcomes.filter((o) => o === "RATE_LIMITED")).toHaveLength(99 - used);
+    expect((await w.audited()).filter((r) => r.includes("TOKEN_ALREADY_USED"))).toHaveLength(used);
+  });
+
+  test("a used token costs a record for as many tries as one host has, wherever in its network it asks from; its own key is answered still", async () => {
+    const w = await world();
+    const joinToken = await newToken(w);
+    const csrDer = await newCsr();
+    await enrol(w, { joinToken, csrDer, peer: "2001:db8:1::1:40" });
+    const outcomes: string[] = [];
+    for (let i = 0; i < 30; i++)
+      outcomes.push(await reasonOf(enrol(w, { joinToken, peer: `2001:db8:1::${i + 2}:40` })));
+    expect(outcomes.filter((o) => o === "TOKEN_ALREADY_USED").length).toBeLessThan(25);
+    expect(outcomes.at(-1)).toBe("RATE_LIMITED");
+    expect(await reasonOf(enrol(w, { joinToken, peer: "2001:db8:2::1:40" }))).toBe("TOKEN_ALREADY_USED");
+    expect(await reasonOf(enrol(w, { joinToken, csrDer, peer: "2001:db8:1::1:40" }))).toBe("OK");
+    const records = await w.enrolments();
+    expect(records.filter((r) => r.endsWith("TOKEN_ALREADY_USED")).length).toBeLessThan(26);
+  });
+
+  test("a token and its key are answered a few times at once, from however many hosts", async () => {
+    const w = await world();
+    const request = { joinToken: await newToken(w), csrDer: await newCsr() };
+    const outcomes: string[] = [];
+    for (let i = 0; i < 12; i++)
+      outcomes.push(await reasonOf(enrol(w, { ...request, peer: `10.0.${i}.1:1` })));
+    expect(outcomes.slice(0, 6)).toEqual(Array.from({ length: 6 }, () => "OK"));
+    expect(outcomes.at(-1)).toBe("RATE_LIMITED");
+    expect((await w.enrolments()).filter((r) => r.endsWith("REPEATED")).length).toBeLessThan(8);
+  });
+
+  test("a refusal names where it was asked from, not the data plane that was asked for", async () => {
+    const w = await world();
+    const joinToken = await newToken(w);
+    const csrDer = await newCsr();
+    await enrol(w, { joinToken, csrDer });
+    const peer = "192.0.2.7:9";
+    await reasonOf(enrol(w, { joinToken, peer }));
+    await reasonOf(enrol(w, { dataPlaneUid: UID, peer }));
+    await w.identity.joinTokens.revoke({ dataPlane: "dataPlanes/eu-1", reason: "lost" }, by);
+    // A key that was never registered is told the same of a revoked data plane as of any other.
+    expect(await reasonOf(enrol(w, { dataPlaneUid: UID, peer }))).toBe("KEY_NOT_REGISTERED");
+    expect(await reasonOf(enrol(w, { dataPlaneUid: UID, csrDer, peer }))).toBe("CREDENTIALS_REVOKED");
+    expect(await w.enrolments()).toEqual([
+      "dataPlanes/eu-1 dataPlanes/eu-1 OK",
+      "peers/192.0.2.7 dataPlanes/eu-1 CREDENTIALS_REVOKED",
+      "peers/192.0.2.7 dataPlanes/eu-1 KEY_NOT_REGISTERED",
+      "peers/192.0.2.7 dataPlanes/eu-1 KEY_NOT_REGISTERED",
+      "peers/192.0.2.7 dataPlanes/eu-1 TOKEN_ALREADY_USED",
+    ]);
   });
 
   test("the same token with the same key answers again, and is audited", async () => {

@@ -1,5 +1,6 @@
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
+import { sourceOf } from "@moorage/shared/grpc/listener";
 import type { Bucket } from "@moorage/shared/grpc/token-bucket";
 import { fullBucket, takeToken } from "@moorage/shared/grpc/token-bucket";
 
@@ -37,8 +38,8 @@ export class TryLimiter {
   }
 }
 
-/** The host of a `host:port` peer: what tries are counted by. */
+/** The host of a `host:port` peer, what tries are counted by: of IPv6 its network, as the listeners count. */
 export function peerHost(peer: string): string {
   const at = peer.lastIndexOf(":");
-  return at < 0 ? peer : peer.slice(0, at);
+  return sourceOf(at < 0 ? peer : peer.slice(0, at));
 }

@@ -179,15 +179,15 @@ const expected: [method: string, outcome: string, resource: string, actor: strin
   ["JoinTokenService/DeleteJoinToken", "OK", "dataPlanes/eu/joinTokens/", "apiKeys/bootstrap"],
   ["EnrolmentService/Enrol", "OK", "dataPlanes/eu", "dataPlanes/eu"],
   ["EnrolmentService/Enrol", "REPEATED", "dataPlanes/eu", "dataPlanes/eu"],
-  ["EnrolmentService/Enrol", "TOKEN_ALREADY_USED", "dataPlanes/eu", "dataPlanes/eu"],
+  ["EnrolmentService/Enrol", "TOKEN_ALREADY_USED", "dataPlanes/eu", "peers/127.0.0.1"],
   ["EnrolmentService/Enrol", "TOKEN_UNKNOWN", "", "peers/127.0.0.1"],
   ["EnrolmentService/Enrol", "REJOINED", "dataPlanes/eu", "dataPlanes/eu"],
-  ["EnrolmentService/Enrol", "KEY_NOT_REGISTERED", "dataPlanes/eu", "dataPlanes/eu"],
+  ["EnrolmentService/Enrol", "KEY_NOT_REGISTERED", "dataPlanes/eu", "peers/127.0.0.1"],
   ["IdentityService/Renew", "OK", "dataPlanes/eu", "dataPlanes/eu"],
   ["HubService/RotateCertificateAuthority", "STARTED", "hub/certificateAuthority", "apiKeys/bootstrap"],
   ["HubService/RotateCertificateAuthority", "OK", "hub/certificateAuthority", "apiKeys/bootstrap"],
   ["JoinTokenService/RevokeAgentCredentials", "OK", "dataPlanes/eu", "apiKeys/bootstrap"],
-  ["EnrolmentService/Enrol", "CREDENTIALS_REVOKED", "dataPlanes/eu", "dataPlanes/eu"],
+  ["EnrolmentService/Enrol", "CREDENTIALS_REVOKED", "dataPlanes/eu", "peers/127.0.0.1"],
   ["IdentityService/Renew", "CREDENTIALS_REVOKED", "", "dataplane/"],
 ];
 

@@ -83,13 +83,15 @@ async function smallHub() {
 const newKey = async () => (await generateKeyPem()).keyPem;
 
 describe("S1 join tokens", () => {
-  test("S1 of 100 concurrent enrolments over real connections with one token and 100 keys exactly one succeeds; the rest hear that it was used", async () => {
+  test("S1 of 100 concurrent enrolments over real connections with one token and 100 keys exactly one succeeds; the rest hear that it was used, as many as one host may try", async () => {
     const { hub, store, plane, token, join } = await smallHub();
     const joinToken = await token();
     const keys = await Promise.all(Array.from({ length: 100 }, newKey));
     const outcomes = await Promise.all(keys.map((keyPem) => reasonOf(join({ joinToken, keyPem }))));
     expect(outcomes.filter((o) => o === "OK")).toHaveLength(1);
-    expect(outcomes.filter((o) => o === "TOKEN_ALREADY_USED")).toHaveLength(99);
+    const used = outcomes.filter((o) => o === "TOKEN_ALREADY_USED").length;
+    expect(used).toBeGreaterThanOrEqual(20);
+    expect(outcomes.filter((o) => o === "RATE_LIMITED")).toHaveLength(99 - used);
     const winner = keys[outcomes.indexOf("OK")] as string;
     expect(await reasonOf(join({ joinToken, keyPem: winner }))).toBe("OK");
     const stored = await store.range({ start: new Uint8Array([1]), end: new Uint8Array([0xff]) });
