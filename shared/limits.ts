@@ -120,6 +120,8 @@ export const limits = {
   yamlTokens: 150_000,
   /** Tokens of bundle.yaml: the hub parses it on the thread that serves all others. */
   bundleFileTokens: 50_000,
+  /** Keywords and schemas in a parameter schema, each reference counted as what it refers to: 50 ms of CPU to compile. */
+  parameterSchemaElements: 1_000,
   jsonDepth: 64,
   conditionsPerResource: 32,
   conditionMessageBytes: 1 * KiB,

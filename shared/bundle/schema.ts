@@ -14,6 +14,8 @@ import { refuseBundle } from "./refuse.ts";
 const maps: ReadonlySet<string> = new Set(["properties", "patternProperties", "$defs", "dependentSchemas"]);
 /** Keywords whose value is data, not schema. */
 const data: ReadonlySet<string> = new Set(["const", "enum", "default", "examples"]);
+/** Keywords for people, which cost nothing. */
+const notes: ReadonlySet<string> = new Set(["title", "description", "$comment"]);
 /** At most this many violations are named. */
 const maxViolations = 10;
 
@@ -59,8 +61,8 @@ function checkSchema(schema: Json, path: string): void {
   for (const [key, value] of Object.entries(schema)) {
     if (data.has(key)) continue;
     if (key === "$id" || key === "$async" || key === "$dynamicRef") throw bad(`"${key}" is not allowed`);
-    if (key === "$ref" && !(typeof value === "string" && value.startsWith("#")))
-      throw bad("only references within the schema are allowed");
+    if (key === "$ref" && !(typeof value === "string" && value.startsWith("#/")))
+      throw bad('only references by path within the schema are allowed, as "#/$defs/port"');
     if (key === "sensitive" && value === true) {
       throw bad(
         "sensitive parameters are refused: name a secret reference instead, its value stays in the data plane",
@@ -76,42 +78,114 @@ function checkSchema(schema: Json, path: string): void {
   }
 }
 
-/** Validators kept by the text of their schema, least recently used first: compiling costs 10 ms and more. */
-const compiled = new Map<string, ValidateFunction>();
-/** A hub sees the schemas of the bundle versions in use, an agent those of its own applications. */
-const KEPT_VALIDATORS = 128;
+/**
+ * The values in a schema, data and notes left out and each reference counted as what it refers to: compiling and
+ * checking cost by these. Refuses references that lead nowhere or in a circle, which have no such number.
+ */
+function elementsOf(root: JsonObject): number {
+  const known = new Map<object, number>();
+  const open = new Set<object>();
+  /** `named`: the keys are names, not keywords. */
+  const count = (value: Json, at: { path: string; named: boolean }): number => {
+    if (value === null || typeof value !== "object") return 1;
+    const before = known.get(value);
+    if (before !== undefined) return before;
+    if (open.has(value))
+      throw refuseBundle("MALFORMED", `Read parameter schema at "${at.path}": it refers to itself`);
+    open.add(value);
+    let elements = 1;
+    for (const [key, item] of Object.entries(value)) {
+      if (!at.named && (data.has(key) || notes.has(key))) continue;
+      const path = `${at.path}/${key}`;
+      elements += count(item, { path, named: !at.named && maps.has(key) });
+      if (!at.named && key === "$ref" && typeof item === "string")
+        elements += count(targetOf(root, item, path), { path: item.slice(1), named: false });
+    }
+    open.delete(value);
+    known.set(value, elements);
+    return elements;
+  };
+  return count(root, { path: "", named: false });
+}
+
+/** What a reference by path refers to. */
+function targetOf(root: Json, ref: string, path: string): Json {
+  let at: Json | undefined = root;
+  for (const part of ref.split("/").slice(1)) {
+    const name = decoded(part)?.replaceAll("~1", "/").replaceAll("~0", "~");
+    at =
+      name !== undefined && at !== null && typeof at === "object" && Object.hasOwn(at, name)
+        ? (at as JsonObject)[name]
+        : undefined;
+    if (at === undefined)
+      throw refuseBundle("MALFORMED", `Read parameter schema at "${path}": "${ref}" leads nowhere`);
+  }
+  return at;
+}
+
+function decoded(part: string): string | undefined {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Validators by the text of their schema, those used last at the end. */
+const compiled = new Map<string, { validator: ValidateFunction; elements: number }>();
+/**
+ * Elements of the schemas whose validators are kept, about half a kilobyte each. A hub sees the schemas
+ * of the bundle versions in use, an agent those of its own applications.
+ */
+const KEPT_ELEMENTS = 100_000;
+let keptElements = 0;
 
 /** A compiled validator, kept for the next call; errors of the schema itself become MALFORMED. */
 export function compileSchema(schema: JsonObject): ValidateFunction {
   const text = JSON.stringify(schema);
-  const kept = compiled.get(text);
-  const validator = kept ?? compile(schema, Buffer.byteLength(text));
-  if (kept !== undefined) compiled.delete(text);
-  else if (compiled.size >= KEPT_VALIDATORS) compiled.delete(compiled.keys().next().value as string);
-  compiled.set(text, validator);
-  return validator;
+  const kept = compiled.get(text) ?? compile(schema, Buffer.byteLength(text));
+  if (!compiled.delete(text)) keptElements += kept.elements;
+  compiled.set(text, kept);
+  for (const [oldest, { elements }] of compiled) {
+    if (keptElements <= KEPT_ELEMENTS) break;
+    compiled.delete(oldest);
+    keptElements -= elements;
+  }
+  return kept.validator;
 }
 
-function compile(schema: JsonObject, size: number): ValidateFunction {
+const options = {
+  strict: true,
+  strictTypes: false,
+  allErrors: true,
+  ownProperties: true,
+  logger: false,
+  // Written out at each place, one long definition would be compiled as often as it is referred to.
+  inlineRefs: false,
+  code: { regExp: boundedRegExp },
+} as const;
+
+/** Judges schemas; made once, for the schema of schemas takes longer to compile than most others. */
+let judge: Ajv2020 | undefined;
+
+function compile(schema: JsonObject, size: number): { validator: ValidateFunction; elements: number } {
   checkJson(schema, "parameter schema");
-  if (size > limits.parametersBytes) {
-    throw refuseBundle(
-      "TOO_LARGE",
-      `Read parameter schema: size is ${size} bytes, limit ${limits.parametersBytes}`,
-    );
-  }
+  const tooLarge = (why: string) => refuseBundle("TOO_LARGE", `Read parameter schema: ${why}`);
+  if (size > limits.parametersBytes) throw tooLarge(`size is ${size} bytes, limit ${limits.parametersBytes}`);
   checkSchema(schema, "");
-  const ajv = new Ajv2020({
-    strict: true,
-    strictTypes: false,
-    allErrors: true,
-    ownProperties: true,
-    logger: false,
-    code: { regExp: boundedRegExp },
-  });
+  const elements = elementsOf(schema);
+  if (elements > limits.parameterSchemaElements)
+    throw tooLarge(
+      `it has ${elements} elements, each reference counted as what it refers to, the limit parameterSchemaElements is ${limits.parameterSchemaElements}`,
+    );
+  judge ??= new Ajv2020(options);
+  // One each: what it compiled, a validator's maker keeps as long as itself.
+  const ajv = new Ajv2020({ ...options, meta: false, validateSchema: false });
   ajv.addKeyword({ keyword: "sensitive", schemaType: "boolean" });
   try {
-    return ajv.compile(schema);
+    // Throws: the schema of schemas is not asynchronous.
+    void judge.validateSchema(schema, true);
+    return { validator: ajv.compile(schema), elements };
   } catch (error) {
     throw refuseBundle(
       "MALFORMED",
