@@ -64,7 +64,10 @@ export const hubOptions = {
   drainTime: duration({ help: "Time for agents to leave when the hub stops", default: 5_000 }),
   storeMaxBytes: integer(
     { min: 16 * 1024 * 1024, max: 2 ** 40 },
-    { help: "Largest size of the store's file; writes beyond it are refused", default: 8 * 1024 ** 3 },
+    {
+      help: "Largest size of the store's file; writes that near it are refused, deletions go on",
+      default: 8 * 1024 ** 3,
+    },
   ),
   failpoint: optionalText({
     help: "For tests alone: NAME:kill|error|sleep[@N], what to do at the N-th time that a step of shared/failpoint.ts is reached",

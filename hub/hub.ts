@@ -35,10 +35,9 @@ import { createMetrics } from "@moorage/shared/metrics";
 import type { Rng } from "@moorage/shared/rng";
 import { runServices } from "@moorage/shared/run-services";
 import type { Service } from "@moorage/shared/service";
-import { sleep } from "@moorage/shared/clock";
 import type { Advertised } from "./api/admin.ts";
 import { backupSource } from "./api/backup.ts";
-import { BundleCollector } from "./api/collector.ts";
+import { BundleCollector, COLLECT_INTERVAL_MS } from "./api/collector.ts";
 import { createApi } from "./api/create-api.ts";
 import type { HubConfig } from "./config.ts";
 import { createAuditSealer } from "./identity/audit-sealer.ts";
@@ -53,6 +52,7 @@ import { callMetrics, hubMetrics, groupMetrics } from "./ops/metrics.ts";
 import { limitMetrics } from "./ops/limits.ts";
 import type { Sampler, Shedder } from "./ops/shedding.ts";
 import { createShedder, processSampler } from "./ops/shedding.ts";
+import { createChore } from "./store/chore.ts";
 import { createCompactor } from "./store/compactor.ts";
 import { openSqliteStore } from "./store/sqlite/sqlite.ts";
 import type { Store } from "./store/store.ts";
@@ -222,7 +222,7 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
         deps,
         servers,
         ops,
-        sweep: () => api.writer.sweep(),
+        sweep: (signal) => api.writer.sweep(signal),
         sealer,
         convergence,
         recorded: () => denials.settled(),
@@ -255,7 +255,7 @@ function run(
     deps: HubDeps;
     servers: Servers;
     ops: OpsServer;
-    sweep: () => Promise<number>;
+    sweep: (signal: AbortSignal) => Promise<number>;
     closeStore: boolean;
     sealer: Service;
     convergence: Service;
@@ -265,25 +265,34 @@ function run(
 ): Hub {
   const { clock, log } = on.deps;
   const end = new AbortController();
-  const sweeper: Service = {
-    name: "request id sweeper",
-    async run(signal) {
-      for (;;) {
-        await sleep(clock, SWEEP_MS, signal);
-        await on.sweep();
-      }
-    },
-  };
   // The streams are drained by `stop` itself, with a time of its own.
   const streams: Service = { name: parts.sync.name, run: (signal) => parts.sync.run(signal) };
+  const kept = { clock, log: log.child({ part: "store" }) };
+  const sweeper = createChore(
+    {
+      name: "request id sweeper",
+      intervalMs: SWEEP_MS,
+      missed: "expired request ids could not be deleted",
+      once: on.sweep,
+    },
+    kept,
+  );
   const compactor = createCompactor({
+    ...kept,
     store: parts.store,
-    clock,
-    log: log.child({ part: "store" }),
     intervalMs: on.config.compactInterval,
     retentionMs: on.config.historyRetention,
   });
-  const collector = new BundleCollector({ store: parts.store, clock });
+  const chunks = new BundleCollector({ store: parts.store, clock });
+  const collector = createChore(
+    {
+      name: "bundle collector",
+      intervalMs: COLLECT_INTERVAL_MS,
+      missed: "chunks that no bundle version names could not be deleted",
+      once: (signal) => chunks.collect(signal),
+    },
+    kept,
+  );
   const services = [
     parts.identity,
     parts.shedder,

@@ -50,6 +50,8 @@ export const limits = {
   storeTxnBytes: 1280 * KiB,
   /** The file that is given up on a full disk, so that deletions still have room to work in. */
   storeBallastBytes: 64 * MiB,
+  /** Of the largest size of the store's file, for deletions once the rest is used; an eighth of a small one. */
+  storeReserveBytes: 64 * MiB,
   /** HTTP/2 streams a connection on the agent and enrolment ports. */
   agentStreamsPerConnection: 16,
   /** HTTP/2 streams a connection on the API port. */

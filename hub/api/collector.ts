@@ -7,9 +7,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { BundleVersionSchema } from "@moorage/proto/moorage/hub/v1/bundle_pb";
 import type { Clock } from "@moorage/shared/clock";
-import { sleep } from "@moorage/shared/clock";
 import { failpoint } from "@moorage/shared/failpoint";
-import type { Service } from "@moorage/shared/service";
 import { blobKey, bundleStampKey, prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store } from "../store/store.ts";
@@ -24,9 +22,8 @@ const VERSIONS = 100;
 const KEYS = 1_000;
 const DELETES = 64;
 
-/** The collector; a service of the hub. */
-export class BundleCollector implements Service {
-  readonly name = "bundle collector";
+/** The collector. */
+export class BundleCollector {
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #graceMs: number;
@@ -37,13 +34,6 @@ export class BundleCollector implements Service {
     this.#store = deps.store;
     this.#clock = deps.clock;
     this.#graceMs = deps.graceMs ?? COLLECT_GRACE_MS;
-  }
-
-  async run(signal: AbortSignal): Promise<void> {
-    for (;;) {
-      await sleep(this.#clock, COLLECT_INTERVAL_MS, signal);
-      await this.collect(signal);
-    }
   }
 
   /** Looks at all chunks once; answers how many were deleted. A publication meanwhile ends the sweep early. */

@@ -4,11 +4,11 @@ import { TenantSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { CreateTenantRequestSchema } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { Code } from "@moorage/shared/errors";
 import { seededRng } from "@moorage/shared/rng";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { prefixes } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
-import { manualClock } from "../sync/testing.ts";
+import { manualClock, settle } from "../sync/testing.ts";
 import { Writer, requestIdMs } from "./writer.ts";
 
 const record = key("k");
@@ -66,13 +66,24 @@ test("a write that another part of the hub keeps coming before is given up, with
   expect(await count()).toMatchObject({ name: "1" });
 });
 
-test("the sweep deletes request ids that are a day old, and no others", async () => {
-  const { clock, count, keysOf, writer } = start();
-  for (let i = 0; i < 150; i++) await count(`old-${i}`);
-  await clock.advance(requestIdMs - 1);
+test("the sweep deletes request ids that are a day old, and no others, in pages with a pause between", async () => {
+  const { clock, store, count, keysOf, writer } = start();
+  for (let i = 0; i < 250; i++) await count(`old-${i}`);
+  await clock.advance(requestIdMs - 60_000);
   await count("new");
-  expect(await writer.sweep()).toBe(0);
-  await clock.advance(1);
-  expect(await writer.sweep()).toBe(150);
+  const sweep = async (): Promise<number> => {
+    const swept = writer.sweep();
+    await settle();
+    await clock.advance(1_000);
+    return swept;
+  };
+  expect(await sweep()).toBe(0);
+  await clock.advance(60_000);
+  const read = vi.spyOn(store, "range");
+  const swept = writer.sweep();
+  await settle();
+  expect(read.mock.calls).toMatchObject([[{ limit: 100 }]]);
+  await clock.advance(1_000);
+  expect(await swept).toBe(250);
   expect(await keysOf(prefixes.requests)).toBe(1);
 });

@@ -9,6 +9,7 @@ import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { StoredRequestSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
+import { sleep } from "@moorage/shared/clock";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
@@ -18,7 +19,7 @@ import { ordered } from "../core/resources.ts";
 import { auditOp } from "../identity/audit.ts";
 import type { ApiPrincipal } from "../identity/identity.ts";
 import { Gate } from "./gate.ts";
-import { key, prefix } from "../store/bytes.ts";
+import { key, keyAfter, prefix } from "../store/bytes.ts";
 import type { Compare, KV, Op, Rev, RowOp, Store, TxnRequest, TxnResult } from "../store/store.ts";
 import { Reader } from "./reader.ts";
 import { Reads, RecordMemory } from "./reads.ts";
@@ -298,18 +299,32 @@ export class Writer {
     return { answer: (await w.repeat?.(answer, kv.modRev)) ?? answer };
   }
 
-  /** Deletes expired request ids, in small transactions; answers how many. */
-  async sweep(): Promise<number> {
-    const { kvs } = await this.#store.range(prefix(prefixes.requests));
+  /** Deletes expired request ids, a page at a time with a pause after each; answers how many. */
+  async sweep(signal?: AbortSignal): Promise<number> {
+    const { start, end } = prefix(prefixes.requests);
+    let swept = 0;
+    for (let from = start; ;) {
+      const { kvs, more } = await this.#store.range({ start: from, end, limit: SWEEP_PAGE });
+      swept += await this.#deleteExpired(kvs);
+      const last = kvs.at(-1);
+      if (!more || last === undefined) return swept;
+      from = keyAfter(last.key);
+      await sleep(this.#clock, SWEEP_PAUSE_MS, signal);
+    }
+  }
+
+  async #deleteExpired(kvs: readonly KV[]): Promise<number> {
     const expired = kvs.filter((kv) => {
       const at = fromBinary(StoredRequestSchema, kv.value).expireTime;
       return at !== undefined && timestampMs(at) <= this.#clock.now();
     });
-    for (let i = 0; i < expired.length; i += SWEEP_OPS) {
-      const part = expired.slice(i, i + SWEEP_OPS);
-      await this.#store.txn({ then: part.map((kv) => ({ delete: { key: kv.key } })) });
-    }
-    return expired.length;
+    if (expired.length === 0) return 0;
+    // An id that was used anew meanwhile stays, and the rest of its page until the next time.
+    const { ok } = await this.#store.txn({
+      if: expired.map((kv) => ({ key: kv.key, target: "modRev", op: "=", to: kv.modRev })),
+      then: expired.map((kv) => ({ delete: { key: kv.key } })),
+    });
+    return ok ? expired.length : 0;
   }
 }
 
@@ -327,5 +342,7 @@ const isAt = (request: Requested, known: Rev): Compare => ({
   to: known,
 });
 
-/** Deletes a transaction of the sweep. */
-const SWEEP_OPS = 100;
+/** Request ids, with their answers, that the sweep reads at a time and at most deletes in one transaction. */
+const SWEEP_PAGE = 100;
+/** Between two pages, so that streams and calls have the thread. */
+const SWEEP_PAUSE_MS = 10;

@@ -1,9 +1,7 @@
 import type { Clock } from "@moorage/shared/clock";
-import { sleep } from "@moorage/shared/clock";
 import type { Logger } from "@moorage/shared/log";
 import type { Service } from "@moorage/shared/service";
-import { isAbort } from "@moorage/shared/service";
-import { isStoreError } from "./errors.ts";
+import { createChore } from "./chore.ts";
 import type { Rev, Store } from "./store.ts";
 
 /**
@@ -52,21 +50,6 @@ export function createCompactor(options: CompactorOptions): Service {
     await store.compact(next.rev);
     log.debug("history was compacted", { revision: next.rev });
   };
-  return {
-    name: "compactor",
-    async run(signal) {
-      try {
-        for (;;) {
-          // A full disk refuses a compaction as it refuses writes: the next round tries again.
-          await once().catch((thrown: unknown) => {
-            if (!isStoreError(thrown, "STORE_FULL")) throw thrown;
-            log.warn("history could not be compacted", { error: thrown });
-          });
-          await sleep(clock, intervalMs, signal);
-        }
-      } catch (thrown) {
-        if (!isAbort(thrown, signal)) throw thrown;
-      }
-    },
-  };
+  const missed = "history could not be compacted";
+  return createChore({ name: "compactor", intervalMs, atStart: true, missed, once }, { clock, log });
 }

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { SCHEMA, configure, files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
+import type { Op } from "@moorage/hub/store/store";
 import { systemClock } from "@moorage/shared/clock";
 import { systemRng } from "@moorage/shared/rng";
 import {
@@ -278,6 +279,43 @@ describe("The SQLite store's file", () => {
     // With space again, writes go on where they stopped.
     const roomy = await open();
     expect((await run(roomy, putOp("more"))).rev).toBe(rev + 1);
+  });
+
+  it("commits what frees room even where writes grouped with it do not fit", async () => {
+    const store = await open({ maxBytes: 4 * 1024 * 1024 });
+    const large = "v".repeat(700_000);
+    for (const k of ["k0", "k1"]) await run(store, putOp(k, large));
+    // As one group they need more than there is.
+    const outcomes = await Promise.all(
+      [putOp("a", large), delOp("k0"), putOp("b", large), putOp("c", "small")].map((op) =>
+        run(store, op).then(
+          ({ rev }) => rev,
+          (e: { reason: string }) => e.reason,
+        ),
+      ),
+    );
+    expect(outcomes).toEqual([5, 4, "STORE_FULL", 6]);
+    expect((await list(store)).map((kv) => kv.split("=")[0])).toEqual(["a", "c", "k1"]);
+  });
+
+  it("deletes at its largest size, however small the values are", async () => {
+    const store = await open({ maxBytes: 1024 * 1024 });
+    /** Does 100 writes at a time; answers how many were refused. */
+    const refused = async (ops: Op[]): Promise<number> => {
+      const done = await Promise.allSettled(ops.map((op) => run(store, op)));
+      return done.filter((d) => d.status === "rejected").length;
+    };
+    // Spread over all pages, so that none becomes free before many are gone.
+    const name = (i: number): string => `k${Math.imul(i, 2_654_435_761) >>> 0}`;
+    let puts = 0;
+    const next = (): Op => putOp(name(puts++), "v".repeat(100));
+    while ((await refused(Array.from({ length: 100 }, next))) < 100);
+    while ((await refused([next()])) === 0);
+    expect(puts).toBeGreaterThan(1_000);
+    const { kvs } = await store.range({ ...everything, keysOnly: true });
+    for (let i = 0; i < kvs.length; i += 100)
+      expect(await refused(kvs.slice(i, i + 100).map((kv) => ({ delete: { key: kv.key } })))).toBe(0);
+    expect(await list(store)).toEqual([]);
   });
 
   it("removes what a compaction gave up, between the writes that go on", async () => {

@@ -16,7 +16,7 @@ const MESSAGE_REQUESTS = 16;
 export interface WriterLink {
   meta: Meta;
   leases: { id: LeaseId; ttlMs: number }[];
-  /** Sends a request; settles after its commit. Requests keep their order. */
+  /** Sends a request; settles after its commit. Requests keep their order, but where there is no room for all. */
   request(r: WithoutId<Request>): Promise<Outcome>;
   /** Settles what was sent, closes the file and ends the thread. */
   close(): Promise<void>;

@@ -1,5 +1,6 @@
 import type Database from "better-sqlite3";
 import { failpoint } from "@moorage/shared/failpoint";
+import { limits } from "@moorage/shared/limits";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
@@ -19,6 +20,9 @@ const PAGE_BYTES = 8192;
 const FREE_PART = 0.25;
 const FREE_PAGES = 1_024;
 const SHRINK_PAGES = 256;
+
+/** Of a small limit of the file's size, this part is kept for writes that free room. */
+const RESERVE_PART = 8;
 
 /** Memory for pages that the writer keeps at hand. */
 const CACHE_KIB = 64 * 1024;
@@ -77,10 +81,18 @@ export function configure(db: Database.Database): void {
   }
 }
 
-/** Bounds the size of the file for this connection's writes. */
-export function limitSize(db: Database.Database, maxBytes: number): void {
-  const pageSize = db.pragma("page_size", { simple: true }) as number;
-  db.pragma(`max_page_count = ${Math.max(1, Math.floor(maxBytes / pageSize))}`);
+/**
+ * Bounds the size of the file for this connection's writes. A part of it is kept for those that free room,
+ * which take some first: `reached` tells when the rest is used up and nothing may be added.
+ */
+export function limitSize(db: Database.Database, maxBytes: number): { reached(): boolean } {
+  const pageBytes = db.pragma("page_size", { simple: true }) as number;
+  const kept = Math.min(limits.storeReserveBytes, maxBytes / RESERVE_PART);
+  const most = Math.floor((maxBytes - kept) / pageBytes);
+  db.pragma(`max_page_count = ${Math.max(1, Math.floor(maxBytes / pageBytes))}`);
+  const pages = db.prepare("PRAGMA page_count").pluck();
+  const free = db.prepare("PRAGMA freelist_count").pluck();
+  return { reached: () => (pages.get() as number) - (free.get() as number) >= most };
 }
 
 /** Size of the file, and pages in it without content. */

@@ -33,6 +33,9 @@ const SHRINK_PAUSE_MS = 50;
 /** Pages that a backup copies in one step, between two groups: about a millisecond. */
 const BACKUP_PAGES = 100;
 
+/** Of requests that found no room together: so many that have none alone either, then the rest is refused untried. */
+const MISFITS = 16;
+
 /** Requests that are no part of a group. */
 const alones: ReadonlySet<Request["kind"]> = new Set(["newEpoch", "stats", "backup", "close"]);
 
@@ -51,6 +54,9 @@ function errorMessage(thrown: unknown): ErrorMessage {
 
 /** Whether the disk or the file's size limit refused; what was tried is undone and the store goes on. */
 const isFull = (thrown: unknown): boolean => (thrown as { code?: unknown }).code === "SQLITE_FULL";
+
+/** Whether a request may take more room than it frees. */
+const takesRoom = (r: Request): boolean => r.kind === "grant" || (r.kind === "txn" && adds(r.txn));
 
 /** How many of the first `most` requests make a group: all, or until it has its bytes; at least one. */
 function groupEnd(queue: readonly Request[], most: number): number {
@@ -76,13 +82,15 @@ function start(): void {
   const db = new Database(file, { timeout: 1_000 });
   configure(db);
   const meta = openMeta(db, options.epoch);
-  if (options.maxBytes !== undefined) limitSize(db, options.maxBytes);
+  const limited = options.maxBytes === undefined ? undefined : limitSize(db, options.maxBytes);
   const applier = new Applier(db, meta);
   const compaction = new Compaction(db);
   compaction.aim(meta.compactRev);
   const count = { txns: 0, commits: 0, checkpoints: 0 };
   const queue: Request[] = [];
   let idle: Timer | undefined;
+  /** What adds is refused: as of the last look, once a group. */
+  let noRoom = false;
   let running = false;
   let failed = false;
   let closing = false;
@@ -93,8 +101,7 @@ function start(): void {
   const one = (request: Request): Outcome => {
     switch (request.kind) {
       case "txn":
-        if (space.full && adds(request.txn)) throw full();
-        count.txns++;
+        if (noRoom && adds(request.txn)) throw full();
         return applier.txn(request.txn);
       case "compact":
         return void applier.compact(request.rev);
@@ -119,17 +126,16 @@ function start(): void {
       }
     });
 
-  const full = (cause?: unknown): MoorageError =>
-    storeError("STORE_FULL", `Write to "${options.file}": no space is left; free some, reads go on`, {
-      cause,
-    });
+  const full = (): MoorageError =>
+    storeError("STORE_FULL", `Write to "${options.file}": no space is left; free some, reads go on`);
 
-  const commitGroup = (group: readonly Request[]): void => {
+  /** Commits requests as one; false, and nothing is done or answered, when there is no room for all of them. */
+  const commitTogether = (group: readonly Request[]): boolean => {
     const startMs = systemClock.monotonicMs();
-    space.look();
     try {
       failpoint("store/before-begin");
       applier.begin();
+      noRoom = space.full || limited?.reached() === true;
       const acks = applyAll(group);
       failpoint("store/before-commit");
       const commits = applier.commit();
@@ -137,13 +143,33 @@ function start(): void {
       count.commits++;
       const tookMs = systemClock.monotonicMs() - startMs;
       post({ kind: "committed", acks, commits, compactRev: applier.compactRev, tookMs });
+      return true;
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       applier.rollback(db.inTransaction);
       space.ranOut();
-      const error = errorMessage(full(thrown));
-      const acks = group.map((r): Ack => ({ id: r.id, error }));
-      post({ kind: "committed", acks, commits: [], compactRev: applier.compactRev });
+      return false;
+    }
+  };
+
+  /** Commits requests together, or where there is no room for all of them, each that has room. */
+  const commitFitting = (part: readonly Request[]): void => {
+    if (part.length === 0 || commitTogether(part)) return;
+    let misfits = 0;
+    for (const request of part) {
+      if (misfits < MISFITS && commitTogether([request])) continue;
+      misfits++;
+      reply(request.id, { error: full() });
+    }
+  };
+
+  const commitGroup = (group: readonly Request[]): void => {
+    space.look();
+    count.txns += group.length;
+    if (!commitTogether(group)) {
+      // What frees room goes first: a write without room must not keep it from making some.
+      commitFitting(group.filter((r) => !takesRoom(r)));
+      commitFitting(group.filter(takesRoom));
     }
     compaction.aim(applier.compactRev);
   };
@@ -240,7 +266,7 @@ function start(): void {
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       space.ranOut();
-      reply(request.id, { error: full(thrown) });
+      reply(request.id, { error: full() });
     }
   };
 
