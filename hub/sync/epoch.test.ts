@@ -127,6 +127,32 @@ test("R13: a later stream knows what is held back, and compares while the digest
   expect(third.serverHello().resume).toBe(Resume.COMPARE);
 });
 
+test("R13: an agent whose compare was cut is judged by the cursor that it came with", async () => {
+  const hub = await hubWith("a");
+  const uids = ["t1", "t2", "t3", "t4", "t5", "t6"];
+  for (const uid of uids) await want(hub.store, "a", { [uid]: "wanted", [`deleted-${uid}`]: "d" });
+  const { epoch, rev } = await hub.store.status();
+  await hub.store.newEpoch();
+  const held = uids.map((uid) => ({ name: `tenants/${uid}`, uid, digest: Buffer.from("old"), revision: 1n }));
+  const old = { epoch, revision: BigInt(rev) };
+  const compare = async (cursor: object, limits: object) => {
+    const agent = hub.connect("a");
+    await agent.hello({ cursor, heldDigest: randomBytes(32), limits });
+    expect(agent.serverHello().resume).toBe(Resume.COMPARE);
+    agent.send({ case: "inventory", value: { held, last: true } as never });
+    await settle();
+    return agent;
+  };
+  const cut = await compare(old, { windowItems: 2, windowBytes: 0, maxMessageBytes: 0 });
+  expect(cut.updates().length).toBeGreaterThan(0);
+  expect(await cut.ack()).toBeUndefined();
+  cut.stream.cancel();
+  const again = await compare(old, {});
+  expect(again.changes().map((c) => [c.initialEnd, c.cursor !== undefined])).toEqual([[true, true]]);
+  const deleted = uids.map((uid) => [`deleted-${uid}`, "DELETED_AT_AGENT"]);
+  expect(await listed(hub.store)).toEqual(Object.fromEntries(deleted));
+});
+
 test("R13: once accepted everything held back goes out, above every revision ever given", async () => {
   const { hub, agent, backup } = await restoredWorld();
   const { epoch, rev } = await hub.store.status();

@@ -59,6 +59,31 @@ export function packFrames(rows: readonly ResRow[], l: FrameLimits = frameLimits
   return frames;
 }
 
+/** A frame as a stream sends it; with `initialEnd` the first part of the stream is over. */
+export interface StreamFrame extends Frame {
+  initialEnd: boolean;
+}
+
+/**
+ * Frames of rows read up to `position`. `ends`: the first part of the stream ends there, rows or not. Of a
+ * compare only that end has a cursor: an agent whose compare was cut comes back with the one it had, by
+ * which the next compare tells what it was rid of.
+ */
+export function streamFrames(
+  rows: readonly ResRow[],
+  at: { position: number; ends: boolean; comparing: boolean },
+  l: FrameLimits,
+): StreamFrame[] {
+  const frames = packFrames(rows, l);
+  if (at.ends && frames.length === 0) frames.push({ rows: [], bytes: 0, cursor: undefined });
+  return frames.map((frame, i) => {
+    const last = i === frames.length - 1;
+    const initialEnd = last && at.ends;
+    const cursor = last ? at.position : frame.cursor;
+    return { ...frame, cursor: at.comparing && !initialEnd ? undefined : cursor, initialEnd };
+  });
+}
+
 function* revisions(rows: readonly ResRow[]): Generator<ResRow[]> {
   let group: ResRow[] = [];
   for (const row of rows) {

@@ -8,7 +8,7 @@ import { EPOCH_JUMP } from "../store/store.ts";
 import type { HelloFacts } from "./links.ts";
 import { changeLink, connectedLink } from "./links.ts";
 import { readDivergences } from "./epoch.ts";
-import type { Position, ResumePlan } from "./plan-resume.ts";
+import type { LossFacts, Position, ResumePlan } from "./plan-resume.ts";
 import { planResume } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
 import { allRows, cannotTake, decodeRow, isWithheld, readStatus } from "./rows.ts";
@@ -149,7 +149,7 @@ export interface Opening {
   head: number;
   statusKnown: boolean;
   /** Whether the agent's revisions may prove that this hub lost the end of its history. */
-  loss: { unclean: boolean; newFrom: number };
+  loss: LossFacts;
   /** What is held back from this data plane, by uid; empty with a whole history. */
   divergences: ReadonlyMap<string, StoredDivergence>;
 }
@@ -178,6 +178,7 @@ export async function decideOpening(
   const loss = {
     unclean: uncleanStart && !plan.foreign,
     newFrom: restoredRev === 0 ? 0 : restoredRev + EPOCH_JUMP,
+    head,
   };
   return { plan, epoch, head, statusKnown, loss, divergences };
 }

@@ -76,8 +76,8 @@ export function planResume(facts: ResumeFacts): ResumePlan {
 }
 
 /**
- * How far above a plausible head a cursor may lie to count as proof of a lost history. A stolen agent
- * may claim any number; beyond this one is a lie or a fault of its own.
+ * How far above the head a cursor, or what is held, may lie to count as proof of a lost history. A stolen
+ * agent may claim any number; beyond this one is a lie or a fault of its own.
  */
 const PLAUSIBLE_LOSS = 10_000_000;
 
@@ -91,17 +91,24 @@ export function provesLoss(cursor: Position, head: Position, uncleanStart: boole
   return uncleanStart && cursor.epochHex === head.epochHex && above > 0 && above <= PLAUSIBLE_LOSS;
 }
 
+/** Whether what an agent holds may prove that this hub lost the end of its history. */
+export interface LossFacts {
+  /** The store was not closed in order, and the agent's cursor is of this epoch. */
+  unclean: boolean;
+  /** Revisions up to it are of a former epoch. */
+  newFrom: number;
+  /** The hub's head. */
+  head: number;
+}
+
 /**
  * Whether a resource held under this epoch proves the same: its revision lies above the row's, or above
  * the head where there is no row, although revisions of a row only rise. The head itself may have gone on
- * meanwhile, so that no cursor shows the loss. `newFrom`: revisions up to it are of a former epoch.
+ * meanwhile, so that no cursor shows the loss.
  */
-export function heldProvesLoss(
-  heldRevision: number,
-  known: number,
-  on: { unclean: boolean; newFrom: number },
-): boolean {
-  return on.unclean && heldRevision > on.newFrom && heldRevision > known;
+export function heldProvesLoss(heldRevision: number, known: number, on: LossFacts): boolean {
+  const plausible = heldRevision <= Math.max(known, on.head) + PLAUSIBLE_LOSS;
+  return on.unclean && plausible && heldRevision > on.newFrom && heldRevision > known;
 }
 
 /** What the agent said it holds of one resource. */

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { Attempts } from "./attempts.ts";
 import { encodeChanges, packFrames } from "./frames.ts";
 import type { ResumeFacts } from "./plan-resume.ts";
-import { judgeRow, planResume, provesLoss } from "./plan-resume.ts";
+import { heldProvesLoss, judgeRow, planResume, provesLoss } from "./plan-resume.ts";
 import { scaledPolicy, worthTelling } from "./policy.ts";
 import { defaultPolicy } from "./sync.ts";
 import { manualClock, update } from "./testing.ts";
@@ -70,6 +70,12 @@ describe("the resume decision", () => {
     expect(provesLoss({ epochHex: "bb", revision: 101 }, head, true)).toBe(false);
     expect(provesLoss({ epochHex: "aa", revision: 100 }, head, true)).toBe(false);
     expect(provesLoss({ epochHex: "aa", revision: 2 ** 52 }, head, true)).toBe(false);
+    const on = { unclean: true, newFrom: 50, head: 90_000_000 };
+    expect(heldProvesLoss(90_000_001, 60, on)).toBe(true);
+    expect(heldProvesLoss(60, 60, on)).toBe(false);
+    expect(heldProvesLoss(50, 40, on)).toBe(false);
+    expect(heldProvesLoss(61, 60, { ...on, unclean: false })).toBe(false);
+    expect(heldProvesLoss(2 ** 52, 60, on)).toBe(false);
   });
 });
 

@@ -5,7 +5,7 @@ import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/recor
 import type { ResRow } from "../store/store.ts";
 import type { Inventory } from "./compare.ts";
 import { restamp } from "./epoch.ts";
-import type { HeldResource, Restored } from "./plan-resume.ts";
+import type { HeldResource, LossFacts, Restored } from "./plan-resume.ts";
 import { heldProvesLoss, judgeRow } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
 import { cannotTake, decodeRow } from "./rows.ts";
@@ -33,7 +33,7 @@ export interface Selection {
         inventory: Inventory;
         cursorRevision: number | undefined;
         /** Whether what is held may prove that this hub lost the end of its history. */
-        loss: { unclean: boolean; newFrom: number };
+        loss: LossFacts;
       }
     | undefined;
   /** Set while the hub's epoch waits for its acceptance. */

@@ -15,8 +15,8 @@ import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
 import { Inventory } from "./compare.ts";
 import type { SyncCounts } from "./counts.ts";
-import type { Frame } from "./frames.ts";
-import { encodeChanges, frameLimits, packFrames } from "./frames.ts";
+import type { StreamFrame } from "./frames.ts";
+import { encodeChanges, frameLimits, streamFrames } from "./frames.ts";
 import { HeldBack } from "./held-back.ts";
 import type { MessageCase, MessageOf, MessageValue, SyncStream } from "./messages.ts";
 import { atMost, broken, policyMessage } from "./messages.ts";
@@ -93,7 +93,7 @@ export class Session {
   #phase: Phase;
   #window: Window;
   #position: number;
-  #pending: (Frame & { initialEnd: boolean })[] = [];
+  #pending: StreamFrame[] = [];
   #dirty = true;
   #bookmark: { due: boolean; echo: bigint; sentMs: number; timer: Timer | undefined };
   #statusSeq = 0n;
@@ -284,7 +284,7 @@ export class Session {
     return false;
   }
 
-  async #sendFrame(frame: Frame & { initialEnd: boolean }): Promise<void> {
+  async #sendFrame(frame: StreamFrame): Promise<void> {
     const { rows, cursor, bytes, initialEnd } = frame;
     this.#window = sent(this.#window, { bytes, items: rows.length, revision: cursor });
     const { epoch } = this.#facts.opening;
@@ -338,13 +338,8 @@ export class Session {
       this.#unknownToHub = unknown.map((u) => u.uid);
       await this.#heldBack.endCompare(unknown);
     }
-    const frames = packFrames(rows, this.#frameLimits).map((f) => ({ ...f, initialEnd: false }));
     const ends = this.#phase === "initial" && !result.more;
-    if (ends && frames.length === 0) frames.push({ rows: [], bytes: 0, cursor: undefined, initialEnd: true });
-    const final = frames.at(-1);
-    if (final !== undefined)
-      frames[frames.length - 1] = { ...final, cursor: this.#position, initialEnd: ends };
-    this.#pending = frames;
+    this.#pending = streamFrames(rows, { position: this.#position, ends, comparing }, this.#frameLimits);
   }
 
   #endInitial(): void {
