@@ -26,8 +26,10 @@ export interface ParseOptions {
 /** Keys that assignment or merge code may follow into a prototype. */
 const forbiddenKeys: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
 
-/** Longest document once its aliases are copied out, as JSON text. */
-const maxExpandedLength = 4 * limits.manifestBytes;
+/** Characters of a document once its aliases are copied out. No text without aliases comes near it. */
+const maxExpanded = 4 * limits.manifestBytes;
+/** Charged for each value beside its characters. */
+const valueCharacters = 16;
 
 /** The parser's own error codes that have a reason of ours; all others are MALFORMED. */
 const reasons: Readonly<Record<string, string>> = { RESOURCE_EXHAUSTION: "TOO_DEEP" };
@@ -73,8 +75,17 @@ export function checkJson(value: unknown, name: string): Json {
   return value as Json;
 }
 
-function walk(value: unknown, at: { name: string; path: string; depth: number }): void {
+/** Where a walk is; `spend` is told of the characters it meets. */
+interface Place {
+  name: string;
+  path: string;
+  depth: number;
+  spend?: (characters: number) => void;
+}
+
+function walk(value: unknown, at: Place): void {
   const where = at.path === "" ? "/" : at.path;
+  at.spend?.(valueCharacters + (typeof value === "string" ? value.length : 0));
   if (value === null || typeof value === "string" || typeof value === "boolean") return;
   if (typeof value === "number") {
     if (Number.isFinite(value)) return;
@@ -84,7 +95,7 @@ function walk(value: unknown, at: { name: string; path: string; depth: number })
   if (at.depth >= limits.jsonDepth)
     throw refuse("TOO_DEEP", at.name, `depth is above ${limits.jsonDepth} at ${where}`);
   if (Array.isArray(value)) {
-    value.forEach((item, i) => walk(item, { name: at.name, path: `${at.path}/${i}`, depth: at.depth + 1 }));
+    value.forEach((item, i) => walk(item, { ...at, path: `${at.path}/${i}`, depth: at.depth + 1 }));
     return;
   }
   const proto: unknown = Object.getPrototypeOf(value);
@@ -93,11 +104,9 @@ function walk(value: unknown, at: { name: string; path: string; depth: number })
   for (const key of Object.keys(value)) {
     if (forbiddenKeys.has(key))
       throw refuse("FORBIDDEN_KEY", at.name, `key "${key}" is not allowed at ${where}`);
-    walk((value as Record<string, unknown>)[key], {
-      name: at.name,
-      path: `${at.path}/${key}`,
-      depth: at.depth + 1,
-    });
+    at.spend?.(key.length);
+    const item = (value as Record<string, unknown>)[key];
+    walk(item, { ...at, path: `${at.path}/${key}`, depth: at.depth + 1 });
   }
 }
 
@@ -218,18 +227,20 @@ function toJson(document: Document, at: { name: string; document: string }): Jso
     const cause = error instanceof ReferenceError ? error.message : "not representable as JSON";
     throw refuse("TOO_MANY_ALIASES", at.name, `${at.document}: ${cause}`);
   }
-  // Aliases may nest values deeper than the tree: check what came out, too. A shared reference is
-  // copied, so that no later edit shows in two places.
-  checkJson(value, at.name);
-  const text = JSON.stringify(value);
-  if (text.length > maxExpandedLength) {
-    throw refuse(
-      "TOO_MANY_ALIASES",
-      at.name,
-      `${at.document}: aliases expand to ${text.length} characters, limit ${maxExpandedLength}`,
-    );
-  }
-  return JSON.parse(text) as Json;
+  // Aliases may nest values deeper than the tree, and repeat a long one: check what came out, too, before
+  // it is copied. A shared reference is copied, so that no later edit shows in two places.
+  let left = maxExpanded;
+  const spend = (characters: number): void => {
+    left -= characters;
+    if (left < 0)
+      throw refuse(
+        "TOO_MANY_ALIASES",
+        at.name,
+        `${at.document}: aliases expand to more than ${maxExpanded} characters`,
+      );
+  };
+  walk(value, { name: at.name, path: "", depth: 0, spend });
+  return JSON.parse(JSON.stringify(value)) as Json;
 }
 
 /**
