@@ -129,6 +129,8 @@ export const limits = {
   conditionMessageBytes: 1 * KiB,
   pageSizeDefault: 100,
   pageSizeMax: 1_000,
+  /** Entries of one page in all, as they are stored: the rest of the answer has the rest of apiMessageBytes. */
+  pageBytes: 3 * MiB,
   labelsPerResource: 64,
   annotationsBytes: 16 * KiB,
   parametersBytes: 48 * KiB,

@@ -9,6 +9,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Kind } from "../core/keys.ts";
 import { resourceKey, statusKey } from "../core/keys.ts";
+import { PageRoom } from "../core/pages.ts";
 import { decode, schemas } from "../core/resources.ts";
 import { viewInto } from "../core/views.ts";
 import { keyAfter, keyText } from "../store/bytes.ts";
@@ -47,7 +48,7 @@ export class BasicItems {
     this.#reader = deps.reader;
   }
 
-  /** The entries of at most `limit` keys of `range` at a revision, in order. */
+  /** The entries of at most `limit` keys of `range` at a revision, in order, as far as a page has room. */
   async page(
     kind: Kind,
     at: { range: Required<KeyRange>; rev: Rev; limit: number },
@@ -73,11 +74,13 @@ export class BasicItems {
     }
     const missing = keys.kvs.filter((_, i) => items[i] === undefined);
     const made = await this.#make(kind, missing, { snapshot, statuses });
-    const last = keys.kvs.at(-1);
+    const all = items.map((bytes) => bytes ?? (made.shift() as Uint8Array));
+    const fit = new PageRoom(at.limit).fits(all.map((bytes) => bytes.length));
+    const last = keys.kvs[fit - 1];
     return {
-      items: items.map((bytes) => bytes ?? (made.shift() as Uint8Array)),
+      items: all.slice(0, fit),
       last: last === undefined ? "" : keyText(last.key).slice(resourceKey(kind, "").length),
-      more: keys.more,
+      more: keys.more || fit < all.length,
     };
   }
 

@@ -7,7 +7,7 @@ import { ChangeType } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { invalidField } from "@moorage/shared/errors";
 import { prefixes } from "../core/keys.ts";
-import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
+import { PageRoom, pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store, StoreEvent } from "../store/store.ts";
 import { cursorAt } from "./lists.ts";
@@ -45,8 +45,17 @@ export async function listBundles(
     throw invalidField("page_token", "is of another history of this hub; start again without it");
   const range = prefix(prefixes.bundleVersions + q.below);
   const start = after === "" ? range.start : keyAfter(key(prefixes.bundleVersions + after));
-  const { kvs, more } = await deps.store.range({ start, end: range.end, rev, limit });
-  const bundleVersions = kvs.map(versionOf);
+  const bundleVersions: BundleVersion[] = [];
+  const room = new PageRoom(limit);
+  let more = false;
+  for (let next: Uint8Array | undefined = start; next !== undefined;) {
+    const read = await deps.store.range({ start: next, end: range.end, rev, limit: READ });
+    const fit = room.fits(read.kvs.map((kv) => kv.value.length));
+    bundleVersions.push(...read.kvs.slice(0, fit).map(versionOf));
+    const last = read.kvs.at(-1);
+    more = fit < read.kvs.length;
+    next = !more && read.more && last !== undefined ? keyAfter(last.key) : undefined;
+  }
   const last = bundleVersions.at(-1)?.name ?? "";
   return {
     bundleVersions,

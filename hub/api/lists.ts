@@ -10,7 +10,7 @@ import type { Kind } from "../core/keys.ts";
 import { resourceKey } from "../core/keys.ts";
 import { compileFilter } from "../core/filter.ts";
 import { requireParent } from "../core/names.ts";
-import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
+import { PageRoom, pageSize, pageToken, readPageToken } from "../core/pages.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import { view, viewInto } from "../core/views.ts";
@@ -115,6 +115,7 @@ export async function listPage(
   const snapshot = new Snapshot(deps.reader, rev);
   const pace = new Pace(deps.clock, signal);
   const resources: Resource[] = [];
+  const room = new PageRoom(size);
   for (const { start: first, end } of ranges) {
     for (let start: Uint8Array | undefined = first; start !== undefined;) {
       const limit = q.filter === "" ? Math.min(READ, size - resources.length + 1) : READ;
@@ -125,7 +126,8 @@ export async function listPage(
         const stored = await snapshot.stored({ value: record, modRev: kv.modRev });
         const full = q.filter === "" ? viewInto(record, stored, q.view) : view(stored, View.FULL);
         if (!matches(full)) continue;
-        if (resources.length === size) return { resources, ...rest(resources.at(-1)?.name ?? "") };
+        if (!room.take(kv.value.length + (stored.statusBytes ?? 0)))
+          return { resources, ...rest(resources.at(-1)?.name ?? "") };
         resources.push(q.filter === "" ? full : view(stored, q.view));
       }
       const last = kvs.at(-1);

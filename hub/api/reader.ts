@@ -152,6 +152,7 @@ export class Reader {
       record,
       recordRevision: found.modRev,
       status: statusKv === undefined ? undefined : fromBinary(StoredStatusSchema, statusKv.value),
+      statusBytes: statusKv?.value.length ?? 0,
       link: link?.value,
       revision: Math.max(found.modRev, statusKv?.modRev ?? 0),
     };

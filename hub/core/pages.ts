@@ -55,6 +55,32 @@ export function readPageToken(token: string, query: string, key: Uint8Array = no
   return position;
 }
 
+/** Room of one page: entries until there are `size`, or `limits.pageBytes` of them; one at least. */
+export class PageRoom {
+  readonly #size: number;
+  #entries = 0;
+  #bytes = 0;
+
+  constructor(size: number) {
+    this.#size = size;
+  }
+
+  /** Takes the next entry, of about `bytes`; false: it begins the next page. */
+  take(bytes: number): boolean {
+    const isFull = this.#entries > 0 && this.#bytes + bytes > limits.pageBytes;
+    if (isFull || this.#entries >= this.#size) return false;
+    this.#entries += 1;
+    this.#bytes += bytes;
+    return true;
+  }
+
+  /** How many of the first entries fit. */
+  fits(sizes: readonly number[]): number {
+    const first = sizes.findIndex((bytes) => !this.take(bytes));
+    return first < 0 ? sizes.length : first;
+  }
+}
+
 /** The size of a page: 0 means the default; negative or above the limit is refused. */
 export function pageSize(asked: number): number {
   if (asked === 0) return limits.pageSizeDefault;

@@ -27,6 +27,8 @@ export interface Stored {
   /** Revision of the record's own last write: the one that agents judge. */
   recordRevision: number;
   status: StoredStatus | undefined;
+  /** Length of the status as it is stored. */
+  statusBytes?: number;
   /** Of the data plane that the resource lives in. */
   link: StoredLink | undefined;
   /** Of a data plane. */

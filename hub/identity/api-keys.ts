@@ -6,6 +6,7 @@ import { StoredApiKeySchema } from "@moorage/proto/moorage/internal/v1/record_pb
 import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
 import { uuid } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
+import { PageRoom } from "../core/pages.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev } from "../store/store.ts";
 import { auditOp } from "./audit.ts";
@@ -122,7 +123,8 @@ export class StoredApiKeys implements ApiKeys {
     if (Buffer.compare(start, all.start) < 0 || Buffer.compare(start, all.end) >= 0)
       return { apiKeys: [], more: false };
     const { kvs, more } = await this.#ctx.store.range({ start, end: all.end, limit: q.limit });
-    return { apiKeys: kvs.map((kv) => decodeKey(kv).apiKey), more };
+    const fit = new PageRoom(q.limit).fits(kvs.map((kv) => kv.value.length));
+    return { apiKeys: kvs.slice(0, fit).map((kv) => decodeKey(kv).apiKey), more: more || fit < kvs.length };
   }
 
   async delete(name: string, by: Actor): Promise<ApiKey> {

@@ -162,7 +162,7 @@ export const GetApiKeyRequestSchema: GenMessage<GetApiKeyRequest> = /*@__PURE__*
  */
 export type ListApiKeysRequest = Message<"moorage.hub.v1.ListApiKeysRequest"> & {
   /**
-   * page_size is at most 1,000; 0 means 100.
+   * page_size is at most 1,000; 0 means 100. A page of large entries ends before, with a next_page_token.
    *
    * @generated from field: int32 page_size = 1;
    */

@@ -112,7 +112,7 @@ export type ListApplicationsRequest = Message<"moorage.hub.v1.ListApplicationsRe
   parent: string;
 
   /**
-   * page_size is at most 1,000; 0 means 100.
+   * page_size is at most 1,000; 0 means 100. A page of large entries ends before, with a next_page_token.
    *
    * @generated from field: int32 page_size = 2;
    */

@@ -155,7 +155,7 @@ export type ListBundleVersionsRequest = Message<"moorage.hub.v1.ListBundleVersio
   parent: string;
 
   /**
-   * page_size is at most 1,000; 0 means 100.
+   * page_size is at most 1,000; 0 means 100. A page of large entries ends before, with a next_page_token.
    *
    * @generated from field: int32 page_size = 2;
    */

@@ -98,7 +98,7 @@ export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*
  */
 export type ListTenantsRequest = Message<"moorage.hub.v1.ListTenantsRequest"> & {
   /**
-   * page_size is at most 1,000; 0 means 100.
+   * page_size is at most 1,000; 0 means 100. A page of large entries ends before, with a next_page_token.
    *
    * @generated from field: int32 page_size = 1;
    */
