@@ -43,7 +43,7 @@ export function createHubAccess(
   const identity = new Identity({
     secret: new IdentitySecret({ session, namespace: config.namespace, name: config.identitySecret }),
     joinToken: () => joinToken(config, kube),
-    pinnedCa: () => pinnedCa(config),
+    pinnedCa: (signal) => pinnedCa(config, clock, signal),
     connectEnrolment: (tls) => dial(config.enrolmentAddress ?? target, tls),
     connectAgent: (tls) => dial(target, tls),
     clock,
@@ -52,8 +52,8 @@ export function createHubAccess(
   });
   let used: Credentials | undefined;
   return {
-    async connect(purpose) {
-      const credentials = await identity.credentials();
+    async connect(purpose, signal) {
+      const credentials = await identity.credentials(signal);
       if (purpose === "sync") used = credentials;
       const link = dial(target, credentials.tls, purpose === "blobs" ? BLOB_WINDOW_BYTES : undefined);
       return { link, dataPlaneUid: credentials.dataPlaneUid };
@@ -94,7 +94,7 @@ async function joinToken(config: AgentConfig, kube: KubeClient): Promise<string 
   }
 }
 
-async function pinnedCa(config: AgentConfig): Promise<string> {
+async function pinnedCa(config: AgentConfig, clock: Clock, signal: AbortSignal | undefined): Promise<string> {
   if (config.hubCaFile !== undefined) return readFile(config.hubCaFile, "utf8");
   const target = config.enrolmentAddress ?? config.hubAddress;
   if (config.hubCaFingerprint === undefined || target === undefined) {
@@ -107,6 +107,8 @@ async function pinnedCa(config: AgentConfig): Promise<string> {
   return fetchPinnedCa({
     target,
     fingerprint: config.hubCaFingerprint,
+    clock,
+    ...(signal === undefined ? {} : { signal }),
     ...(config.hubServerName === undefined ? {} : { serverName: config.hubServerName }),
   });
 }

@@ -99,6 +99,8 @@ export const limits = {
   acceptsPerSecond: 250,
   /** From accept to the first call, and from a call to its first message. */
   handshakeMs: 5_000,
+  /** One question of an agent about its identity, from dialling to the answer: the pinned authority, enrolment, renewal. */
+  identityCallMs: 30_000,
   /** From the end of an aborted stream to its reset, for a peer that does not read its status. */
   abortGraceMs: 250,
   /** For calls that outlive a drain: time to read their status. */

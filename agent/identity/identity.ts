@@ -38,7 +38,7 @@ export interface IdentityDeps {
   /** The join token; undefined when there is none (any more). Never logged. */
   joinToken(): Promise<string | undefined>;
   /** The authority that the install pinned, PEM. */
-  pinnedCa(): Promise<string>;
+  pinnedCa(signal: AbortSignal | undefined): Promise<string>;
   /** A connection to the enrolment port. */
   connectEnrolment(tls: ClientTls): Link;
   /** A connection to the agent port. */
@@ -70,8 +70,8 @@ export class Identity implements Service {
     return this.#stored?.dataPlaneUid;
   }
 
-  /** The credentials of now: enrols or rejoins when there are none that are valid. */
-  credentials(): Promise<Credentials> {
+  /** The credentials of now: enrols or rejoins when there are none that are valid, unless `signal` aborts. */
+  credentials(signal?: AbortSignal): Promise<Credentials> {
     return this.#serial(async () => {
       let stored = await this.#load();
       const { clock } = this.#deps;
@@ -83,7 +83,7 @@ export class Identity implements Service {
         return credentialsOf(stored, { certPem: stored.nextCertPem, keyPem: stored.nextKeyPem });
       }
       if (stored.certPem === undefined || parseCertificate(stored.certPem).notAfterMs <= clock.now())
-        stored = await this.#enrol(stored);
+        stored = await this.#enrol(stored, signal);
       return credentialsOf(stored, { certPem: stored.certPem ?? "", keyPem: stored.keyPem ?? "" });
     });
   }
@@ -153,7 +153,7 @@ export class Identity implements Service {
     try {
       const answer = await link
         .client(IdentityService)
-        .renew({ csrDer: await createCsr(due.nextKeyPem) }, { signal });
+        .renew({ csrDer: await createCsr(due.nextKeyPem) }, { signal, timeoutMs: limits.identityCallMs });
       await this.#serial(async () => {
         const stored = await this.#load();
         const caPem = text(answer.trustBundlePem) || stored.caPem;
@@ -179,7 +179,7 @@ export class Identity implements Service {
     try {
       const answer = await link
         .client(IdentityService)
-        .renew({ csrDer: await createCsr(keyPem) }, { signal });
+        .renew({ csrDer: await createCsr(keyPem) }, { signal, timeoutMs: limits.identityCallMs });
       await this.#serial(async () => {
         const now = await this.#load();
         if (now.nextCertPem !== certPem) return;
@@ -202,7 +202,7 @@ export class Identity implements Service {
     }
   }
 
-  async #enrol(stored: StoredIdentity): Promise<StoredIdentity> {
+  async #enrol(stored: StoredIdentity, signal: AbortSignal | undefined): Promise<StoredIdentity> {
     const { deps } = { deps: this.#deps };
     let known = stored;
     const rejoin = known.certPem !== undefined && known.dataPlaneUid !== undefined;
@@ -219,11 +219,14 @@ export class Identity implements Service {
       known = await this.#save({ ...known, keyPem: (await generateKeyPem()).keyPem });
     const keyPem = known.keyPem ?? "";
     failpoint("agent/key-stored");
-    const link = deps.connectEnrolment({ caPem: known.caPem ?? (await deps.pinnedCa()) });
+    const link = deps.connectEnrolment({ caPem: known.caPem ?? (await deps.pinnedCa(signal)) });
     try {
       const answer = await link
         .client(EnrolmentService)
-        .enrol({ joinToken: token, csrDer: await createCsr(keyPem), dataPlaneUid: known.dataPlaneUid ?? "" });
+        .enrol(
+          { joinToken: token, csrDer: await createCsr(keyPem), dataPlaneUid: known.dataPlaneUid ?? "" },
+          { timeoutMs: limits.identityCallMs, ...(signal === undefined ? {} : { signal }) },
+        );
       failpoint("agent/enrolled");
       const saved = await this.#save({
         dataPlaneUid: answer.dataPlaneUid,

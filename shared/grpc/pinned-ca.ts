@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
 import { connect, type DetailedPeerCertificate } from "node:tls";
+import type { Clock } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
 import type { Address } from "./listener.ts";
 
 /** `sha256:` and the SHA-256 of a certificate's DER in lower-case hex. */
@@ -11,11 +13,13 @@ export function certificateFingerprint(der: Uint8Array): string {
 /**
  * The certificate, in PEM, of the server's chain that has `fingerprint`, to be trusted as authority
  * by a client that knows nothing else yet. Nothing is sent on the unverified connection. The server
- * must send its authority in its chain. UNAUTHENTICATED when no certificate of the chain matches.
+ * must send its authority in its chain. UNAUTHENTICATED when no certificate of the chain matches,
+ * DEADLINE_EXCEEDED after `limits.identityCallMs`.
  */
 export function fetchPinnedCa(options: {
   target: Address;
   fingerprint: string;
+  clock: Clock;
   serverName?: string;
   signal?: AbortSignal;
 }): Promise<string> {
@@ -29,10 +33,17 @@ export function fetchPinnedCa(options: {
       minVersion: "TLSv1.3",
       ALPNProtocols: ["h2"],
     });
+    // Neither connecting nor the handshake ends by itself when the other side is silent.
+    const timer = options.clock.setTimer(limits.identityCallMs, () => {
+      const message = `Cannot read the certificates of "${host}:${port}": none came within ${limits.identityCallMs} ms`;
+      reject(new MoorageError(Code.DEADLINE_EXCEEDED, message));
+      socket.destroy();
+    });
     const onAbort = () => socket.destroy(options.signal?.reason as Error);
     if (options.signal?.aborted) onAbort();
     options.signal?.addEventListener("abort", onAbort, { once: true });
     socket.once("close", () => {
+      timer.cancel();
       options.signal?.removeEventListener("abort", onAbort);
       reject(
         new MoorageError(Code.UNAVAILABLE, `Cannot read the certificates of "${host}:${port}": it hung up`),

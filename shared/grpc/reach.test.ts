@@ -1,5 +1,10 @@
 import { createServer } from "node:http";
-import { connect as tcpConnect, type AddressInfo, type Socket } from "node:net";
+import {
+  connect as tcpConnect,
+  createServer as createTcpServer,
+  type AddressInfo,
+  type Socket,
+} from "node:net";
 import { X509Certificate } from "node:crypto";
 import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
 import { afterEach, expect, test } from "vitest";
@@ -41,13 +46,49 @@ async function tlsServer() {
 test("a pinned authority is fetched, trusted, and refused when another is pinned", async () => {
   const { server, ca } = await tlsServer();
   const fingerprint = certificateFingerprint(new X509Certificate(ca.certPem).raw);
-  const caPem = await fetchPinnedCa({ target: server.address, fingerprint });
+  const caPem = await fetchPinnedCa({ target: server.address, fingerprint, clock: systemClock });
   const tls = { caPem, serverName: "hub.test" };
   const link = connect({ target: server.address, tls, limits: agentLimits, clock: systemClock });
   closers.push(() => link.close());
   expect((await link.client(EnrolmentService).enrol({})).dataPlaneUid).toBe("u");
-  const wrong = fetchPinnedCa({ target: server.address, fingerprint: `sha256:${"0".repeat(64)}` });
+  const none = `sha256:${"0".repeat(64)}`;
+  const wrong = fetchPinnedCa({ target: server.address, fingerprint: none, clock: systemClock });
   await expect(wrong).rejects.toMatchObject({ code: Code.UNAUTHENTICATED });
+});
+
+test("a server that says nothing in the handshake is left after a while, and at once when asked to", async () => {
+  const silent = createTcpServer();
+  await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+  closers.push(() => void silent.close());
+  const target = { host: "127.0.0.1", port: (silent.address() as AddressInfo).port };
+  const fetched = async (signal?: AbortSignal) => {
+    const fire: (() => void)[] = [];
+    const clock: Clock = {
+      ...systemClock,
+      setTimer(ms, fn) {
+        expect(ms).toBe(30_000);
+        fire.push(fn);
+        return { cancel: () => void fire.splice(fire.indexOf(fn), 1) };
+      },
+    };
+    const accepted = new Promise<Socket>((resolve) => silent.once("connection", resolve));
+    const more = signal === undefined ? {} : { signal };
+    const pinned = fetchPinnedCa({ target, fingerprint: "sha256:00", clock, ...more });
+    pinned.catch(() => undefined);
+    const socket = await accepted;
+    const closed = new Promise((resolve) => socket.resume().on("error", resolve).once("close", resolve));
+    return { pinned, closed, fire };
+  };
+  const late = await fetched();
+  for (const fn of [...late.fire]) fn();
+  await expect(late.pinned).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED });
+  await late.closed;
+  const stop = new AbortController();
+  const left = await fetched(stop.signal);
+  stop.abort(new Error("the agent stops"));
+  await expect(left.pinned).rejects.toMatchObject({ code: Code.UNAVAILABLE });
+  await left.closed;
+  expect([late.fire, left.fire]).toEqual([[], []]);
 });
 
 test("TG19: a proxy is asked for exactly the one target, with TLS end to end", async () => {

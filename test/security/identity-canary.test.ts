@@ -186,7 +186,7 @@ test("S15 tokens, keys, passwords in parameters and in URLs leave no trace in er
   const agent = connect({ target: hub.addresses.agent, tls, limits: agentLimits, clock });
   onTestFinished(() => agent.close());
   await agent.client(IdentityService).renew({ csrDer });
-  const stream = openStream({ hub: () => hub, clock }, { tls, dataPlaneUid: joined.dataPlaneUid });
+  const stream = openStream({ hub: () => hub }, { tls, dataPlaneUid: joined.dataPlaneUid });
   await stream.opened;
   stream.close();
   await api.joinTokens.revokeAgentCredentials({ name: "dataPlanes/eu", reason: "lost" });

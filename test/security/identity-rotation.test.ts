@@ -70,7 +70,7 @@ test(
     // An install that pinned the former authority by its fingerprint still finds it.
     const pinned = `sha256:${new X509Certificate(formerTrust).fingerprint256.replaceAll(":", "").toLowerCase()}`;
     const target = hub.addresses.enrolment;
-    expect((await fetchPinnedCa({ target, fingerprint: pinned })).replace(/\s/g, "")).toBe(
+    expect((await fetchPinnedCa({ target, fingerprint: pinned, clock })).replace(/\s/g, "")).toBe(
       formerTrust.replace(/\s/g, ""),
     );
 

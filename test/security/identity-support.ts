@@ -33,7 +33,7 @@ import { onTestFinished } from "vitest";
 /** Who does what in these tests. */
 export const by = { actor: "apiKeys/test" };
 
-/** A clock whose wall time is the machine's and `offsetMs`; TLS itself always lives by the machine's. */
+/** A clock whose wall time is the machine's and `offsetMs`; TLS and the deadlines of calls always live by the machine's. */
 export function shiftedClock(offsetMs = 0): Clock & { offsetMs: number } {
   const clock = { ...systemClock, offsetMs, now: () => systemClock.now() + clock.offsetMs };
   return clock;
@@ -157,7 +157,7 @@ export async function agentsOf(on: { hub: () => Hub; clock: Clock; pinnedCa: str
       target: on.hub().addresses[port],
       tls,
       limits: agentLimits,
-      clock: on.clock,
+      clock: systemClock,
       ownConnection: {},
     });
   return {
@@ -197,12 +197,12 @@ export async function agentsOf(on: { hub: () => Hub; clock: Clock; pinnedCa: str
 }
 
 /** A sync stream that notes what it is sent and how it ends. */
-export function openStream(on: { hub: () => Hub; clock: Clock }, credentials: Credentials) {
+export function openStream(on: { hub: () => Hub }, credentials: Credentials) {
   const link = connect({
     target: on.hub().addresses.agent,
     tls: credentials.tls,
     limits: agentLimits,
-    clock: on.clock,
+    clock: systemClock,
     ownConnection: {},
   });
   const call = link.client(SyncService).sync();

@@ -438,7 +438,7 @@ test("S4 a revoked agent's stream ends within a second on every hub of the store
   const three = await hubOn({ dir, store, clock });
   const { credentials } = agents[0] as (typeof agents)[number];
   for (const hub of [one, two, three]) {
-    const again = openStream({ hub: () => hub, clock }, credentials);
+    const again = openStream({ hub: () => hub }, credentials);
     expect(await reasonOf(again.opened)).toBe("CREDENTIALS_REVOKED");
     again.close();
     const link = connect({ target: hub.addresses.agent, tls: credentials.tls, limits: agentLimits, clock });
