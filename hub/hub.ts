@@ -380,7 +380,13 @@ async function listenAll(on: {
   const agentTls = () => ({ ...tls(), clientCaPem: identity.trustBundlePem });
   const shared = { clock, onCall: on.onCall };
   const admission = {
-    acceptsPerSecond: limits.acceptsPerSecond,
+    pace: {
+      perSecond: limits.acceptsPerSecond,
+      burst: limits.acceptBurst,
+      loopDelayMs: limits.acceptLoopDelayMs,
+      waiting: limits.waitingConnections,
+      waitMs: limits.waitingConnectionMs,
+    },
     handshakeMs: limits.handshakeMs,
     pendingPerAddress: limits.pendingConnectionsPerAddress,
     onRefused: on.shedder.refused,

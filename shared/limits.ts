@@ -95,8 +95,16 @@ export const limits = {
   streamAttemptMs: 2_000,
   /** Data planes whose attempts are remembered. */
   streamAttemptBuckets: 20_000,
-  /** TLS handshakes accepted a second, on all ports together. */
+  /** TLS handshakes begun a second on a port. */
   acceptsPerSecond: 250,
+  /** And at once: others' calls wait for the 5 ms of each. */
+  acceptBurst: 16,
+  /** One at a time is begun while the event loop is later than this: what was begun comes first. */
+  acceptLoopDelayMs: 25,
+  /** Connections of a port that wait for their handshake; whoever comes then is reset. */
+  waitingConnections: 2_048,
+  /** How long one waits. */
+  waitingConnectionMs: 15_000,
   /** From accept to the first call, and from a call to its first message. */
   handshakeMs: 5_000,
   /** One question of an agent about its identity, from dialling to the answer: the pinned authority, enrolment, renewal. */

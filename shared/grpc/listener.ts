@@ -2,6 +2,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { createServer, isIPv6 } from "node:net";
 import type { Clock, Timer } from "../clock.ts";
 import { Code, MoorageError } from "../errors.ts";
+import type { Bucket } from "./token-bucket.ts";
 import { fullBucket, takeToken } from "./token-bucket.ts";
 
 /** A TCP port, as configured. */
@@ -16,6 +17,7 @@ export const refusedReasons = [
   "accept_rate",
   "address_pending",
   "address_connections",
+  "waiting_timeout",
   "handshake_timeout",
 ] as const;
 export type RefusedReason = (typeof refusedReasons)[number];
@@ -42,9 +44,9 @@ export interface ListenOptions {
   /** The setting that holds the address. */
   option?: string;
   clock: Clock;
-  /** Accepted connections a second, a token bucket one second deep; unlimited when absent. */
-  acceptsPerSecond?: number;
-  /** Time from accept to the first call; then the connection is ended. Unlimited when absent. */
+  /** How fast connections may begin TLS, and who waits; unlimited when absent. */
+  pace?: Pace;
+  /** Time from the start of TLS to the first call; then the connection is ended. Unlimited when absent. */
   handshakeMs?: number;
   /** Connections of one source address (of a /64 for IPv6) before their first call. */
   pendingPerAddress?: number;
@@ -53,6 +55,27 @@ export interface ListenOptions {
   onRefused?: (reason: RefusedReason) => void;
   accept(socket: Socket): void;
 }
+
+/**
+ * A connection that opens costs more than all else. The others wait before TLS, unread, first come first served, while
+ * the rate is used up or the event loop is behind with what was begun: work that is begun is finished in time, calls
+ * under way go on, and what waits costs nothing.
+ */
+export interface Pace {
+  /** Connections that may begin a second, in the long run. */
+  perSecond: number;
+  /** And at once. */
+  burst: number;
+  /** One at a time begins while the event loop is later than this. */
+  loopDelayMs: number;
+  /** How many may wait; whoever comes then is reset. */
+  waiting: number;
+  /** How long; then the connection is reset. */
+  waitMs: number;
+}
+
+/** How often those that wait are looked at; how late that happens is the delay of the event loop. */
+const LOOK_MS = 10;
 
 /** What a busy or forbidden port means, in words. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -92,11 +115,11 @@ export function sourceOf(address: string): string {
 /** Opens a port and hands each admitted socket to `accept`; the others are reset. */
 export function listen(options: ListenOptions): Promise<Listener> {
   const door = new Door(options);
-  const server = createServer({ noDelay: true }, (socket) => {
+  // Paused: nothing is read of a connection that waits.
+  const server = createServer({ noDelay: true, pauseOnConnect: true }, (socket) => {
     // Errors of a raw socket are reported again by TLS or HTTP/2 above; alone they must not crash.
     socket.on("error", () => undefined);
-    if (door.enter(socket)) options.accept(socket);
-    else socket.resetAndDestroy();
+    if (!door.enter(socket)) socket.resetAndDestroy();
   });
   return new Promise((resolve, reject) => {
     server.once("error", (thrown) => reject(listenError(options.address, thrown, options.option)));
@@ -134,14 +157,14 @@ class Door {
   readonly #visitors = new Map<string, Visitor>();
   readonly #sources = new Map<string, Source>();
   readonly #whenEmpty: (() => void)[] = [];
-  readonly #rate;
-  #bucket;
+  readonly #waiting = new Set<Visitor>();
+  #bucket: Bucket | undefined;
+  /** A look at those that wait is to come. */
+  #looking = false;
 
   constructor(options: ListenOptions) {
     this.#o = options;
-    const most = options.acceptsPerSecond;
-    this.#rate = most === undefined ? undefined : { burst: most, perSecond: most };
-    this.#bucket = this.#rate === undefined ? undefined : fullBucket(this.#rate, options.clock.monotonicMs());
+    if (options.pace !== undefined) this.#bucket = fullBucket(options.pace, options.clock.monotonicMs());
   }
 
   connections(): number {
@@ -172,20 +195,17 @@ class Door {
     counts.pending += 1;
     counts.all += 1;
     const visitor: Visitor = { socket, source, pending: true, timer: undefined };
-    if (this.#o.handshakeMs !== undefined) {
-      visitor.timer = this.#o.clock.setTimer(this.#o.handshakeMs, () => {
-        this.#o.onRefused?.("handshake_timeout");
-        socket.destroy();
-      });
-    }
     this.#visitors.set(peer, visitor);
     socket.once("close", () => {
+      this.#waiting.delete(visitor);
       this.established(peer);
       this.#visitors.delete(peer);
       counts.all -= 1;
       if (counts.all === 0) this.#sources.delete(source);
       if (this.#visitors.size === 0) for (const fn of this.#whenEmpty.splice(0)) fn();
     });
+    if (this.#waiting.size === 0 && this.#mayBegin()) this.#begin(visitor);
+    else this.#wait(visitor);
     return true;
   }
 
@@ -202,9 +222,56 @@ class Door {
     if (counts.pending >= (this.#o.pendingPerAddress ?? Number.POSITIVE_INFINITY)) return "address_pending";
     if (counts.all >= (this.#o.connectionsPerAddress ?? Number.POSITIVE_INFINITY))
       return "address_connections";
-    if (this.#rate === undefined || this.#bucket === undefined) return undefined;
-    const taken = takeToken(this.#bucket, this.#rate, this.#o.clock.monotonicMs());
+    if (this.#waiting.size >= (this.#o.pace?.waiting ?? Number.POSITIVE_INFINITY)) return "accept_rate";
+    return undefined;
+  }
+
+  /** Takes a token of the rate. */
+  #mayBegin(): boolean {
+    const { pace, clock } = this.#o;
+    if (pace === undefined || this.#bucket === undefined) return true;
+    const taken = takeToken(this.#bucket, pace, clock.monotonicMs());
     this.#bucket = taken.bucket;
-    return taken.waitMs > 0 ? "accept_rate" : undefined;
+    return taken.waitMs === 0;
+  }
+
+  #wait(visitor: Visitor): void {
+    this.#waiting.add(visitor);
+    visitor.timer = this.#o.clock.setTimer(this.#o.pace?.waitMs ?? 0, () => {
+      this.#o.onRefused?.("waiting_timeout");
+      visitor.socket.resetAndDestroy();
+    });
+    this.#lookLater();
+  }
+
+  #lookLater(): void {
+    if (this.#looking) return;
+    this.#looking = true;
+    const { clock, pace } = this.#o;
+    const dueMs = clock.monotonicMs() + LOOK_MS;
+    clock.setTimer(LOOK_MS, () => {
+      this.#looking = false;
+      // One in any case: a loop that is late for other reasons must not keep everybody out.
+      let most = clock.monotonicMs() - dueMs > (pace?.loopDelayMs ?? 0) ? 1 : this.#waiting.size;
+      for (const visitor of this.#waiting) {
+        if (most-- === 0 || !this.#mayBegin()) break;
+        this.#waiting.delete(visitor);
+        visitor.timer?.cancel();
+        this.#begin(visitor);
+      }
+      if (this.#waiting.size > 0) this.#lookLater();
+    });
+  }
+
+  #begin(visitor: Visitor): void {
+    if (this.#o.handshakeMs !== undefined) {
+      visitor.timer = this.#o.clock.setTimer(this.#o.handshakeMs, () => {
+        this.#o.onRefused?.("handshake_timeout");
+        visitor.socket.destroy();
+      });
+    }
+    // Its handle reads from now on, as that of a socket does which was never paused.
+    visitor.socket.read(0);
+    this.#o.accept(visitor.socket);
   }
 }

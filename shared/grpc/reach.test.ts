@@ -14,8 +14,9 @@ import { Code } from "../errors.ts";
 import { systemRng } from "../rng.ts";
 import { createCa, issueServerCertificate } from "../x509.ts";
 import { connect } from "./client.ts";
+import type { Listener } from "./listener.ts";
 import { listen, sourceOf } from "./listener.ts";
-import { agentLimits, agentPortLimits } from "./options.ts";
+import { agentLimits, agentPortLimits, enrolmentPortLimits } from "./options.ts";
 import { certificateFingerprint, fetchPinnedCa } from "./pinned-ca.ts";
 import { startServer } from "./server.ts";
 import { bind } from "./types.ts";
@@ -27,10 +28,15 @@ afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });
 
-async function tlsServer() {
+async function serverTls() {
   const ca = await createCa({ name: "test", ttlMs: 3_600_000 }, ctx);
   const leaf = await issueServerCertificate({ ca, dnsNames: ["hub.test"], ttlMs: 3_600_000 }, ctx);
-  const tls = { certPem: `${leaf.certPem}\n${ca.certPem}`, keyPem: leaf.keyPem };
+  const server = { certPem: `${leaf.certPem}\n${ca.certPem}`, keyPem: leaf.keyPem };
+  return { ca, server, client: { caPem: ca.certPem, serverName: "hub.test" } };
+}
+
+async function tlsServer() {
+  const { ca, server: tls } = await serverTls();
   const services = [bind(EnrolmentService, { enrol: () => ({ dataPlaneUid: "u" }) })];
   const server = await startServer({
     address: loopback,
@@ -145,18 +151,109 @@ async function door(
       await new Promise((resolve) => setImmediate(resolve));
     return { in: accepted.length > before, socket, ended, peer: `127.0.0.1:${socket.localPort}` };
   };
-  return { listener, knock, refused };
+  return { listener, knock, accepted, refused };
 }
 
-test("connections above the rate are reset before they cost anything", async () => {
-  const { knock, refused } = await door({
-    acceptsPerSecond: 2,
-    clock: { ...systemClock, monotonicMs: () => 0 },
-  });
-  const knocks = [await knock(), await knock(), await knock()];
-  expect(knocks.map((k) => k.in)).toEqual([true, true, false]);
-  await knocks[2]?.ended;
+/** A connection that is neither let in nor refused. */
+async function wait(listener: Listener): Promise<Socket> {
+  const before = listener.connections();
+  const socket = tcpConnect(listener.address.port, "127.0.0.1").on("error", () => undefined);
+  closers.push(() => void socket.destroy());
+  while (listener.connections() === before) await new Promise((resolve) => setImmediate(resolve));
+  return socket;
+}
+
+/** A clock that stands still until told; timers run when their time has come. */
+function handClock() {
+  let nowMs = 0;
+  const timers = new Set<{ atMs: number; fn: () => void }>();
+  const clock: Clock = {
+    ...systemClock,
+    monotonicMs: () => nowMs,
+    setTimer(ms, fn) {
+      const timer = { atMs: nowMs + ms, fn };
+      timers.add(timer);
+      return { cancel: () => void timers.delete(timer) };
+    },
+  };
+  /** Goes on by `ms` at once, as a loop that was busy does, and runs what is due. */
+  const go = (ms: number): void => {
+    nowMs += ms;
+    for (const timer of [...timers].filter((t) => t.atMs <= nowMs)) {
+      timers.delete(timer);
+      timer.fn();
+    }
+  };
+  return { clock, go };
+}
+
+const pace = { perSecond: 100, burst: 2, loopDelayMs: 25, waiting: 3, waitMs: 1_000 };
+
+test("connections above the rate wait unread, in their order, and some are too many", async () => {
+  const { clock, go } = handClock();
+  const { knock, accepted, refused, listener } = await door({ pace, clock });
+  const first = [await knock(), await knock()];
+  expect(first.map((k) => k.in)).toEqual([true, true]);
+  const waiting = [await wait(listener), await wait(listener), await wait(listener)];
+  waiting[0]?.write("hello");
+  expect((await knock()).in).toBe(false);
   expect(refused).toEqual(["accept_rate"]);
+  go(10);
+  expect(accepted.map((s) => s.remotePort).slice(2)).toEqual([waiting[0]?.localPort]);
+  go(20);
+  expect(accepted.map((s) => s.remotePort).slice(2)).toEqual(waiting.map((s) => s.localPort));
+});
+
+test("while the event loop is late, one connection at a time begins", async () => {
+  const { clock, go } = handClock();
+  const { knock, accepted, listener } = await door({ pace, clock });
+  await knock();
+  await knock();
+  for (let i = 0; i < 3; i++) await wait(listener);
+  go(10 + pace.loopDelayMs + 1);
+  expect(accepted.length).toBe(3);
+  go(10);
+  expect(accepted.length).toBe(5);
+});
+
+test("whoever waits for too long is reset", async () => {
+  const { clock, go } = handClock();
+  const { knock, accepted, refused, listener } = await door({ pace: { ...pace, perSecond: 0.1 }, clock });
+  await knock();
+  await knock();
+  const late = await wait(listener);
+  const ended = new Promise<void>((resolve) => late.once("close", () => resolve()));
+  go(1_000);
+  await ended;
+  expect(refused).toEqual(["waiting_timeout"]);
+  expect(accepted.length).toBe(2);
+});
+
+test("a connection that waited is served as any other", async () => {
+  for (const tls of ["insecure", await serverTls()] as const) {
+    const server = await startServer({
+      address: loopback,
+      tls: tls === "insecure" ? tls : tls.server,
+      services: [bind(EnrolmentService, { enrol: () => ({ dataPlaneUid: "u" }) })],
+      limits: enrolmentPortLimits,
+      clock: systemClock,
+      admission: { pace: { ...pace, burst: 1 } },
+    });
+    closers.push(() => server.drain(0));
+    const call = () => {
+      const link = connect({
+        target: { host: "127.0.0.1", port: server.address.port },
+        tls: tls === "insecure" ? tls : tls.client,
+        limits: agentLimits,
+        clock: systemClock,
+        ownConnection: {},
+      });
+      closers.push(() => link.close());
+      return link.client(EnrolmentService).enrol({});
+    };
+    const answers = await Promise.all([call(), call(), call()]);
+    expect(answers.map((a) => a.dataPlaneUid)).toEqual(["u", "u", "u"]);
+  }
 });
 
 test("one address has so many connections before their first call, and so many at all", async () => {

@@ -30,7 +30,7 @@ export interface CallReport {
 /** Limits on connections; see {@link ListenOptions}. */
 export type Admission = Pick<
   ListenOptions,
-  "acceptsPerSecond" | "handshakeMs" | "pendingPerAddress" | "connectionsPerAddress" | "onRefused"
+  "pace" | "handshakeMs" | "pendingPerAddress" | "connectionsPerAddress" | "onRefused"
 >;
 
 /** What a port needs. */
