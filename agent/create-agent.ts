@@ -190,7 +190,11 @@ export function createAgent(options: AgentOptions): Agent {
             ),
           );
         }
-        return fetchBlob(ref, { connect: async (c) => (await hub.connect("blobs", c)).link, signal: s });
+        return fetchBlob(ref, {
+          connect: async (c) => (await hub.connect("blobs", c)).link,
+          clock,
+          signal: s,
+        });
       },
     });
     const controllers = createControllers({
@@ -267,7 +271,7 @@ export function createAgent(options: AgentOptions): Agent {
         agent: { version: options.version, labels: { ...options.labels }, ...on.cluster },
       }),
       fetchBlob: (ref, signal) =>
-        fetchBlob(ref, { connect: async (s) => (await hub.connect("blobs", s)).link, signal }),
+        fetchBlob(ref, { connect: async (s) => (await hub.connect("blobs", s)).link, clock, signal }),
       onRefusedGeneration(known) {
         log.warn("the hub knows a newer term, a higher one is taken", { term: on.term, known });
         refusedGeneration = Math.max(refusedGeneration, known);

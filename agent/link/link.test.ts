@@ -13,7 +13,7 @@ import { seededRng } from "@moorage/shared/rng";
 import { afterEach, describe, expect, it } from "vitest";
 import { cursorAt, manualClock, settle, upsert } from "../mirror/testing.ts";
 import type { Batch, StatusChange, SyncStore } from "../mirror/store.ts";
-import { fetchBlob } from "./blobs.ts";
+import { fetchBlob, READ_IDLE_MS } from "./blobs.ts";
 import { createHubLink } from "./create-link.ts";
 
 type Stream = ServerDuplex<SyncRequest, SyncResponse>;
@@ -66,7 +66,12 @@ function memoryStore() {
 
 /** A hub that a test plays by hand. */
 function rig(
-  options: { resume?: Resume; statusKnown?: boolean; refuse?: () => MoorageError | undefined } = {},
+  options: {
+    resume?: Resume;
+    statusKnown?: boolean;
+    refuse?: () => MoorageError | undefined;
+    fetchBlob?: () => Promise<readonly Uint8Array[]>;
+  } = {},
 ) {
   const clock = manualClock();
   const memory = memoryStore();
@@ -112,7 +117,7 @@ function rig(
       instanceId: new Uint8Array(16),
       agent: { version: "0.1.0", kubernetesVersion: "v1.37.0", labels: {}, clusterUid: "c" },
     }),
-    fetchBlob: () => Promise.resolve([]),
+    fetchBlob: options.fetchBlob ?? (() => Promise.resolve([])),
     onRefusedGeneration: (known) => void refusedGenerations.push(known),
     clock,
     rng: seededRng(1),
@@ -263,6 +268,49 @@ describe("the hub link", () => {
     expect(streams.length).toBeGreaterThan(1);
   });
 
+  const byReference = (uid: string, revision: bigint) => ({
+    name: `tenants/${uid}`,
+    uid,
+    revision,
+    change: {
+      case: "upsert",
+      value: { kind: "Tenant", version: "v1", content: { case: "blob", value: {} } },
+    },
+  });
+
+  it("fetches a body that came by reference until it has it, and keeps the order of the batches", async () => {
+    const body = Buffer.from("body");
+    let away = true;
+    const fetch = () =>
+      away ? Promise.reject(new MoorageError(Code.UNAVAILABLE, "away")) : Promise.resolve([body]);
+    const { batches, clock, streams, write } = rig({ fetchBlob: fetch });
+    await settle();
+    write({ case: "changes", value: { seq: 1n, updates: [byReference("u-a", 1n)] } });
+    write({ case: "changes", value: { seq: 2n, updates: [], cursor: cursorAt(2) } });
+    await clock.advance(20_000);
+    expect(batches).toEqual([]);
+    away = false;
+    await clock.advance(100_000);
+    expect(streams).toHaveLength(1);
+    expect(batches.map(({ batch }) => batch.updates.length)).toEqual([1, 0]);
+    const change = batches[0]?.batch.updates[0]?.change;
+    expect(change?.case === "upsert" && change.value.content).toEqual({
+      case: "body",
+      value: new Uint8Array(body),
+    });
+  });
+
+  it("hands on a body that the hub does not have as it came, for the store to reject", async () => {
+    const missing = () => Promise.reject(new MoorageError(Code.NOT_FOUND, "no such blob"));
+    const { batches, streams, write } = rig({ fetchBlob: missing });
+    await settle();
+    write({ case: "changes", value: { seq: 1n, updates: [byReference("u-a", 1n)], cursor: cursorAt(1) } });
+    await settle();
+    const change = batches[0]?.batch.updates[0]?.change;
+    expect(change?.case === "upsert" && change.value.content.case).toBe("blob");
+    expect(streams).toHaveLength(1);
+  });
+
   it("tells of the generation that the hub knows", async () => {
     const { refusedGenerations } = rig({
       refuse: () =>
@@ -298,6 +346,7 @@ describe("fetchBlob", () => {
     } as never);
     const chunks = await fetchBlob(ref, {
       connect: () => Promise.resolve(memoryConnect([service])),
+      clock: manualClock(),
       signal: new AbortController().signal,
     });
     expect(Buffer.concat(chunks).toString()).toBe(content.toString());
@@ -313,8 +362,31 @@ describe("fetchBlob", () => {
     await expect(
       fetchBlob(ref, {
         connect: () => Promise.resolve(memoryConnect([service])),
+        clock: manualClock(),
         signal: new AbortController().signal,
       }),
     ).rejects.toMatchObject({ reason: "DIGEST_MISMATCH" });
+  });
+
+  it("gives up reads on which nothing comes, and goes on where they ended", async () => {
+    const clock = manualClock();
+    const offsets: bigint[] = [];
+    const service = bind(BlobService, {
+      async *readBlob(request: { offset: bigint }) {
+        offsets.push(request.offset);
+        const from = Number(request.offset);
+        if (from < 10) yield { data: content.subarray(from, from + 5) };
+        await new Promise(() => undefined);
+      },
+    } as never);
+    const fetched = fetchBlob(ref, {
+      connect: () => Promise.resolve(memoryConnect([service])),
+      clock,
+      signal: new AbortController().signal,
+    });
+    const outcome = expect(fetched).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED });
+    await clock.advance(3 * READ_IDLE_MS);
+    await outcome;
+    expect(offsets).toEqual([0n, 5n, 10n]);
   });
 });

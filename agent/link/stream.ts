@@ -26,6 +26,7 @@ import { failpoint } from "@moorage/shared/failpoint";
 import type { ClientDuplex, Link } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { heldDigest } from "@moorage/shared/sync-digest";
+import { fetchBody } from "./blobs.ts";
 import type { HelloFacts, HubLinkDeps, LinkState, ToHub } from "./hub-link.ts";
 import type { HeldRecord } from "../mirror/store.ts";
 import type { Outbox } from "./outbox.ts";
@@ -97,6 +98,7 @@ class StreamRun {
   /** Messages that wait for the transport. */
   #blocked = 0;
   #acks: Promise<void> = Promise.resolve();
+  #resolved: Promise<unknown> = Promise.resolve();
   #seq = 0n;
   #echo = 0n;
   #failure: MoorageError | undefined;
@@ -268,7 +270,10 @@ class StreamRun {
     const judge = changes.initialEnd && this.#resume === Resume.DELTA && this.#missed;
     for (const u of changes.updates)
       state.desiredRevision = Math.max(state.desiredRevision, Number(u.revision));
-    const durable = this.#resolve(changes.updates).then((updates) =>
+    // In the order of the batches: the store keeps positions in the order in which it is given them.
+    const resolved = Promise.all([this.#resolve(changes.updates), this.#resolved]);
+    this.#resolved = resolved;
+    const durable = resolved.then(([updates]) =>
       deps.store.apply({ updates, cursor: changes.cursor }, this.#signal),
     );
     // Acks are cumulative: in the order of the batches, whichever was durable first.
@@ -289,11 +294,13 @@ class StreamRun {
       updates.map(async (update) => {
         if (update.change.case !== "upsert" || update.change.value.content.case !== "blob") return update;
         const resource = update.change.value;
-        const chunks = await this.#c.deps.fetchBlob(update.change.value.content.value, this.#signal);
+        const body = await fetchBody(update.change.value.content.value, this.#c.deps, this.#signal);
+        // As it came: the store rejects this one resource.
+        if (body === undefined) return update;
         const value = create(ResourceSchema, {
           ...resource,
           encoding: resource.encoding || Encoding.PROTO,
-          content: { case: "body", value: concat(chunks) },
+          content: { case: "body", value: body },
         });
         return create(UpdateSchema, { ...update, change: { case: "upsert", value } });
       }),
@@ -447,8 +454,4 @@ function newer(durable: Cursor | undefined, seen: Cursor | undefined): Cursor | 
   if (durable === undefined || seen === undefined) return durable;
   const sameEpoch = Buffer.from(durable.epoch).equals(seen.epoch);
   return sameEpoch && seen.revision > durable.revision ? seen : durable;
-}
-
-function concat(chunks: readonly Uint8Array[]): Uint8Array {
-  return new Uint8Array(Buffer.concat(chunks));
 }

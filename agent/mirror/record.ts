@@ -126,7 +126,7 @@ function emptyBody(kind: MirrorKind): Body {
 /** A received resource judged: its body, or why it cannot be worked on. */
 export type Judged = { bytes: Uint8Array; body: Body } | { reason: string; message: string };
 
-/** Judges a received resource. Its body must be inline: the link has resolved references. */
+/** Judges a received resource. Its body must be inline: the link has resolved every reference that it could. */
 export function judge(name: string, resource: Resource): Judged {
   const refuse = (reason: string, message: string) => ({ reason, message });
   const kind = kindOfName(name);
@@ -142,6 +142,8 @@ export function judge(name: string, resource: Resource): Judged {
       `Cannot take "${name}": its body is of version "${resource.version}", this agent reads ${BODY_VERSION}`,
     );
   }
+  if (resource.content.case === "blob")
+    return refuse("NotFound", `Cannot take "${name}": the hub does not have the body that it announced`);
   if (resource.encoding !== Encoding.PROTO || resource.content.case !== "body") {
     return refuse(
       "UnknownEncoding",

@@ -147,7 +147,7 @@ async function agent(clock: ManualClock, hub: HostileHub) {
       instanceId: new Uint8Array(16),
       agent: { version: "0.1.0", kubernetesVersion: "v1.37.0", labels: {}, clusterUid: "c" },
     }),
-    fetchBlob: (ref, signal) => fetchBlob(ref, { connect: () => hub.blobs(), signal }),
+    fetchBlob: (ref, signal) => fetchBlob(ref, { connect: () => hub.blobs(), clock, signal }),
     onRefusedGeneration: () => undefined,
     clock,
     rng: seededRng(3),
