@@ -116,9 +116,16 @@ export const hubOptions = {
     help: `What client certificates grant, ${grantForm}; NAME is uri (the one alternative name) or subject (the whole, RFC 4514)`,
   }),
   auditRetention: duration({
-    help: "Time that sealed audit records are kept; 0s keeps all",
+    help: "Time that sealed audit records are kept; 0s: as long as their share of the store holds them",
     default: 400 * 86_400_000,
   }),
+  auditShare: integer(
+    { min: 1, max: 100 },
+    {
+      help: "Percent of --store-max-bytes that audit records may take; beyond it the oldest sealed ones go before their time",
+      default: 50,
+    },
+  ),
 };
 
 /** The hub's configuration. */

@@ -54,6 +54,7 @@ import type { Sampler, Shedder } from "./ops/shedding.ts";
 import { createShedder, processSampler } from "./ops/shedding.ts";
 import { createChore } from "./store/chore.ts";
 import { createCompactor } from "./store/compactor.ts";
+import { createSizeWatch } from "./store/size-watch.ts";
 import { openSqliteStore } from "./store/sqlite/sqlite.ts";
 import type { Store } from "./store/store.ts";
 import { createSync } from "./sync/create-sync.ts";
@@ -140,7 +141,11 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
     identity.onTrustBundle(writeCa);
     const audit = { store, clock, rng, log: log.child({ part: "audit" }) };
     const denials = createDenialAudit({ ...audit, metrics });
-    const sealer = createAuditSealer({ ...audit, retentionMs: config.auditRetention });
+    const sealer = createAuditSealer({
+      ...audit,
+      retentionMs: config.auditRetention,
+      maxBytes: Math.floor((config.storeMaxBytes * config.auditShare) / 100),
+    });
     const sync = createSync({
       store,
       clock,
@@ -198,7 +203,9 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       store,
       reader: api.reader,
       clock,
-      ...(durable === undefined ? {} : { stats: () => durable.stats() }),
+      ...(durable === undefined
+        ? {}
+        : { file: { stats: () => durable.stats(), maxBytes: config.storeMaxBytes } }),
     });
     const ops = await startOpsServer({
       address: config.opsAddress,
@@ -223,8 +230,15 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
         servers,
         ops,
         sweep: (signal) => api.writer.sweep(signal),
-        sealer,
-        convergence,
+        services: [
+          convergence,
+          sealer,
+          ...(durable === undefined
+            ? []
+            : [
+                createSizeWatch({ clock, log, stats: () => durable.stats(), maxBytes: config.storeMaxBytes }),
+              ]),
+        ],
         recorded: () => denials.settled(),
         closeStore: deps.store === undefined,
       },
@@ -257,8 +271,8 @@ function run(
     ops: OpsServer;
     sweep: (signal: AbortSignal) => Promise<number>;
     closeStore: boolean;
-    sealer: Service;
-    convergence: Service;
+    /** Further ones beside those that are made here. */
+    services: readonly Service[];
     /** Settles once refusals under way are recorded. */
     recorded: () => Promise<void>;
   },
@@ -293,16 +307,7 @@ function run(
     },
     kept,
   );
-  const services = [
-    parts.identity,
-    parts.shedder,
-    streams,
-    sweeper,
-    compactor,
-    collector,
-    on.convergence,
-    on.sealer,
-  ];
+  const services = [parts.identity, parts.shedder, streams, sweeper, compactor, collector, ...on.services];
   const running = runServices(services, { signal: end.signal, log });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {

@@ -52,6 +52,8 @@ export const limits = {
   storeBallastBytes: 64 * MiB,
   /** Of the largest size of the store's file, for deletions once the rest is used; an eighth of a small one. */
   storeReserveBytes: 64 * MiB,
+  /** Of the largest size of the store's file: the hub warns in its log while more than this is in use. */
+  storeWarnPercent: 80,
   /** HTTP/2 streams a connection on the agent and enrolment ports. */
   agentStreamsPerConnection: 16,
   /** HTTP/2 streams a connection on the API port. */

@@ -13,12 +13,12 @@ import { key, prefix } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import { AuditList } from "./audit-list.ts";
 import { createAuditSealer } from "./audit-sealer.ts";
-import { newestSeal, recordKey, recordsAfter, scanRecords, seals } from "./audit-trail.ts";
+import { newestSeal, recordKey, recordsAfter, scanRecords, seals, trailBytes } from "./audit-trail.ts";
 import { auditOp } from "./audit.ts";
 import { createDenialAudit } from "./denials.ts";
 import { verifyStore } from "./verify-backup.ts";
 
-function world(options: { retentionMs?: number } = {}) {
+function world(options: { retentionMs?: number; maxBytes?: number } = {}) {
   let offsetMs = 0;
   const timers = new Set<() => void>();
   const clock: Clock = {
@@ -33,7 +33,7 @@ function world(options: { retentionMs?: number } = {}) {
   const store = openMemoryStore({ clock: systemClock, rng });
   onTestFinished(() => store.close());
   const log = memoryLogger();
-  const make = () => createAuditSealer({ store, clock, rng, log, retentionMs: options.retentionMs ?? 0 });
+  const make = () => createAuditSealer({ store, clock, rng, log, retentionMs: 0, ...options });
   const facts = { actor: "apiKeys/a", method: "m.S/Do", resource: "tenants/a", outcome: "OK" };
   return {
     clock,
@@ -53,6 +53,17 @@ function world(options: { retentionMs?: number } = {}) {
     },
     timers,
   };
+}
+
+/** What a promise comes to while timers fire. */
+async function fired<T>(w: ReturnType<typeof world>, promise: Promise<T>): Promise<T> {
+  let settled = false;
+  void promise.finally(() => (settled = true)).catch(() => {});
+  while (!settled) {
+    w.fire();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return promise;
 }
 
 async function acts(w: ReturnType<typeof world>, count: number): Promise<void> {
@@ -128,6 +139,68 @@ describe("the sealer", () => {
     expect(await w.sealer.pruneNow()).toBe(3);
     expect(await w.sealer.pruneNow()).toBe(0);
     await w.sealer.sealNow();
+    expect((await verifyStore(w.store)).findings).toEqual([]);
+  });
+});
+
+describe("the room of the trail", () => {
+  test("is bounded: the oldest runs go before their time, which is said, and the chain stays whole", async () => {
+    const maxBytes = 100_000;
+    const w = world({ retentionMs: 400 * 86_400_000, maxBytes });
+    let most = 0;
+    for (let round = 0; round < 10; round++) {
+      await acts(w, 60);
+      await w.sealer.sealNow();
+      await w.sealer.pruneNow();
+      most = Math.max(most, await trailBytes(w.store));
+    }
+    expect(await trailBytes(w.store)).toBeGreaterThanOrEqual(maxBytes);
+    // A run is about 30,000 bytes, and the one that reaches the limit stays whole.
+    expect(most).toBeLessThan(maxBytes + 40_000);
+    const kept = (await w.store.range(prefix(prefixes.audit))).kvs;
+    const took = kept.reduce((n, kv) => n + kv.key.length + kv.value.length, 0);
+    expect(took).toBeLessThan(most);
+    expect((await verifyStore(w.store)).findings).toEqual([]);
+    expect(w.log.records.find((r) => r.level === "warn")).toMatchObject({
+      message: expect.stringContaining("before their time"),
+      fields: { maxBytes },
+    });
+  });
+
+  test("is never made by what no seal covers yet", async () => {
+    const w = world({ maxBytes: 1 });
+    await acts(w, 20);
+    await w.sealer.sealNow();
+    await acts(w, 30);
+    expect(await w.sealer.pruneNow()).toBe(0);
+    await w.sealer.sealNow();
+    await acts(w, 3);
+    // The newest run stays, and so does what follows: with it the record of the pruning.
+    expect(await w.sealer.pruneNow()).toBe(20);
+    expect(await verifyStore(w.store)).toMatchObject({ findings: [], sealed: 30, unsealed: { length: 4 } });
+  });
+
+  test("is made in rounds of bounded work", async () => {
+    const w = world({ maxBytes: 1 });
+    for (let i = 0; i < 250; i++) {
+      await w.act();
+      await w.sealer.sealNow();
+    }
+    expect(await w.sealer.pruneNow()).toBe(201);
+    expect(await w.sealer.pruneNow()).toBe(48);
+    expect(await w.sealer.pruneNow()).toBe(0);
+  });
+
+  test("is made of old records behind pages of young ones, too, as a clock that ran ahead leaves them", async () => {
+    const day = 86_400_000;
+    const w = world({ retentionMs: 10 * day });
+    w.advance(100 * day);
+    await w.act({ resource: "tenants/ahead" });
+    w.advance(-100 * day);
+    await w.sealer.sealNow();
+    w.advance(11 * day);
+    await acts(w, 2_100);
+    expect(await fired(w, w.sealer.pruneNow())).toBe(1);
     expect((await verifyStore(w.store)).findings).toEqual([]);
   });
 });

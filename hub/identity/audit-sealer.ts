@@ -12,7 +12,7 @@ import { key, keyAfter, prefix } from "../store/bytes.ts";
 import type { Op, Store } from "../store/store.ts";
 import { auditOp } from "./audit.ts";
 import type { SealAt } from "./audit-trail.ts";
-import { newestSeal, recordsAfter, sealBytes, seals } from "./audit-trail.ts";
+import { newestSeal, recordsAfter, runBytes, sealBytes, seals } from "./audit-trail.ts";
 
 /**
  * Closes runs of audit records into the hash chain, beside the write path: chaining inside each act's
@@ -24,8 +24,15 @@ import { newestSeal, recordsAfter, sealBytes, seals } from "./audit-trail.ts";
 const DELAY_MS = 5_000;
 /** Records of a seal; whole revisions, so a few more may come. */
 const MOST_RECORDS = 500;
-/** How often retention is applied. */
-const PRUNE_MS = 3_600_000;
+/** How often retention is applied, and when it goes on after a round that left some. */
+const PRUNE_MS = 600_000;
+const PRUNE_ON_MS = 1_000;
+/** Seals whose runs one round deletes. */
+const MOST_PRUNED = 200;
+/** Keys of records read at a time, and so many such pages in a round that look for old ones out of place. */
+const PAGE = 1_000;
+const LOOK_PAGES = 100;
+const LOOK_PAUSE_MS = 5;
 const RETRY_MS = 5_000;
 /** Deletes a transaction. */
 const DELETES = 100;
@@ -38,19 +45,24 @@ export interface AuditSealerOptions {
   log: Logger;
   /** Sealed records older than this are deleted; 0 keeps all. */
   retentionMs: number;
+  /** About the bytes of the store that sealed records may take: beyond, the oldest go before their time. Default: any. */
+  maxBytes?: number;
 }
 
 /** The sealer as a service. */
 export interface AuditSealer extends Service {
   /** Seals all that is not; answers how many records. */
   sealNow(): Promise<number>;
-  /** Applies retention; answers how many records were deleted. */
+  /** Applies retention, in a bounded round; answers how many records were deleted. */
   pruneNow(): Promise<number>;
 }
 
 /** Makes the sealer. */
 export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
   const { store, clock, log } = o;
+  const maxBytes = o.maxBytes ?? Number.POSITIVE_INFINITY;
+  /** Where the look for old records out of place goes on. */
+  let lookedTo: Uint8Array | undefined;
 
   /** Seals one run; 0 when there was nothing to seal or another hub did it. */
   async function sealOne(signal?: AbortSignal): Promise<number> {
@@ -60,6 +72,7 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
     const run = await recordsAfter(store, { after, atLeast, ...(signal === undefined ? {} : { signal }) });
     if (run.length === 0 || signal?.aborted === true) return 0;
     const seal = nextSeal(before?.seal, run, clock.now());
+    const storedBytes = (before?.storedBytes ?? 0) + runBytes(run, seal);
     failpoint("audit/before-seal");
     const { ok } = await store.txn({
       if: [
@@ -70,7 +83,7 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
               { key: before.kv.key, target: "createRev" as const, op: "=" as const, to: before.kv.createRev },
             ]),
       ],
-      then: [{ put: { key: key(auditSealKey(seal.sequence)), value: sealBytes(seal) } }],
+      then: [{ put: { key: key(auditSealKey(seal.sequence)), value: sealBytes(seal, storedBytes) } }],
     });
     if (!ok) return 0;
     // The log leaves the hub: a digest in it is kept where nobody who edits the store can reach.
@@ -107,10 +120,12 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
   }
 
   async function pruning(signal: AbortSignal): Promise<void> {
+    let more = false;
     while (!signal.aborted) {
       try {
-        await sleep(clock, PRUNE_MS, signal);
-        await pruneNow();
+        await sleep(clock, more ? PRUNE_ON_MS : PRUNE_MS, signal);
+        more = false;
+        ({ more } = await pruneSome(signal));
       } catch (thrown) {
         if (isAbort(thrown, signal)) return;
         log.error("old audit records could not be deleted, it is tried again", { error: thrown });
@@ -118,32 +133,64 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
     }
   }
 
-  async function pruneNow(): Promise<number> {
-    if (o.retentionMs === 0) return 0;
-    const anchor = await findAnchor(store, clock.now() - o.retentionMs);
-    if (anchor === undefined) return 0;
+  async function pruneSome(signal?: AbortSignal): Promise<{ deleted: number; more: boolean }> {
+    const newest = await newestSeal(store);
+    if (newest === undefined) return { deleted: 0, more: false };
+    const beforeMs = o.retentionMs === 0 ? Number.NEGATIVE_INFINITY : clock.now() - o.retentionMs;
+    const { anchor, more } = await findAnchor(store, {
+      beforeMs,
+      toBytes: newest.storedBytes - maxBytes,
+    });
+    if (anchor === undefined) return { deleted: 0, more: false };
+    const { sequence, sealTimeMs, recordRevisions } = anchor.seal;
     if (!anchor.seal.pruned) {
-      const resource = sealName(anchor.seal.sequence);
       const { ok } = await store.txn({
         if: [{ key: anchor.kv.key, target: "modRev", op: "=", to: anchor.kv.modRev }],
         then: [
-          { put: { key: anchor.kv.key, value: sealBytes({ ...anchor.seal, pruned: true }) } },
-          auditOp(o, { actor: "hub", method: PRUNE_METHOD, resource, outcome: "OK" }),
+          {
+            put: {
+              key: anchor.kv.key,
+              value: sealBytes({ ...anchor.seal, pruned: true }, anchor.storedBytes),
+            },
+          },
+          auditOp(o, { actor: "hub", method: PRUNE_METHOD, resource: sealName(sequence), outcome: "OK" }),
         ],
       });
-      if (!ok) return 0;
+      if (!ok) return { deleted: 0, more: false };
     }
     failpoint("audit/pruned");
-    await deleteSealsBefore(store, anchor.seal.sequence);
-    const deleted = await deleteRecords(store, anchor.seal.recordRevisions.at(-1) ?? 0);
-    if (deleted > 0) log.info("old audit records deleted", { upToSeal: anchor.seal.sequence, deleted });
+    await deleteSealsBefore(store, sequence);
+    const upTo = recordRevisions.at(-1) ?? 0;
+    const deleted = (await deleteOldest(store, upTo)) + (await deleteMisplaced(upTo, signal));
+    if (deleted > 0) log.info("old audit records deleted", { upToSeal: sequence, deleted });
+    if (deleted > 0 && sealTimeMs >= beforeMs)
+      log.warn("audit records were deleted before their time: they took their whole share of the store", {
+        sealedAt: new Date(sealTimeMs).toISOString(),
+        maxBytes,
+      });
+    return { deleted, more };
+  }
+
+  /**
+   * Deletes old records that do not lie where the old ones are, as after the clock had been moved: a look at
+   * some pages in each round, on from the last, round and round. Answers how many.
+   */
+  async function deleteMisplaced(upTo: number, signal?: AbortSignal): Promise<number> {
+    let deleted = 0;
+    for (let pages = 0; pages < LOOK_PAGES; pages++) {
+      const page = await deleteOld(store, { start: lookedTo, upTo });
+      deleted += page.deleted;
+      lookedTo = page.next;
+      if (page.next === undefined) break;
+      await sleep(clock, LOOK_PAUSE_MS, signal);
+    }
     return deleted;
   }
 
   return {
     name: "audit sealer",
     sealNow: () => sealNow(),
-    pruneNow,
+    pruneNow: async () => (await pruneSome()).deleted,
     async run(signal) {
       await Promise.all([sealing(signal), pruning(signal)]);
     },
@@ -167,14 +214,22 @@ export function nextSeal(
   return { ...seal, digest: sealDigest(seal) };
 }
 
-/** The newest seal made before `beforeMs`: the last one whose records have had their time. */
-async function findAnchor(store: Store, beforeMs: number): Promise<SealAt | undefined> {
+/**
+ * The last of the oldest seals that were made before `beforeMs`, or up to which all took no more than
+ * `toBytes`: the last one whose records have had their time, or their room. `more`: the round has enough.
+ */
+async function findAnchor(
+  store: Store,
+  q: { beforeMs: number; toBytes: number },
+): Promise<{ anchor: SealAt | undefined; more: boolean }> {
   let anchor: SealAt | undefined;
+  let found = 0;
   for await (const at of seals(store)) {
-    if (at.seal.sealTimeMs >= beforeMs) break;
+    if (at.seal.sealTimeMs >= q.beforeMs && at.storedBytes > q.toBytes) break;
     anchor = at;
+    if (++found > MOST_PRUNED) return { anchor, more: true };
   }
-  return anchor;
+  return { anchor, more: false };
 }
 
 async function deleteAll(store: Store, keys: readonly Uint8Array[]): Promise<void> {
@@ -196,17 +251,26 @@ async function deleteSealsBefore(store: Store, sequence: number): Promise<void> 
   );
 }
 
-/** Deletes records up to a revision. Keys are in order of time, which is that of revisions but for steps of the clock. */
-async function deleteRecords(store: Store, upTo: number): Promise<number> {
-  const all = prefix(prefixes.audit);
+/** Deletes those records of one page of keys that were made up to a revision; `next` unless it is the last page. */
+async function deleteOld(
+  store: Store,
+  q: { start: Uint8Array | undefined; upTo: number },
+): Promise<{ deleted: number; next: Uint8Array | undefined }> {
+  const { start, end } = prefix(prefixes.audit);
+  const { kvs, more } = await store.range({ start: q.start ?? start, end, limit: PAGE, keysOnly: true });
+  const old = kvs.filter((kv) => kv.createRev <= q.upTo).map((kv) => kv.key);
+  await deleteAll(store, old);
+  const last = kvs.at(-1);
+  return { deleted: old.length, next: more && last !== undefined ? keyAfter(last.key) : undefined };
+}
+
+/** Deletes records up to a revision from where they are: keys are in order of time, as revisions but for steps of the clock. */
+async function deleteOldest(store: Store, upTo: number): Promise<number> {
   let deleted = 0;
-  for (let start = all.start; ;) {
-    const { kvs, more } = await store.range({ start, end: all.end, limit: 1_000, keysOnly: true });
-    const old = kvs.filter((kv) => kv.createRev <= upTo).map((kv) => kv.key);
-    await deleteAll(store, old);
-    deleted += old.length;
-    const last = kvs.at(-1);
-    if (!more || last === undefined || old.length === 0) return deleted;
-    start = keyAfter(last.key);
+  for (let start: Uint8Array | undefined; ;) {
+    const page = await deleteOld(store, { start, upTo });
+    deleted += page.deleted;
+    if (page.deleted === 0 || page.next === undefined) return deleted;
+    start = page.next;
   }
 }

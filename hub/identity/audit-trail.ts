@@ -1,5 +1,6 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import type { StoredAuditSeal } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { StoredAuditRecordSchema, StoredAuditSealSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { ChainRecord, ChainSeal } from "@moorage/shared/audit-chain";
 import { compareRecords } from "@moorage/shared/audit-chain";
@@ -30,21 +31,20 @@ export function recordOf(kv: KV): ChainRecord {
 }
 
 /** A seal as the chain has it. */
-export function sealOf(value: Uint8Array): ChainSeal {
-  const s = fromBinary(StoredAuditSealSchema, value);
-  return {
-    sequence: Number(s.sequence),
-    previousDigest: s.previousDigest,
-    digest: s.digest,
-    sealTimeMs: s.sealTime === undefined ? 0 : timestampMs(s.sealTime),
-    recordRevisions: s.recordRevisions.map(Number),
-    recordDigests: s.recordDigests,
-    pruned: s.pruned,
-  };
-}
+export const sealOf = (value: Uint8Array): ChainSeal => chainSeal(fromBinary(StoredAuditSealSchema, value));
 
-/** The stored form of a seal. */
-export function sealBytes(s: ChainSeal): Uint8Array {
+const chainSeal = (s: StoredAuditSeal): ChainSeal => ({
+  sequence: Number(s.sequence),
+  previousDigest: s.previousDigest,
+  digest: s.digest,
+  sealTimeMs: s.sealTime === undefined ? 0 : timestampMs(s.sealTime),
+  recordRevisions: s.recordRevisions.map(Number),
+  recordDigests: s.recordDigests,
+  pruned: s.pruned,
+});
+
+/** The stored form of a seal; `storedBytes` as in {@link SealAt}. */
+export function sealBytes(s: ChainSeal, storedBytes: number): Uint8Array {
   return toBinary(
     StoredAuditSealSchema,
     create(StoredAuditSealSchema, {
@@ -55,6 +55,7 @@ export function sealBytes(s: ChainSeal): Uint8Array {
       recordRevisions: s.recordRevisions.map(BigInt),
       recordDigests: [...s.recordDigests],
       pruned: s.pruned,
+      storedBytes: BigInt(storedBytes),
     }),
   );
 }
@@ -62,7 +63,34 @@ export function sealBytes(s: ChainSeal): Uint8Array {
 /** A seal and its stored record. */
 export interface SealAt {
   seal: ChainSeal;
+  /** About what all up to it took in the store since the trail began; what was pruned stays counted. */
+  storedBytes: number;
   kv: KV;
+}
+
+function sealAt(kv: KV): SealAt {
+  const stored = fromBinary(StoredAuditSealSchema, kv.value);
+  return { seal: chainSeal(stored), storedBytes: Number(stored.storedBytes), kv };
+}
+
+/** About what a key that is written once takes in the store: in the head and in the log, with the log's index (measured). */
+const rowBytes = (keyLength: number, valueLength: number): number => 3 * keyLength + 2 * valueLength + 128;
+
+/** About what a run of records and its seal take in the store. */
+export function runBytes(run: readonly ChainRecord[], seal: ChainSeal): number {
+  return run.reduce(
+    (n, r) => n + rowBytes(recordKey(r.name).length, r.encoded.length),
+    rowBytes(auditSealKey(seal.sequence).length, sealBytes(seal, 0).length),
+  );
+}
+
+/** About what the sealed trail takes in the store now. */
+export async function trailBytes(store: Store): Promise<number> {
+  const newest = await newestSeal(store);
+  if (newest === undefined) return 0;
+  for await (const first of seals(store))
+    return newest.storedBytes - (first.seal.pruned ? first.storedBytes : 0);
+  return 0;
 }
 
 /** Seals in order, after a sequence. */
@@ -76,7 +104,7 @@ export async function* seals(store: Store, q: { after?: number; rev?: Rev } = {}
       limit: 16,
       ...(q.rev === undefined ? {} : { rev: q.rev }),
     });
-    for (const kv of kvs) yield { seal: sealOf(kv.value), kv };
+    for (const kv of kvs) yield sealAt(kv);
     const last = kvs.at(-1);
     if (!more || last === undefined) return;
     start = keyAfter(last.key);
@@ -104,7 +132,7 @@ export async function newestSeal(store: Store): Promise<SealAt | undefined> {
     found = next;
     low = sealOf(next.value).sequence;
   }
-  return { seal: sealOf(found.value), kv: found };
+  return sealAt(found);
 }
 
 /** Records by revision, as far as `keep` wants them: keys alone, over all of the trail. */

@@ -5,6 +5,7 @@ import type { CallReport } from "@moorage/shared/grpc/server";
 import type { Logger } from "@moorage/shared/log";
 import type { Metrics } from "@moorage/shared/metrics";
 import type { Reader } from "../api/reader.ts";
+import { trailBytes } from "../identity/audit-trail.ts";
 import type { StoreStats } from "../store/sqlite/protocol.ts";
 import type { Store } from "../store/store.ts";
 import { Census, kinds } from "./census.ts";
@@ -13,9 +14,15 @@ import { version } from "./version.ts";
 /** Gauges that are read at each scrape. */
 export function hubMetrics(
   metrics: Metrics,
-  from: { store: Store; reader: Reader; clock: Clock; stats?: () => Promise<StoreStats> },
+  from: {
+    store: Store;
+    reader: Reader;
+    clock: Clock;
+    /** Of a store in a file. */
+    file?: { stats: () => Promise<StoreStats>; maxBytes: number };
+  },
 ): void {
-  if (from.stats !== undefined) fileMetrics(metrics, from.stats);
+  if (from.file !== undefined) fileMetrics(metrics, from.file);
   const census = new Census(from);
   metrics.gauge({
     name: "moorage_build_info",
@@ -32,6 +39,11 @@ export function hubMetrics(
     name: "moorage_hub_store_size_bytes",
     help: "Size of the store",
     collect: async (g) => g.set((await from.store.status()).bytes),
+  });
+  metrics.gauge({
+    name: "moorage_hub_audit_bytes",
+    help: "About how much of the store sealed audit records take",
+    collect: async (g) => g.set(await trailBytes(from.store)),
   });
   metrics.gauge({
     name: "moorage_hub_entities",
@@ -64,7 +76,10 @@ export function hubMetrics(
 }
 
 /** What only a store in a file has. */
-function fileMetrics(metrics: Metrics, stats: () => Promise<StoreStats>): void {
+function fileMetrics(
+  metrics: Metrics,
+  { stats, maxBytes }: { stats: () => Promise<StoreStats>; maxBytes: number },
+): void {
   const gauge = (name: string, help: string, of: (s: StoreStats) => number): void => {
     metrics.gauge({
       name: `moorage_hub_store_${name}`,
@@ -72,6 +87,8 @@ function fileMetrics(metrics: Metrics, stats: () => Promise<StoreStats>): void {
       collect: async (g) => g.set(of(await stats())),
     });
   };
+  gauge("used_bytes", "Of the size of the store's file, what holds content", (s) => s.usedBytes);
+  gauge("limit_bytes", "Largest size of the store's file, near which writes are refused", () => maxBytes);
   gauge("wal_bytes", "Write-ahead log that is not yet in the store's file", (s) => s.walBytes);
   gauge("free_pages", "Pages of the store's file without content", (s) => s.freePages);
   gauge("disk_full", "1 while the disk is full and what adds is refused", (s) => Number(s.diskFull));
@@ -87,7 +104,7 @@ export function groupMetrics(metrics: Metrics): (group: { revisions: number; too
   });
   const revisions = metrics.counter({
     name: "moorage_hub_store_revisions_total",
-    help: "Writes made durable",
+    help: "Writes made durable; over the count of moorage_hub_store_operation_duration_seconds, how many share one sync",
   });
   return (group) => {
     seconds.observe(group.tookMs / 1_000, { operation: "commit" });

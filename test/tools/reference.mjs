@@ -99,7 +99,7 @@ page(
 
 const { createMetrics } = await import(at("shared/metrics.ts"));
 const { declareAgentMetrics } = await import(at("agent/metrics.ts"));
-const { callMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
+const { callMetrics, groupMetrics, hubMetrics } = await import(at("hub/ops/metrics.ts"));
 const { limitMetrics } = await import(at("hub/ops/limits.ts"));
 const { createShedder } = await import(at("hub/ops/shedding.ts"));
 const { createConvergence } = await import(at("hub/ops/convergence.ts"));
@@ -112,7 +112,8 @@ const ofHub = createMetrics();
 denialCounts(ofHub);
 syncCounts(ofHub);
 // What a gauge reads is read at a scrape; nothing is scraped here.
-hubMetrics(ofHub, {});
+hubMetrics(ofHub, { file: {} });
+groupMetrics(ofHub);
 callMetrics(ofHub, {});
 callStarts(ofHub);
 createConvergence({ metrics: ofHub });

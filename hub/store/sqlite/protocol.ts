@@ -22,7 +22,8 @@ export interface StoreStats {
   /** Size of the file, and of the write-ahead log that no checkpoint has taken in yet. */
   dbBytes: number;
   walBytes: number;
-  /** Pages of the file without content. */
+  /** Of the file's size, what holds content; and pages of the file without any. */
+  usedBytes: number;
   freePages: number;
   /** Transactions asked for, and groups in which they were committed. */
   txns: number;

@@ -95,14 +95,12 @@ export function limitSize(db: Database.Database, maxBytes: number): { reached():
   return { reached: () => (pages.get() as number) - (free.get() as number) >= most };
 }
 
-/** Size of the file, and pages in it without content. */
-export function sizes(db: Database.Database): { dbBytes: number; freePages: number } {
+/** Size of the file, what of it holds content, and pages in it without. */
+export function sizes(db: Database.Database): { dbBytes: number; usedBytes: number; freePages: number } {
   const pages = db.pragma("page_count", { simple: true }) as number;
   const pageBytes = db.pragma("page_size", { simple: true }) as number;
-  return {
-    dbBytes: pages * pageBytes,
-    freePages: db.pragma("freelist_count", { simple: true }) as number,
-  };
+  const freePages = db.pragma("freelist_count", { simple: true }) as number;
+  return { dbBytes: pages * pageBytes, usedBytes: (pages - freePages) * pageBytes, freePages };
 }
 
 /**
