@@ -1,5 +1,6 @@
 /** hub ca, audit and verify audit: the hub's certificate authority and its audit trail. */
-import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, readSync, writeSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { fromJson, toJson } from "@bufbuild/protobuf";
 import { timestampDate, timestampMs } from "@bufbuild/protobuf/wkt";
@@ -15,7 +16,7 @@ import type { Command } from "commander";
 import type { Api } from "./api.ts";
 import { ChildExit } from "./commands-admin.ts";
 import { ExitCode, UsageError } from "./exit.ts";
-import { printable, table } from "./format.ts";
+import { table, tableInParts } from "./format.ts";
 import type { Io } from "./io.ts";
 import { withApi } from "./io.ts";
 
@@ -95,6 +96,15 @@ function parseRevision(text: string): bigint {
   return BigInt(text);
 }
 
+const auditRow = (r: AuditRecord): string[] => [
+  String(r.revision),
+  day(r.time),
+  r.actor,
+  r.method.replace(/^moorage\.\w+\.v1\./, ""),
+  r.resource,
+  r.outcome,
+];
+
 function addAudit(program: Command, io: Io): void {
   const group = program.command("audit").description("Read the audit trail");
   group
@@ -104,18 +114,8 @@ function addAudit(program: Command, io: Io): void {
     .action(async (options: { after: string }, command: Command) => {
       const after = parseRevision(options.after);
       await withApi(io, command.optsWithGlobals(), async (api) => {
-        const rows: string[][] = [];
-        for await (const { records } of trail(api, after))
-          for (const r of records)
-            rows.push([
-              String(r.revision),
-              day(r.time),
-              printable(r.actor),
-              r.method.replace(/^moorage\.\w+\.v1\./, ""),
-              printable(r.resource),
-              r.outcome,
-            ]);
-        io.out(table(["REVISION", "TIME", "ACTOR", "METHOD", "RESOURCE", "OUTCOME"], rows));
+        const rows = tableInParts(["REVISION", "TIME", "ACTOR", "METHOD", "RESOURCE", "OUTCOME"]);
+        for await (const { records } of trail(api, after)) io.out(rows(records.map(auditRow)));
       });
     });
   group
@@ -160,19 +160,25 @@ const chainSeal = (s: AuditSeal): ChainSeal => ({
   pruned: s.pruned,
 });
 
-/** Feeds an export to a verifier; a line that is neither record nor seal is wrong usage. */
-export function addExport(verifier: ChainVerifier, text: string, path: string): void {
-  text.split("\n").forEach((line, i) => {
-    if (line.trim() === "") return;
+/** Feeds the lines of an export to a verifier; one that is neither record nor seal is wrong usage. */
+export async function addExport(
+  verifier: ChainVerifier,
+  lines: Iterable<string> | AsyncIterable<string>,
+  path: string,
+): Promise<void> {
+  let number = 0;
+  for await (const line of lines) {
+    number += 1;
+    if (line.trim() === "") continue;
     try {
       const { record, seal } = JSON.parse(line) as { record?: never; seal?: never };
       if (record !== undefined) verifier.add([chainRecord(fromJson(AuditRecordSchema, record))], []);
       else if (seal !== undefined) verifier.add([], [chainSeal(fromJson(AuditSealSchema, seal))]);
       else throw new Error("neither record nor seal");
     } catch {
-      throw new UsageError(`Cannot read line ${i + 1} of "${path}": it is neither a record nor a seal`);
+      throw new UsageError(`Cannot read line ${number} of "${path}": it is neither a record nor a seal`);
     }
-  });
+  }
 }
 
 function isDatabase(path: string): boolean {
@@ -206,8 +212,11 @@ function addVerify(program: Command, io: Io): void {
         return;
       }
       const verifier = new ChainVerifier(head);
-      if (options.file !== undefined) addExport(verifier, readFileSync(options.file, "utf8"), options.file);
-      else
+      if (options.file !== undefined) {
+        // A line at a time: a trail of years is longer than a string can be.
+        const file = await open(options.file);
+        await addExport(verifier, file.readLines(), options.file);
+      } else
         await withApi(io, command.optsWithGlobals(), async (api) => {
           for await (const { records, seals } of trail(api, 0n))
             verifier.add(records.map(chainRecord), seals.map(chainSeal));

@@ -6,7 +6,7 @@ import { IsolationLevel, TenantSchema } from "@moorage/proto/moorage/hub/v1/tena
 import { expect, test } from "vitest";
 import { readDocuments } from "./documents.ts";
 import { formatAge } from "./duration.ts";
-import { describe, formatList, table } from "./format.ts";
+import { describe, formatList, table, tableInParts } from "./format.ts";
 
 const nowMs = 1_000_000_000_000;
 const ago = (s: number) => timestampFromMs(nowMs - s * 1_000);
@@ -99,4 +99,18 @@ test("ages have at most two units and are never negative", () => {
     "2h30m",
     "2d",
   ]);
+});
+
+test("a table has as many rows as there are", () => {
+  const rows = Array.from({ length: 150_000 }, (_, i) => [String(i), "b"]);
+  expect(table(["A", "B"], rows).slice(0, 29)).toBe("A       B\n0       b\n1       b");
+});
+
+test("a table in parts has one head, and columns that grow with the parts", () => {
+  const part = tableInParts(["A", "B"]);
+  expect(part([["a", "b"]])).toBe("A  B\na  b\n");
+  expect(part([])).toBe("");
+  expect(part([["aaa", "b"], ["a"]])).toBe("aaa  b\na\n");
+  expect(part([["a", "b"]])).toBe("a    b\n");
+  expect(tableInParts(["A"])([])).toBe("A\n");
 });

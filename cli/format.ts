@@ -27,18 +27,23 @@ export type Output = (typeof outputs)[number];
 
 /** Rows as aligned columns, two spaces between; the last column is not padded. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [head, ...rows.map((r) => r.map(printable))];
-  const widths = head.map((_, i) => Math.max(...all.map((r) => (r[i] ?? "").length)));
-  return (
-    all
-      .map((r) =>
-        r
-          .map((c, i) => (i === r.length - 1 ? c : c.padEnd(widths[i] ?? 0)))
-          .join("  ")
-          .trimEnd(),
-      )
-      .join("\n") + "\n"
-  );
+  return tableInParts(head)(rows);
+}
+
+/** A {@link table} whose rows come in parts, the head with the first; a part is as wide as all before it at least. */
+export function tableInParts(head: readonly string[]): (rows: readonly (readonly string[])[]) => string {
+  let widths = head.map((c) => c.length);
+  let headed = false;
+  return (part) => {
+    const rows = part.map((r) => r.map(printable));
+    widths = widths.map((width, i) => rows.reduce((most, r) => Math.max(most, (r[i] ?? "").length), width));
+    const lines = headed ? rows : [head, ...rows];
+    headed = true;
+    return lines
+      .map((r) => r.map((c, i) => (i === r.length - 1 ? c : c.padEnd(widths[i] ?? 0))).join("  "))
+      .map((line) => `${line.trimEnd()}\n`)
+      .join("");
+  };
 }
 
 /** Text of others without control characters, which could rewrite a terminal. */

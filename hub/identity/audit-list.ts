@@ -14,7 +14,7 @@ import {
 import { StoredAuditRecordSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { ChainRecord, ChainSeal } from "@moorage/shared/audit-chain";
 import { compareRecords } from "@moorage/shared/audit-chain";
-import type { Clock } from "@moorage/shared/clock";
+import type { Clock, Timer } from "@moorage/shared/clock";
 import { invalidField } from "@moorage/shared/errors";
 import { auditSealKey } from "../core/keys.ts";
 import { pageSize, pageToken, readPageToken } from "../core/pages.ts";
@@ -30,12 +30,12 @@ import { readRecords, scanRecords, sealOf, seals } from "./audit-trail.ts";
 const NAME = "hub/auditRecords/";
 /** The order of a listing is forgotten after this time without another page. */
 const KEPT_MS = 60_000;
+/** Listings under way whose order is kept, each of all records: 150 bytes a record. */
+const KEPT_INDEXES = 4;
 /** The order of a listing at a revision. */
 interface Index {
-  at: Rev;
   records: { name: string; revision: Rev }[];
   seals: { sequence: number; lastRevision: Rev }[];
-  usedMs: number;
 }
 
 /** Lists the trail; one for each hub. */
@@ -43,8 +43,8 @@ export class AuditList {
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #signing: { pageKey(): Promise<Uint8Array> } | undefined;
-  #index: Promise<Index> | undefined;
-  #indexAt: Rev | undefined;
+  /** By the revision of their listing, least recently used first. */
+  readonly #indexes = new Map<Rev, { index: Promise<Index>; timer: Timer }>();
 
   /** `reader`: gives the key that page tokens are signed with. */
   constructor(deps: { store: Store; clock: Clock; reader?: { pageKey(): Promise<Uint8Array> } }) {
@@ -98,22 +98,18 @@ export class AuditList {
     return out;
   }
 
-  #indexOf(at: Rev): Promise<Index> {
-    if (this.#index === undefined || this.#indexAt !== at) {
-      const made = this.#makeIndex(at);
-      this.#index = made;
-      this.#indexAt = at;
-      made.then(
-        (index) => this.#forget(index),
-        () => {
-          if (this.#index === made) this.#index = undefined;
-        },
-      );
+  async #indexOf(at: Rev): Promise<Index> {
+    const index = this.#indexes.get(at)?.index ?? this.#makeIndex(at);
+    this.#keep(at, index);
+    try {
+      const made = await index;
+      // The time without another page begins now, however long it was in the making.
+      this.#keep(at, index);
+      return made;
+    } catch (thrown) {
+      this.#forget(at);
+      throw thrown;
     }
-    return this.#index.then((index) => {
-      index.usedMs = this.#clock.monotonicMs();
-      return index;
-    });
   }
 
   async #makeIndex(at: Rev): Promise<Index> {
@@ -121,16 +117,19 @@ export class AuditList {
     const found: Index["seals"] = [];
     for await (const { seal } of seals(this.#store, { rev: at }))
       found.push({ sequence: seal.sequence, lastRevision: seal.recordRevisions.at(-1) ?? 0 });
-    return { at, records, seals: found, usedMs: this.#clock.monotonicMs() };
+    return { records, seals: found };
   }
 
-  #forget(index: Index): void {
-    this.#clock.setTimer(KEPT_MS, () => {
-      if (this.#indexAt !== index.at) return;
-      if (this.#clock.monotonicMs() - index.usedMs < KEPT_MS) return this.#forget(index);
-      this.#index = undefined;
-      this.#indexAt = undefined;
-    });
+  #keep(at: Rev, index: Promise<Index>): void {
+    this.#forget(at);
+    if (this.#indexes.size >= KEPT_INDEXES) this.#forget(this.#indexes.keys().next().value as Rev);
+    const timer = this.#clock.setTimer(KEPT_MS, () => this.#forget(at));
+    this.#indexes.set(at, { index, timer });
+  }
+
+  #forget(at: Rev): void {
+    this.#indexes.get(at)?.timer.cancel();
+    this.#indexes.delete(at);
   }
 }
 

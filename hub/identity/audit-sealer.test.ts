@@ -301,6 +301,39 @@ describe("listing", () => {
     },
   );
 
+  test("looks at every key once for each listing, of four at the same time, and forgets them when no page comes", async () => {
+    const w = world();
+    let scans = 0;
+    const store = Object.assign(Object.create(w.store) as typeof w.store, {
+      range(q: Parameters<typeof w.store.range>[0]) {
+        if (q.keysOnly === true) scans += 1;
+        return w.store.range(q);
+      },
+    });
+    const list = new AuditList({ store, clock: w.clock });
+    const page = (pageToken: string) =>
+      list.page(create(ListAuditRecordsRequestSchema, { pageSize: 2, pageToken }));
+    const tokens: string[] = [];
+    await acts(w, 10);
+    for (let i = 0; i < 4; i++) {
+      tokens.push((await page("")).nextPageToken);
+      await acts(w, 1);
+    }
+    expect(scans).toBe(4);
+    for (let round = 0; round < 3; round++)
+      for (const [i, token] of tokens.entries()) tokens[i] = (await page(token)).nextPageToken;
+    expect(scans).toBe(4);
+    expect(w.timers.size).toBe(4);
+    // A fifth takes the place of the one that was used least recently.
+    await page("");
+    for (const token of tokens.slice(1)) await page(token);
+    expect(scans).toBe(5);
+    w.fire();
+    expect(w.timers.size).toBe(0);
+    await page(tokens[3] as string);
+    expect(scans).toBe(6);
+  });
+
   test("a page size or token that is not one is refused", async () => {
     const list = new AuditList(world());
     const page = (more: object) => list.page(create(ListAuditRecordsRequestSchema, more));

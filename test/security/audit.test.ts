@@ -243,9 +243,9 @@ test("S14 whatever is flipped, deleted or inserted in a sealed trail, the comman
     l.startsWith('{"seal"') ? [JSON.parse(l) as { seal: { lastRevision: string } }] : [],
   );
   const sealedTo = Number(seals.at(-1)?.seal.lastRevision);
-  const findings = (changed: readonly string[]) => {
+  const findings = async (changed: readonly string[]) => {
     const verifier = new ChainVerifier();
-    addExport(verifier, changed.join("\n"), file);
+    await addExport(verifier, changed, file);
     return verifier.finish().findings.map((f) => f.message);
   };
   const records = lines.flatMap((l, i) => {
@@ -265,7 +265,7 @@ test("S14 whatever is flipped, deleted or inserted in a sealed trail, the comman
       lines.toSpliced(i, 1),
       lines.toSpliced(i + 1, 0, inserted),
     ])
-      expect(findings(changed).some((m) => m.includes(named))).toBe(true);
+      expect((await findings(changed)).some((m) => m.includes(named))).toBe(true);
   }
   await writeFile(file, lines.toSpliced(records[3] as number, 1).join("\n"));
   const cut = await r.moorage("verify", "audit", "--file", file);
