@@ -398,20 +398,24 @@ async function listenAll(on: {
   };
   // On the agent port a certificate tells clients apart; elsewhere it is their address alone.
   const perAddress = { ...admission, connectionsPerAddress: config.connectionsPerAddress };
+  // Its two ports differ in how they know their callers, and in nothing else.
+  const publicApi: Omit<Parameters<typeof startServer>[0], "address" | "tls"> = {
+    ...shared,
+    services: [...on.api, health.service, reflection],
+    limits: apiLimits,
+    retryInfo: true,
+    admission: perAddress,
+    before(ctx, method) {
+      if (isWatch(method)) on.shedder.check();
+      return on.before(ctx, method);
+    },
+  };
   try {
     const api = await start({
-      ...shared,
+      ...publicApi,
       address: config.apiAddress,
       option: "--api-address",
       tls: tls(),
-      services: [...on.api, health.service, reflection],
-      limits: apiLimits,
-      retryInfo: true,
-      admission: perAddress,
-      before(ctx, method) {
-        if (isWatch(method)) on.shedder.check();
-        return on.before(ctx, method);
-      },
     });
     const clientCaPem = config.clientCaFile === undefined ? "" : await readFile(config.clientCaFile, "utf8");
     const clientTls = () => ({ ...tls(), clientCaPem });
@@ -419,14 +423,10 @@ async function listenAll(on: {
       config.apiClientCertAddress === undefined
         ? undefined
         : await start({
-            ...shared,
+            ...publicApi,
             address: config.apiClientCertAddress,
             option: "--api-client-cert-address",
             tls: clientTls(),
-            services: [...on.api, health.service, reflection],
-            limits: apiLimits,
-            retryInfo: true,
-            before: on.before,
           });
     const agent = await start({
       ...shared,

@@ -13,7 +13,9 @@ import { systemClock } from "@moorage/shared/clock";
 import { parseConfig } from "@moorage/shared/config";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
+import type { Address } from "@moorage/shared/grpc/listener";
 import { apiLimits } from "@moorage/shared/grpc/options";
+import type { Client } from "@moorage/shared/grpc/types";
 import { limits } from "@moorage/shared/limits";
 import { memoryLogger } from "@moorage/shared/log";
 import { systemRng } from "@moorage/shared/rng";
@@ -23,6 +25,7 @@ import type { WireIdentity, WireStream } from "../world/wire-agent.ts";
 import { enrol, openStream } from "../world/wire-agent.ts";
 import type { HubProcess } from "../world/world.ts";
 import { rawConnect } from "./raw-http2.ts";
+import { vendorCa } from "./wire-world.ts";
 
 /** A hub that cannot keep up, one that everybody calls at once, and agents that do not read. */
 
@@ -34,12 +37,17 @@ let hub: Hub;
 /** The same hub, as the helpers of a hub process see it. */
 let world: HubProcess;
 let identity: WireIdentity;
+/** A caller on the port of client certificates. */
+let backend: Client<typeof TenantService>;
 const undo: (() => unknown)[] = [];
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "moorage-storm-"));
   const argv = ["--data-dir", dir, "--drain-time", "50ms"];
-  for (const name of ["api", "agent", "enrolment", "ops"]) argv.push(`--${name}-address`, "127.0.0.1:0");
+  const vendor = await vendorCa(dir);
+  argv.push(...vendor.options);
+  for (const name of ["api", "api-client-cert", "agent", "enrolment", "ops"])
+    argv.push(`--${name}-address`, "127.0.0.1:0");
   const config = parseConfig(hubOptions, { argv, env: {}, readFile: () => ({}) });
   hub = await startHub(config, {
     clock: systemClock,
@@ -63,6 +71,14 @@ beforeAll(async () => {
     tenants: link.client(TenantService),
     joinTokens: link.client(JoinTokenService),
   };
+  const byCertificate = connect({
+    target: hub.addresses.apiClientCert as Address,
+    tls: { caPem, certPem: vendor.cert, keyPem: vendor.key },
+    limits: apiLimits,
+    clock: systemClock,
+  });
+  undo.push(() => byCertificate.close());
+  backend = byCertificate.client(TenantService);
   world = { ports, caPem, link, api: clients } as unknown as HubProcess;
   await clients.dataPlanes.createDataPlane({ dataPlaneId: "a" });
   identity = await enrol(world, "dataPlanes/a");
@@ -104,6 +120,8 @@ describe("a hub under load", () => {
     expect((refused as MoorageError).retryAfterMs).toBeGreaterThanOrEqual(limits.shedRetryMs / 2);
     const second = world.api.tenants.watchTenants({})[Symbol.asyncIterator]();
     await expect(second.next()).rejects.toMatchObject(overloaded);
+    const third = backend.watchTenants({})[Symbol.asyncIterator]();
+    await expect(third.next()).rejects.toMatchObject(overloaded);
 
     // Calls, the open watch and the open stream go on.
     const name = "tenants/under-load";
@@ -120,7 +138,7 @@ describe("a hub under load", () => {
     while (!received.includes(name)) received = (await agent.next("changes")).updates.map((u) => u.name);
     const metrics = await hub.metrics.metricsText();
     expect(metrics).toContain("moorage_hub_shedding 1");
-    expect(metrics).toContain('moorage_hub_refused_total{reason="memory"} 2');
+    expect(metrics).toContain('moorage_hub_refused_total{reason="memory"} 3');
 
     load = calm;
     await until(false);

@@ -1,8 +1,11 @@
 /** A hub process under attack: a good agent and a good client beside the attacker, and how the hub bears it. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "@moorage/shared/clock";
+import { systemRng } from "@moorage/shared/rng";
+import { createCa, createCsr, generateKeyPem, issueClientCertificate } from "@moorage/shared/x509";
+import { freePort } from "../cluster/processes.ts";
 import { rssMb } from "../load/procfs.ts";
 import type { HubProcess } from "../world/world.ts";
 import { httpText, startHubProcess } from "../world/world.ts";
@@ -15,6 +18,9 @@ export interface WireWorld {
   identity: WireIdentity;
   /** TLS of an attacker who has nothing but the hub's public authority, and of the agent. */
   anyone: { ca: string };
+  /** TLS of a backend on the API's port for client certificates. */
+  backend: { ca: string; cert: string; key: string };
+  clientCertPort: number;
   agent: { ca: string; cert: string; key: string };
   /** One change written by the client and received by the agent: the milliseconds it took. */
   round(): Promise<number>;
@@ -28,10 +34,25 @@ export interface WireWorld {
   close(): Promise<void>;
 }
 
+/** An authority of a vendor's backends: the hub's options for it, and a client of it that is an administrator. */
+export async function vendorCa(dir: string): Promise<{ options: string[]; cert: string; key: string }> {
+  const on = { clock: systemClock, rng: systemRng };
+  const ca = await createCa({ name: "vendor", ttlMs: 3_600_000 }, on);
+  const file = join(dir, "client-ca.pem");
+  writeFileSync(file, ca.certPem);
+  const { keyPem: key } = await generateKeyPem();
+  const uri = "spiffe://vendor/backend";
+  const cert = await issueClientCertificate({ ca, csrDer: await createCsr(key), uri, ttlMs: 3_600_000 }, on);
+  return { options: ["--client-ca-file", file, "--client-cert-grants", `uri=${uri}:admin`], cert, key };
+}
+
 /** Starts a hub process with one enrolled agent whose stream is up. */
 export async function startWireWorld(): Promise<WireWorld> {
   const dir = mkdtempSync(join(tmpdir(), "moorage-wire-"));
-  const hub = await startHubProcess(dir);
+  const { options, ...backend } = await vendorCa(dir);
+  const clientCertPort = await freePort();
+  const address = ["--api-client-cert-address", `127.0.0.1:${clientCertPort}`];
+  const hub = await startHubProcess(dir, [...options, ...address]);
   await hub.api.dataPlanes.createDataPlane({ dataPlaneId: "good" });
   const identity = await enrol(hub, "dataPlanes/good");
   const stream = openStream(hub, identity);
@@ -64,7 +85,9 @@ export async function startWireWorld(): Promise<WireWorld> {
   return {
     hub,
     identity,
+    clientCertPort,
     anyone: { ca: hub.caPem },
+    backend: { ca: hub.caPem, ...backend },
     agent: { ca: hub.caPem, cert: identity.certPem, key: identity.keyPem },
     round,
     async metric(name) {

@@ -245,18 +245,22 @@ async function floodUntilClosed(to: RawConnection, piece: Buffer, most: number):
 
 describe("S13", () => {
   test.each([
-    ["API", "api", limits.apiStreamsPerConnection],
-    ["agent", "agent", limits.agentStreamsPerConnection],
-    ["enrolment", "enrolment", limits.agentStreamsPerConnection],
-  ] as const)("the %s port names its bounds in its settings", async (_name, port, streams) => {
-    const raw = await rawConnect(ports()[port], world.agent);
-    const settings = settingsOf(
-      (await raw.first((f) => f.type === Type.SETTINGS))?.payload ?? Buffer.alloc(0),
-    );
-    expect(settings.get(Setting.MAX_CONCURRENT_STREAMS)).toBe(streams);
-    expect(settings.get(Setting.MAX_HEADER_LIST_SIZE)).toBe(limits.headerListBytes);
-    raw.socket.destroy();
-  });
+    ["API", () => [ports().api, world.anyone], limits.apiStreamsPerConnection],
+    ["client-certificate", () => [world.clientCertPort, world.backend], limits.apiStreamsPerConnection],
+    ["agent", () => [ports().agent, world.agent], limits.agentStreamsPerConnection],
+    ["enrolment", () => [ports().enrolment, world.anyone], limits.agentStreamsPerConnection],
+  ] as [string, () => [number, ConnectionOptions], number][])(
+    "the %s port names its bounds in its settings",
+    async (_name, port, streams) => {
+      const raw = await rawConnect(...port());
+      const settings = settingsOf(
+        (await raw.first((f) => f.type === Type.SETTINGS))?.payload ?? Buffer.alloc(0),
+      );
+      expect(settings.get(Setting.MAX_CONCURRENT_STREAMS)).toBe(streams);
+      expect(settings.get(Setting.MAX_HEADER_LIST_SIZE)).toBe(limits.headerListBytes);
+      raw.socket.destroy();
+    },
+  );
 
   test("every named limit reads back from the running hub", async () => {
     const page = await httpText(`http://127.0.0.1:${ports().ops}/metrics`);
@@ -386,11 +390,13 @@ describe("S13", () => {
     unknown.send(frame(Type.HEADERS, END_HEADERS, 1, headerBlock(callHeaders("/no.Service/Method"))));
     const plain = await rawConnect(ports().api, undefined);
     plain.send(Buffer.from("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"));
-    await Promise.all([silent.closed, halfway.closed, idle.closed, unknown.closed, plain.closed]);
+    const backend = await rawConnect(world.clientCertPort, world.backend);
+    const all = [silent, halfway, idle, unknown, plain, backend];
+    await Promise.all(all.map((c) => c.closed));
     expect(systemClock.monotonicMs() - startMs).toBeLessThan(limits.handshakeMs + 1_500);
     expect(
       await world.metric('moorage_hub_refused_total{reason="handshake_timeout"}'),
-    ).toBeGreaterThanOrEqual(4);
+    ).toBeGreaterThanOrEqual(5);
   });
 
   test.each([
