@@ -1,9 +1,10 @@
 import { chmod, mkdir, open, readFile, rename } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Rng } from "@moorage/shared/rng";
 import { createCa, parseCertificate, splitBundle } from "@moorage/shared/x509";
+import { syncPath } from "../store/durable.ts";
 import type { Authority, KeyProvider } from "./identity.ts";
 
 /** Where the certificate authority is kept: one P-256 key at a time, in files. */
@@ -80,6 +81,7 @@ async function write(path: string, text: string, mode: number): Promise<void> {
     await file.close();
   }
   await rename(`${path}.new`, path);
+  syncPath(dirname(path));
 }
 
 function broken(path: string, why: string, cause?: unknown): MoorageError {

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "no
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { SCHEMA, configure, files } from "@moorage/hub/store/sqlite/schema";
+import { SCHEMA, checkVersion, configure, files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
 import type { Op } from "@moorage/hub/store/store";
@@ -226,6 +226,12 @@ describe("The SQLite store's file", () => {
     const raw = new Database(":memory:");
     expect(() => configure(raw)).toThrow(expect.objectContaining({ reason: "NOT_DURABLE" }));
     raw.close();
+  });
+
+  it("refuses an SQLite that can lose committed writes", () => {
+    for (const version of ["3.51.2", "3.50.9", "2.99.99", "3.9.0", "3.51"])
+      expect(() => checkVersion(version)).toThrow(expect.objectContaining({ reason: "NOT_DURABLE" }));
+    for (const version of ["3.51.3", "3.51.10", "3.54.1", "3.100.0", "4.0.0"]) checkVersion(version);
   });
 
   it("runs with FULL, which is not this build's default for WAL", async () => {

@@ -1,10 +1,11 @@
 import Database from "better-sqlite3";
 import { createHash } from "node:crypto";
-import { closeSync, fsyncSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { dirname } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import type { MessagePort } from "node:worker_threads";
 import { MoorageError } from "@moorage/shared/errors";
+import { syncPath } from "../durable.ts";
 import type { Backup, CheckReply } from "./backup.ts";
 import { readMeta } from "./meta.ts";
 import { verifyFile } from "./verify.ts";
@@ -27,12 +28,7 @@ function check(): Backup {
     db.close();
   }
   const digest = durableDigest();
-  const dir = openSync(dirname(file), "r");
-  try {
-    fsyncSync(dir);
-  } finally {
-    closeSync(dir);
-  }
+  syncPath(dirname(file));
   return { ...facts, ...digest };
 }
 
@@ -41,9 +37,9 @@ function durableDigest(): Pick<Backup, "bytes" | "sha256"> {
   const hash = createHash("sha256");
   const block = Buffer.alloc(1024 * 1024);
   let bytes = 0;
+  syncPath(file);
   const fd = openSync(file, "r");
   try {
-    fsyncSync(fd);
     for (let n = readSync(fd, block); n > 0; n = readSync(fd, block)) {
       hash.update(block.subarray(0, n));
       bytes += n;

@@ -1,7 +1,8 @@
 import type Database from "better-sqlite3";
-import { closeSync, copyFileSync, existsSync, fsyncSync, openSync, renameSync } from "node:fs";
+import { copyFileSync, existsSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import { failpoint } from "@moorage/shared/failpoint";
+import { syncPath } from "../durable.ts";
 import { putMeta, sealMeta } from "./meta.ts";
 import { headSum, logSum, resSum } from "./sums.ts";
 
@@ -70,16 +71,7 @@ function keepCopy(db: Database.Database, schema: number): void {
   if (existsSync(copy)) return;
   db.pragma("wal_checkpoint(TRUNCATE)");
   copyFileSync(db.name, `${copy}.part`);
-  sync(`${copy}.part`);
+  syncPath(`${copy}.part`);
   renameSync(`${copy}.part`, copy);
-  sync(dirname(copy));
-}
-
-function sync(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+  syncPath(dirname(copy));
 }

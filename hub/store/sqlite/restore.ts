@@ -1,9 +1,10 @@
 import Database from "better-sqlite3";
-import { closeSync, copyFileSync, existsSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { copyFileSync, existsSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import type { Rng } from "@moorage/shared/rng";
+import { syncPath } from "../durable.ts";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
@@ -67,7 +68,7 @@ function moveAside(target: string): void {
     if (suffix === "") failpoint("store/mid-move-aside");
   }
   rmSync(`${target}-shm`, { force: true });
-  sync(dirname(target));
+  syncPath(dirname(target));
 }
 
 function restoreAside(on: { file: string; target: string; epoch: Uint8Array }): Restore {
@@ -75,12 +76,12 @@ function restoreAside(on: { file: string; target: string; epoch: Uint8Array }): 
   for (const suffix of ["", "-wal", "-shm"]) rmSync(part + suffix, { force: true });
   copyFileSync(on.file, part);
   const head = prepare(part, on);
-  sync(part);
-  sync(dirname(part));
+  syncPath(part);
+  syncPath(dirname(part));
   moveAside(on.target);
   failpoint("store/before-restore-rename");
   renameSync(part, on.target);
-  sync(dirname(on.target));
+  syncPath(dirname(on.target));
   return { revision: head - EPOCH_JUMP, head, epoch: on.epoch };
 }
 
@@ -108,13 +109,4 @@ function prepare(part: string, on: { file: string; epoch: Uint8Array }): Rev {
 
 function refused(message: string, cause?: unknown): MoorageError {
   return storeError("RESTORE_REFUSED", message, { cause });
-}
-
-function sync(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }

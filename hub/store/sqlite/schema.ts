@@ -13,6 +13,9 @@ export const SCHEMA = 2;
 /** The oldest code, by its schema, that may open a file of {@link SCHEMA}: older code writes rows without checksums. */
 const MIN_SAFE = 2;
 
+/** The first SQLite without the WAL-reset bug. */
+const LEAST_SQLITE = [3, 51, 3] as const;
+
 /** A page holds a value of 2 KB beside others; at SQLite's 4096 bytes one of 1 KB takes a page of its own. */
 const PAGE_BYTES = 8192;
 
@@ -50,10 +53,25 @@ CREATE UNIQUE INDEX res_uid ON res(dp, uid);
 `;
 
 /**
+ * Refuses an SQLite below {@link LEAST_SQLITE}, whose log could lose what was committed when two connections
+ * reset it at the same time. Error: `NOT_DURABLE`.
+ */
+export function checkVersion(version: string): void {
+  const parts = version.split(".").map(Number);
+  const at = LEAST_SQLITE.findIndex((least, i) => parts[i] !== least);
+  if (at < 0 || (parts[at] ?? 0) > (LEAST_SQLITE[at] as number)) return;
+  throw storeError(
+    "NOT_DURABLE",
+    `Use SQLite ${version}: it can lose committed writes, ${LEAST_SQLITE.join(".")} is the oldest that does not; install the better-sqlite3 of package-lock.json`,
+  );
+}
+
+/**
  * Settings of every connection, read back: a setting that did not take would lose acknowledged
  * writes (WAL defaults to NORMAL in this build) or serve a damaged page. Error: `NOT_DURABLE`.
  */
 export function configure(db: Database.Database): void {
+  checkVersion(db.prepare("SELECT sqlite_version()").pluck().get() as string);
   // Of effect on a file that is still empty; one made with other pages is as good, and only never shrinks.
   if (!db.readonly) {
     db.pragma(`page_size = ${PAGE_BYTES}`);
