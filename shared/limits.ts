@@ -95,6 +95,8 @@ export const limits = {
   /** Attempts to open a stream that a data plane has at hand, and the time after which it gets one back. */
   streamAttempts: 20,
   streamAttemptMs: 2_000,
+  /** An agent's digest is judged at most so often on one stream, each kind: all its rows are read for it. */
+  digestJudgedMs: 60_000,
   /** Data planes whose attempts are remembered. */
   streamAttemptBuckets: 20_000,
   /** TLS handshakes begun a second on a port. */

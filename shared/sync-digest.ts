@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, hash } from "node:crypto";
 import { toBinary } from "@bufbuild/protobuf";
 import type { ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ResourceStatusSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
@@ -15,6 +15,9 @@ export interface HeldItem {
   digest: Uint8Array;
 }
 
+/** Lines that are hashed at once. */
+const LINES = 256;
+
 function byUid(a: { uid: string }, b: { uid: string }): number {
   return a.uid < b.uid ? -1 : a.uid > b.uid ? 1 : 0;
 }
@@ -25,11 +28,10 @@ function byUid(a: { uid: string }, b: { uid: string }): number {
  * left out, since their tombstone carries no digest.
  */
 export function heldDigest(items: Iterable<HeldItem>): Uint8Array {
-  const hash = createHash("sha256");
-  for (const item of [...items].sort(byUid)) {
-    hash.update(`${item.uid}\0${item.name}\0${Buffer.from(item.digest).toString("hex")}\n`);
-  }
-  return new Uint8Array(hash.digest());
+  return overLines(
+    [...items].sort(byUid),
+    (item) => `${item.uid}\0${item.name}\0${Buffer.from(item.digest).toString("hex")}\n`,
+  );
 }
 
 /**
@@ -37,10 +39,29 @@ export function heldDigest(items: Iterable<HeldItem>): Uint8Array {
  * resource that was reported and is not gone, in order of uid.
  */
 export function statusDigest(statuses: Iterable<ResourceStatus>): Uint8Array {
-  const hash = createHash("sha256");
-  for (const status of [...statuses].filter((s) => !s.gone).sort(byUid)) {
-    const one = createHash("sha256").update(toBinary(ResourceStatusSchema, status)).digest("hex");
-    hash.update(`${status.uid}\0${one}\n`);
-  }
-  return new Uint8Array(hash.digest());
+  const left = [...statuses].filter((s) => !s.gone);
+  return encodedStatusDigest(
+    left.map((s) => ({ uid: s.uid, digestHex: encodedDigest(toBinary(ResourceStatusSchema, s)) })),
+  );
+}
+
+/** The digest of one encoded status. */
+export const encodedDigest = (encoded: Uint8Array): string => hash("sha256", encoded, "hex");
+
+/** {@link statusDigest} for whoever keeps statuses encoded: over the {@link encodedDigest} of each. */
+export function encodedStatusDigest(statuses: Iterable<{ uid: string; digestHex: string }>): Uint8Array {
+  return overLines([...statuses].sort(byUid), (s) => `${s.uid}\0${s.digestHex}\n`);
+}
+
+/** SHA-256 over a line for each item. */
+function overLines<T>(items: readonly T[], line: (item: T) => string): Uint8Array {
+  const all = createHash("sha256");
+  for (let at = 0; at < items.length; at += LINES)
+    all.update(
+      items
+        .slice(at, at + LINES)
+        .map(line)
+        .join(""),
+    );
+  return new Uint8Array(all.digest());
 }

@@ -19,7 +19,7 @@ import { compareKeys, key, keyAfter, prefix } from "../store/bytes.ts";
 import type { KeyRange, Rev, Store } from "../store/store.ts";
 import { encodePage } from "./basic-items.ts";
 import type { BasicItems } from "./basic-items.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "@moorage/shared/pace";
 import type { Reader } from "./reader.ts";
 import { Snapshot } from "./snapshot.ts";
 

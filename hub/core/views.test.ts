@@ -86,6 +86,17 @@ const of = (s: Stored, type: string, how = View.FULL) =>
   conditionsOf(view(s, how)).find((c) => c.type === type);
 const tenant = resources.Tenant;
 
+test("the hub's own verdict stands beside what the agent reported, until the agent judges as new a revision", () => {
+  const verdict = { state: Verdict_State.REJECTED, revision: 10n, reason: "AgentTooOld", message: "upgrade" };
+  const status = { uid: "u1", conditions: [said("Ready", "True", 1n), said("Healthy", "True", 1n)] };
+  const withheld = create(StoredStatusSchema, { status, withheld: verdict, receivedTime: at });
+  const s = stored(tenant, { rest: { status: withheld } });
+  expect(of(s, "Ready")).toMatchObject({ status: "False", reason: "AgentTooOld", message: "upgrade" });
+  expect(of(s, "Healthy")).toMatchObject({ status: "True" });
+  const alone = create(StoredStatusSchema, { withheld: verdict, receivedTime: at });
+  expect(of(stored(tenant, { rest: { status: alone } }), "Ready")).toMatchObject({ reason: "AgentTooOld" });
+});
+
 test.each(kinds)("a %s without any report has Ready Unknown and is being worked on", (kind) => {
   const record = resources[kind];
   expect(of(stored(record), "Ready")).toMatchObject({ status: "Unknown", reason: "Pending" });

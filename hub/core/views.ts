@@ -140,7 +140,8 @@ function agentConditions(stored: Stored, silent: boolean): Condition[] {
   // What the hub knows better than the agent, an agent does not say.
   const own = record.$typeName === "moorage.hub.v1.DataPlane" ? hubOwned : none;
   let list = (status?.conditions ?? []).filter((c) => !own.has(c.type));
-  const verdict = status?.verdict;
+  // The hub's own stands as long as the agent has judged no revision as new.
+  const verdict = stored.status?.withheld ?? status?.verdict;
   // A verdict on an older revision says nothing of this one, which may be the repair.
   if (verdict?.state === Verdict_State.REJECTED && Number(verdict.revision) >= stored.recordRevision) {
     list = list.filter((c) => c.type !== "Ready" && c.type !== "Stalled" && c.type !== "Reconciling");

@@ -16,7 +16,7 @@ import type { Kind } from "../core/keys.ts";
 import { kindPrefix, prefixes } from "../core/keys.ts";
 import { decode } from "../core/resources.ts";
 import { viewInto } from "../core/views.ts";
-import { Pace } from "../api/pace.ts";
+import { Pace } from "@moorage/shared/pace";
 import { Snapshot } from "../api/snapshot.ts";
 import type { Reader } from "../api/reader.ts";
 import { keyAfter, prefix } from "../store/bytes.ts";

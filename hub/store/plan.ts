@@ -36,6 +36,13 @@ export interface TxnPlan {
   rows: readonly RowOp[];
 }
 
+/** Checks the number of keys of one read. */
+export function checkKeys(keys: readonly Uint8Array[]): readonly Uint8Array[] {
+  if (keys.length <= limits.storeTxnOps) return keys;
+  const message = `Read ${keys.length} keys at once: at most ${limits.storeTxnOps} (storeTxnOps)`;
+  throw storeError("TOO_MANY_OPS", message);
+}
+
 /** Checks the limits of a request and copies it. Errors as {@link import("./store.ts").Store.txn}. */
 export function checkTxn(t: TxnRequest): CheckedTxn {
   const lists = { if: t.if ?? [], then: t.then, else: t.else ?? [], rows: t.rows ?? [] };

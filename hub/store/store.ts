@@ -217,6 +217,12 @@ export interface Store {
   range(q: RangeRequest): Promise<RangeResult>;
 
   /**
+   * The values of up to `limits.storeTxnOps` keys at the head, in one snapshot; undefined for a key that
+   * is not there. Error: INVALID_ARGUMENT `TOO_MANY_OPS`.
+   */
+  getMany(keys: readonly Uint8Array[]): Promise<(KV | undefined)[]>;
+
+  /**
    * Compares, then applies one branch as one revision. Errors: INVALID_ARGUMENT (`TOO_MANY_OPS`,
    * `DUPLICATE_KEY`, `KEY_TOO_LARGE`, `VALUE_TOO_LARGE`, `TXN_TOO_LARGE`), NOT_FOUND
    * (`LEASE_NOT_FOUND`, `DATA_PLANE_UNKNOWN`), RESOURCE_EXHAUSTED `STORE_FULL`, UNAVAILABLE

@@ -7,8 +7,8 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import type { CallContext, Handlers } from "@moorage/shared/grpc/types";
 import { blobKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
-import type { Store } from "../store/store.ts";
-import { allRows, decodeRow } from "./rows.ts";
+import type { ResRow, Store } from "../store/store.ts";
+import { decodeRow, rowPages } from "./rows.ts";
 import type { AgentIdentity } from "./sync.ts";
 
 /** Content by digest for agents: only what a resource of the caller's own data plane names. */
@@ -99,16 +99,19 @@ export function createBlobHandlers(deps: {
 
 async function readables(store: Store, dataPlaneUid: string): Promise<Map<string, Readable>> {
   const out = new Map<string, Readable>();
-  for await (const row of allRows(store, dataPlaneUid)) {
-    const { change } = decodeRow(row);
-    if (change.case !== "upsert") continue;
-    for (const blob of blobsOf(change.value)) {
+  for await (const page of rowPages(store, dataPlaneUid)) {
+    for (const blob of page.flatMap(blobsOfRow)) {
       const chunks = blob.chunks.map((c) => ({ digestHex: hex(c.digest), size: c.sizeBytes }));
       out.set(hex(blob.digest), { size: Number(blob.sizeBytes), chunks });
       for (const chunk of chunks) out.set(chunk.digestHex, { size: chunk.size, chunks: [chunk] });
     }
   }
   return out;
+}
+
+function blobsOfRow(row: ResRow): BlobRef[] {
+  const { change } = decodeRow(row);
+  return change.case === "upsert" ? blobsOf(change.value) : [];
 }
 
 async function* parts(store: Store, blob: Readable, offset: number): AsyncGenerator<{ data: Uint8Array }> {

@@ -214,12 +214,13 @@ class Streams {
       const refusal = this.#unfit(principal, by);
       if (refusal !== undefined) return await this.#refuse(uid, refusal);
       await this.#silence.up(uid);
-      await storeConnected(store, { principal, facts, nowMs: clock.now() });
+      const storeLink = () => storeConnected(store, { principal, facts, nowMs: clock.now() });
+      const stored = await storeLink();
       await identity.confirmAgentKey(principal);
       await this.#checkHistory(hello, principal);
       this.#checkOpening(ctx.signal);
       const epochs = this.#epochs;
-      const opening = await this.#decide(hello, principal);
+      const opening = await this.#decide(hello, principal, ctx.signal);
       // A revocation may have come since the certificate was looked at.
       await identity.authenticateAgent(ctx.peerCertificateDer);
       this.#checkOpening(ctx.signal);
@@ -230,6 +231,7 @@ class Streams {
         hello,
         version,
         opening,
+        storeLink: stored ? undefined : storeLink,
       });
       await this.#serve(session, by, { messages, opening, signal: ctx.signal });
     } finally {
@@ -252,15 +254,16 @@ class Streams {
   }
 
   /** How the stream begins. */
-  async #decide(hello: ClientHello, principal: AgentPrincipal): Promise<Opening> {
+  async #decide(hello: ClientHello, principal: AgentPrincipal, signal: AbortSignal): Promise<Opening> {
     const uid = principal.dataPlaneUid;
     const { store } = this.#o;
     this.#restored = await readRestored(store);
-    return decideOpening(store, hello, {
+    return decideOpening(this.#o, hello, {
       abilities: abilitiesOf(hello),
       compareRequested: this.#compareRequested.has(uid),
       restored: this.#restored !== undefined,
       dataPlane: principal.dataPlane,
+      signal,
     });
   }
 

@@ -1,9 +1,10 @@
-import type { ClientHello, ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { ClientHello } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { StoredDivergence, StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
-import type { HeldItem } from "@moorage/shared/sync-digest";
-import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
-import type { ResRow, Store } from "../store/store.ts";
+import type { Clock } from "@moorage/shared/clock";
+import { heldDigest } from "@moorage/shared/sync-digest";
+import { isStoreError } from "../store/errors.ts";
+import type { Store } from "../store/store.ts";
 import { EPOCH_JUMP } from "../store/store.ts";
 import type { HelloFacts } from "./links.ts";
 import { changeLink, connectedLink } from "./links.ts";
@@ -11,7 +12,8 @@ import { readDivergences } from "./epoch.ts";
 import type { LossFacts, Position, ResumePlan } from "./plan-resume.ts";
 import { planResume } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
-import { allRows, cannotTake, decodeRow, isWithheld, readStatus } from "./rows.ts";
+import type { Judgement, Survey } from "./survey.ts";
+import { judgeHeld, survey } from "./survey.ts";
 import type { AgentPrincipal } from "./sync.ts";
 
 /** The opening of a stream: what the hello claims, whether it is admitted, how it resumes. */
@@ -82,15 +84,24 @@ function clusterChanged(link: StoredLink, facts: HelloFacts): boolean {
   return link.clusterUid !== "" && facts.clusterUid !== "" && link.clusterUid !== facts.clusterUid;
 }
 
-/** Stores that a stream is up, unless the link rules it out by now. */
+/**
+ * Stores that a stream is up, unless the link rules it out by now. False when there is no room for it: no
+ * reason to refuse the stream, which needs none.
+ */
 export async function storeConnected(
   store: Store,
   on: { principal: AgentPrincipal; facts: HelloFacts; nowMs: number },
-): Promise<void> {
-  await changeLink(store, on.principal.dataPlaneUid, (link) => {
-    checkLink(link, on.facts, on.principal.dataPlane);
-    return connectedLink(link, on.facts, on.nowMs);
-  });
+): Promise<boolean> {
+  try {
+    await changeLink(store, on.principal.dataPlaneUid, (link) => {
+      checkLink(link, on.facts, on.principal.dataPlane);
+      return connectedLink(link, on.facts, on.nowMs);
+    });
+    return true;
+  } catch (thrown) {
+    if (isStoreError(thrown, "STORE_FULL")) return false;
+    throw thrown;
+  }
 }
 
 /** What the agent announced that it can take. */
@@ -101,53 +112,14 @@ export function abilitiesOf(hello: ClientHello): Abilities {
   };
 }
 
-/** What the hub's rows and statuses say about an agent's state. */
-export interface Survey {
-  heldDigest: Uint8Array;
-  /** A row was written after the cursor. */
-  changedSince: boolean;
-  newlyDeliverable: boolean;
-  statusDigest: Uint8Array;
-  statuses: number;
-}
-
-/** Reads all rows and statuses of a data plane once. */
-export async function survey(
-  store: Store,
-  dataPlaneUid: string,
-  agent: { abilities: Abilities; cursorRevision: number },
-): Promise<Survey> {
-  const rows: ResRow[] = [];
-  for await (const row of allRows(store, dataPlaneUid)) rows.push(row);
-  const stored = await Promise.all(rows.map((row) => readStatus(store, row.uid)));
-  const held: HeldItem[] = [];
-  const statuses: ResourceStatus[] = [];
-  const out = { changedSince: false, newlyDeliverable: false };
-  rows.forEach((row, i) => {
-    const status = stored[i]?.stored?.status;
-    if (status !== undefined) statuses.push(status);
-    if (row.rev > agent.cursorRevision) out.changedSince = true;
-    const update = decodeRow(row);
-    if (update.change.case !== "upsert") return;
-    const withheld = cannotTake(update.change.value, agent.abilities) !== undefined;
-    if (withheld) return;
-    if (isWithheld(status)) out.newlyDeliverable = true;
-    held.push({ name: row.name, uid: row.uid, digest: update.change.value.digest });
-  });
-  return {
-    ...out,
-    heldDigest: heldDigest(held),
-    statusDigest: statusDigest(statuses),
-    statuses: statuses.length,
-  };
-}
-
 /** How a stream begins. */
 export interface Opening {
   plan: ResumePlan;
   epoch: Uint8Array;
   head: number;
   statusKnown: boolean;
+  /** Uids of what was withheld from the agent before and can be delivered now. */
+  deliverable: ReadonlySet<string>;
   /** Whether the agent's revisions may prove that this hub lost the end of its history. */
   loss: LossFacts;
   /** What is held back from this data plane, by uid; empty with a whole history. */
@@ -156,21 +128,34 @@ export interface Opening {
 
 /** Decides how a stream begins, from the hello and what the store holds now. */
 export async function decideOpening(
-  store: Store,
+  deps: { store: Store; clock: Clock },
   hello: ClientHello,
-  on: { abilities: Abilities; compareRequested: boolean; restored: boolean; dataPlane: string },
+  on: {
+    abilities: Abilities;
+    compareRequested: boolean;
+    restored: boolean;
+    dataPlane: string;
+    /** Of the call. */
+    signal: AbortSignal;
+  },
 ): Promise<Opening> {
+  const { store } = deps;
   const uid = hello.dataPlaneUid;
   const { epoch, rev: head, uncleanStart, restoredRev } = await store.status();
   const cursor = claimedPosition(hello);
-  const found = await survey(store, uid, { abilities: on.abilities, cursorRevision: cursor?.revision ?? 0 });
+  const found = await survey(deps, {
+    dataPlaneUid: uid,
+    abilities: on.abilities,
+    cursorRevision: cursor?.revision ?? 0,
+    signal: on.signal,
+  });
   const plan = planResume({
     cursor,
     head: { epochHex: hex(epoch), revision: head },
     floor: await store.floor(uid),
-    held: judgeHeld(hello, found),
+    held: judgeHello(hello, found),
     unclean: uncleanStart,
-    newlyDeliverable: found.newlyDeliverable,
+    newlyDeliverable: found.deliverable.size > 0,
     compareRequested: on.compareRequested,
   });
   const statusKnown = hello.statusDigest.length > 0 && hex(hello.statusDigest) === hex(found.statusDigest);
@@ -180,7 +165,7 @@ export async function decideOpening(
     newFrom: restoredRev === 0 ? 0 : restoredRev + EPOCH_JUMP,
     head,
   };
-  return { plan, epoch, head, statusKnown, loss, divergences };
+  return { plan, epoch, head, statusKnown, deliverable: found.deliverable, loss, divergences };
 }
 
 /** The position that a hello claims; undefined without a cursor. */
@@ -189,9 +174,7 @@ export function claimedPosition(hello: ClientHello): Position | undefined {
   return { epochHex: hex(hello.cursor.epoch), revision: Number(hello.cursor.revision) };
 }
 
-function judgeHeld(hello: ClientHello, found: Survey): "absent" | "equal" | "differs" | "unknown" {
-  if (hello.heldDigest.length === 0) return "absent";
-  if (hello.cursor === undefined) return hex(hello.heldDigest) === hex(heldDigest([])) ? "absent" : "differs";
-  if (found.changedSince) return "unknown";
-  return hex(hello.heldDigest) === hex(found.heldDigest) ? "equal" : "differs";
+function judgeHello(hello: ClientHello, found: Survey): Judgement {
+  if (hello.cursor !== undefined || hello.heldDigest.length === 0) return judgeHeld(hello.heldDigest, found);
+  return hex(hello.heldDigest) === hex(heldDigest([])) ? "absent" : "differs";
 }

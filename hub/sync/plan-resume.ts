@@ -1,4 +1,5 @@
 import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import type { Judgement } from "./survey.ts";
 
 /**
  * The decisions of a stream's beginning: how it resumes, and what becomes of each row in a compare.
@@ -19,11 +20,8 @@ export interface ResumeFacts {
   head: Position;
   /** Revision below which tombstones of this data plane were dropped. */
   floor: number;
-  /**
-   * The agent's digest of all it holds against the hub's rows: `absent` when it sent none,
-   * `unknown` when rows changed since the cursor, so that the rows cannot tell what it should be.
-   */
-  held: "absent" | "equal" | "differs" | "unknown";
+  /** The agent's digest of all it holds against the hub's rows. */
+  held: Judgement;
   /** The hub may have lost the end of its history, and what the agent holds may prove it. */
   unclean: boolean;
   /** A resource withheld from the agent before can be delivered now: its row may lie below the cursor. */

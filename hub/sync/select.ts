@@ -8,9 +8,9 @@ import { restamp } from "./epoch.ts";
 import type { HeldResource, LossFacts, Restored } from "./plan-resume.ts";
 import { heldProvesLoss, judgeRow } from "./plan-resume.ts";
 import type { Abilities } from "./rows.ts";
-import { cannotTake, decodeRow } from "./rows.ts";
+import { cannotTake, rowFacts } from "./rows.ts";
 import type { Reporter, StatusDeps } from "./status.ts";
-import { writeWithheld } from "./status.ts";
+import { clearWithheld, writeWithheld } from "./status.ts";
 
 /** An agent holds a revision of this epoch that this hub gave and no longer has. */
 export class HistoryLost extends Error {
@@ -32,6 +32,8 @@ export interface Selection {
     | {
         inventory: Inventory;
         cursorRevision: number | undefined;
+        /** Uids of what was withheld before and can be delivered now. */
+        deliverable: ReadonlySet<string>;
         /** Whether what is held may prove that this hub lost the end of its history. */
         loss: LossFacts;
       }
@@ -65,25 +67,25 @@ export async function selectRows(
 
 async function select(deps: StatusDeps, row: ResRow, to: { on: Selection; out: Selected }): Promise<void> {
   const { on, out } = to;
-  const { change } = decodeRow(row);
+  const facts = row.del ? undefined : rowFacts(row);
   const held = on.compare?.inventory.match(row.uid);
-  if (change.case === "upsert") {
-    const message = cannotTake(change.value, on.abilities);
-    if (message !== undefined) return writeWithheld(deps, on.by, { row, message });
-  }
+  const message = facts === undefined ? undefined : cannotTake(facts, on.abilities);
+  if (message !== undefined) return writeWithheld(deps, on.by, { row, message });
   if (on.compare === undefined) {
     const kind = heldBack(row, on);
     if (kind === undefined) out.rows.push(row);
     else out.withheld.push(divergenceOf(row, kind, { on, held: undefined }));
     return;
   }
-  const digestHex = change.case === "upsert" ? Buffer.from(change.value.digest).toString("hex") : "";
+  const digestHex = facts === undefined ? "" : Buffer.from(facts.digest).toString("hex");
   const action = judgeRow({ rev: row.rev, del: row.del, digestHex }, held, {
     cursorRevision: on.compare.cursorRevision,
     restored: on.restored,
   });
   switch (action.kind) {
     case "skip":
+      // The agent has what was withheld from it once, and will not judge it again.
+      if (on.compare.deliverable.has(row.uid)) await clearWithheld(deps, on.by, row.uid);
       return;
     case "withhold":
       out.withheld.push(divergenceOf(row, action.as, { on, held }));

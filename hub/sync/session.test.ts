@@ -276,7 +276,7 @@ describe("a stream", () => {
     const old = hub.connect("a");
     await old.hello({ kinds: [] });
     expect(old.updates()).toEqual([]);
-    const verdict = (await readStatus(hub.store, "t1")).stored?.status?.verdict;
+    const verdict = (await readStatus(hub.store, "t1")).stored?.withheld;
     expect(verdict?.reason).toBe("AgentTooOld");
     const cursor = await old.ack();
     old.stream.cancel();

@@ -4,7 +4,6 @@ import type {
   ClientHello,
   Heartbeat,
   InventoryPage,
-  StatusReport,
   SyncRequest,
 } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
@@ -21,14 +20,15 @@ import { HeldBack } from "./held-back.ts";
 import type { MessageCase, MessageOf, MessageValue, SyncStream } from "./messages.ts";
 import { atMost, broken, policyMessage } from "./messages.ts";
 import type { Opening } from "./open.ts";
-import { abilitiesOf, hex, survey } from "./open.ts";
+import { abilitiesOf } from "./open.ts";
 import type { Restored } from "./plan-resume.ts";
 import { heldProvesLoss } from "./plan-resume.ts";
 import { worthTelling } from "./policy.ts";
+import { Reports, RETRY_MS } from "./reports.ts";
 import { HistoryLost, selectRows } from "./select.ts";
 import { Wake } from "./signal.ts";
 import type { StatusDeps } from "./status.ts";
-import { checkReport, writeReport } from "./status.ts";
+import { judgeHeld, Surveys } from "./survey.ts";
 import type { AgentPrincipal, ConnectedAgent, SyncPolicy } from "./sync.ts";
 import type { Window, WindowLimits } from "./window.ts";
 import { acked, fits, openWindow, room, sent } from "./window.ts";
@@ -66,6 +66,8 @@ export interface SessionFacts {
   hello: ClientHello;
   version: number;
   opening: Opening;
+  /** Stores that the stream is up, as soon as there is room for it; true once it is. Undefined: it is. */
+  storeLink: (() => Promise<boolean>) | undefined;
 }
 
 type Outcome = { error?: unknown };
@@ -89,6 +91,7 @@ export class Session {
   readonly #inventory = new Inventory();
   readonly #frameLimits;
   readonly #heldBack: HeldBack;
+  #linkStored: SessionFacts["storeLink"];
   #told: SyncPolicy;
   #phase: Phase;
   #window: Window;
@@ -96,12 +99,12 @@ export class Session {
   #pending: StreamFrame[] = [];
   #dirty = true;
   #bookmark: { due: boolean; echo: bigint; sentMs: number; timer: Timer | undefined };
-  #statusSeq = 0n;
-  #status: Promise<void> | undefined;
+  #retry: Timer | undefined;
   #clockOffsetMs = 0;
   #roundTripMs: number | undefined;
   #unknownToHub: readonly string[] = [];
-  #reportRequested = false;
+  readonly #surveys: Surveys;
+  readonly #reports: Reports;
   #saidGoodbye = false;
   #outcome: Outcome | undefined;
   #settle: () => void = () => undefined;
@@ -113,8 +116,20 @@ export class Session {
     this.#deps = deps;
     this.#stream = stream;
     this.#facts = facts;
+    this.#linkStored = facts.storeLink;
     this.#abilities = abilitiesOf(hello);
     this.#heldBack = new HeldBack(deps, facts.principal, opening.divergences);
+    const { dataPlaneUid } = facts.principal;
+    this.#surveys = new Surveys(deps, { dataPlaneUid, abilities: this.#abilities });
+    this.#reports = new Reports(deps, {
+      by: { dataPlaneUid, agentGeneration: hello.agentGeneration },
+      surveys: this.#surveys,
+      position: () => this.#position,
+      ack: (seq) => this.#write("statusAck", { seq }),
+      request: () => this.#write("reportRequest", { names: [] }),
+      drained: () => stream.drained(),
+      failed: (error) => this.#end({ error }),
+    });
     this.#told = deps.policy();
     this.#phase = opening.plan.mode === "COMPARE" ? "inventory" : "initial";
     this.#position = opening.plan.after;
@@ -147,6 +162,8 @@ export class Session {
       this.#send().catch((error: unknown) => void this.#sendFailed(error));
       await over;
     }
+    this.#reports.close();
+    this.#retry?.cancel();
     this.#bookmark.timer?.cancel();
     this.#deps.onInitialEnd();
     const outcome = this.#outcome as Outcome | undefined;
@@ -274,7 +291,7 @@ export class Session {
     const free = room(this.#window);
     if (this.#dirty && free.items > 0 && free.bytes > 0) {
       this.#dirty = false;
-      await this.#load(free);
+      await this.#load(free).catch((thrown: unknown) => this.#waitForRoom(thrown));
       return true;
     }
     if (this.#bookmark.due) {
@@ -282,6 +299,13 @@ export class Session {
       return true;
     }
     return false;
+  }
+
+  /** What is withheld or written anew could not be stored: the rows are read again when there may be room. */
+  #waitForRoom(thrown: unknown): void {
+    if (!isStoreError(thrown, "STORE_FULL")) throw thrown;
+    this.#retry?.cancel();
+    this.#retry = this.#deps.clock.setTimer(RETRY_MS, () => this.changed());
   }
 
   async #sendFrame(frame: StreamFrame): Promise<void> {
@@ -309,19 +333,18 @@ export class Session {
     } catch (thrown) {
       if (!isStoreError(thrown, "DATA_PLANE_UNKNOWN")) throw thrown;
       // The report that ended it may still wait for its ack.
-      await this.#status;
+      await this.#reports.settled;
       this.goodbye("FORGOTTEN", this.#told.reconnectSpreadMs);
       return;
     }
     const { hello } = this.#facts;
-    const comparing = this.#phase === "initial" && this.#facts.opening.plan.mode === "COMPARE";
+    const { plan, deliverable, loss } = this.#facts.opening;
+    const comparing = this.#phase === "initial" && plan.mode === "COMPARE";
     const cursorRevision = hello.cursor === undefined ? undefined : Number(hello.cursor.revision);
     const { rows, withheld } = await selectRows(this.#deps, result.rows, {
       by: { dataPlaneUid: dp, agentGeneration: this.agentGeneration },
       abilities: this.#abilities,
-      compare: comparing
-        ? { inventory: this.#inventory, cursorRevision, loss: this.#facts.opening.loss }
-        : undefined,
+      compare: comparing ? { inventory: this.#inventory, cursorRevision, deliverable, loss } : undefined,
       restored: this.#deps.restored(),
       divergences: this.#heldBack.all,
     });
@@ -332,7 +355,7 @@ export class Session {
     if (result.more) this.#dirty = true;
     else if (comparing) {
       const unknown = this.#inventory.unmatched();
-      const { head, loss } = this.#facts.opening;
+      const { head } = this.#facts.opening;
       const lost = unknown.find((u) => heldProvesLoss(u.held.revision, Math.max(head, result.head), loss));
       if (lost !== undefined) throw new HistoryLost(lost.held.revision);
       this.#unknownToHub = unknown.map((u) => u.uid);
@@ -357,8 +380,18 @@ export class Session {
       // Reading again moves the position past revisions of other data planes.
       this.#dirty = true;
       this.#wake.notify();
+      this.#storeLink();
       this.#armBookmark();
     });
+  }
+
+  #storeLink(): void {
+    this.#linkStored?.().then(
+      (stored) => {
+        if (stored) this.#linkStored = undefined;
+      },
+      (error: unknown) => this.#end({ error }),
+    );
   }
 
   async #sendBookmark(): Promise<void> {
@@ -387,7 +420,7 @@ export class Session {
       case "ack":
         return this.#onAck(message.value);
       case "status":
-        return this.#onStatus(message.value);
+        return this.#reports.take(message.value);
       case "heartbeat":
         return this.#onHeartbeat(message.value);
       case "inventory":
@@ -413,33 +446,6 @@ export class Session {
     this.#window = next;
     failpoint("sync/acked");
     this.#wake.notify();
-  }
-
-  #onStatus(report: StatusReport): void {
-    if (this.#status !== undefined)
-      throw broken(`status report "${report.seq}": the one before is not acked yet`);
-    checkReport(report, this.#statusSeq + 1n);
-    this.#statusSeq = report.seq;
-    const by = { dataPlaneUid: this.principal.dataPlaneUid, agentGeneration: this.agentGeneration };
-    this.#status = writeReport(this.#deps, by, report.statuses)
-      .then(async (written) => {
-        this.#status = undefined;
-        this.#deps.counts.statusWritten(written);
-        if (this.#outcome !== undefined) return;
-        this.#write("statusAck", { seq: report.seq });
-        await this.#judgeStatus(report);
-      })
-      .catch((error: unknown) => this.#end({ error }));
-  }
-
-  /** After a full report hub and agent must agree; if not, everything is asked for again, once a stream. */
-  async #judgeStatus(report: StatusReport): Promise<void> {
-    if (report.digest.length === 0 || this.#reportRequested) return;
-    const at = { abilities: this.#abilities, cursorRevision: this.#position };
-    const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
-    if (this.#outcome !== undefined || hex(report.digest) === hex(found.statusDigest)) return;
-    this.#reportRequested = true;
-    this.#write("reportRequest", { names: [] });
   }
 
   #onHeartbeat(beat: Heartbeat): void {
@@ -480,9 +486,8 @@ export class Session {
       this.#pending.length === 0 &&
       this.#window.unacked.length === 0;
     if (digest.length === 0 || !settled()) return;
-    const at = { abilities: this.#abilities, cursorRevision: this.#position };
-    const found = await survey(this.#deps.store, this.principal.dataPlaneUid, at);
-    if (!settled() || found.changedSince || hex(digest) === hex(found.heldDigest)) return;
+    const found = await this.#surveys.take("held", this.#position);
+    if (!settled() || found === undefined || judgeHeld(digest, found) !== "differs") return;
     this.#deps.requestCompare();
     this.goodbye("COMPARE", 0);
   }

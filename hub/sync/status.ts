@@ -1,6 +1,6 @@
 import { create, equals, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { ResourceStatus, StatusReport } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { ResourceStatus, StatusReport, Verdict } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
@@ -12,7 +12,7 @@ import { statusKey, uidKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
 import type { Compare, Op, ResRow, Store } from "../store/store.ts";
 import { changeLink } from "./links.ts";
-import { AGENT_TOO_OLD, isWithheld, readStatus } from "./rows.ts";
+import { AGENT_TOO_OLD, readStatus } from "./rows.ts";
 import type { Finalise } from "./sync.ts";
 
 /** Status reports of agents into the store: only what changed, in few transactions. */
@@ -159,20 +159,31 @@ async function putOf(deps: StatusDeps, by: Reporter, status: ResourceStatus): Pr
       },
     );
   }
-  const before = stored?.status;
-  // A verdict of the hub itself stands until the agent judges a newer revision.
-  const withheld = isWithheld(before) && (before?.verdict?.revision ?? 0n) > (status.verdict?.revision ?? 0n);
-  const next = withheld && before?.verdict ? { ...status, verdict: before.verdict } : status;
-  if (before !== undefined && equals(ResourceStatusSchema, before, next)) return undefined;
-  return put(deps, by, { status: next, modRev });
+  const before = stored?.withheld;
+  // A verdict of the hub itself stands until the agent judges that revision or a newer one.
+  const withheld =
+    before !== undefined && before.revision > (status.verdict?.revision ?? 0n) ? before : undefined;
+  const same = stored?.status !== undefined && equals(ResourceStatusSchema, stored.status, status);
+  if (same && withheld === before) return undefined;
+  return put(deps, by, { uid: status.uid, status, withheld, modRev });
 }
 
-function put(deps: StatusDeps, by: Reporter, of: { status: ResourceStatus; modRev: number }): Put {
-  const k = key(statusKey(of.status.uid));
+interface PutOf {
+  uid: string;
+  status: ResourceStatus | undefined;
+  withheld: Verdict | undefined;
+  /** Revision of the key as it was read. */
+  modRev: number;
+}
+
+function put(deps: StatusDeps, by: Reporter, of: PutOf): Put {
+  const { status, withheld } = of;
+  const k = key(statusKey(of.uid));
   const value = toBinary(
     StoredStatusSchema,
     create(StoredStatusSchema, {
-      status: of.status,
+      ...(status === undefined ? {} : { status }),
+      ...(withheld === undefined ? {} : { withheld }),
       receivedTime: timestampFromMs(deps.clock.now()),
       agentGeneration: by.agentGeneration,
     }),
@@ -240,11 +251,25 @@ export async function writeWithheld(
     reason: AGENT_TOO_OLD,
     message,
   });
+  await changeWithheld(deps, by, { uid: row.uid, to: verdict });
+}
+
+/** Takes the hub's own verdict back: the agent has what it could not take before. */
+export async function clearWithheld(deps: StatusDeps, by: Reporter, uid: string): Promise<void> {
+  await changeWithheld(deps, by, { uid, to: undefined });
+}
+
+async function changeWithheld(
+  deps: StatusDeps,
+  by: Reporter,
+  of: { uid: string; to: Verdict | undefined },
+): Promise<void> {
+  const { uid, to } = of;
   for (let i = 0; i < TRIES; i++) {
-    const { stored, modRev } = await readStatus(deps.store, row.uid);
-    const before = stored?.status ?? create(ResourceStatusSchema, { name: row.name, uid: row.uid });
-    if (before.verdict !== undefined && equals(VerdictSchema, before.verdict, verdict)) return;
-    const write = put(deps, by, { status: { ...before, verdict }, modRev });
+    const { stored, modRev } = await readStatus(deps.store, uid);
+    const before = stored?.withheld;
+    if (before === to || (before && to && equals(VerdictSchema, before, to))) return;
+    const write = put(deps, by, { uid, status: stored?.status, withheld: to, modRev });
     const { ok } = await deps.store.txn({ if: [write.if], then: [write.then] });
     if (ok) return;
   }

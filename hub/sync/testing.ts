@@ -47,7 +47,7 @@ export function manualClock(startMs = Date.UTC(2026, 0, 1)): ManualClock {
   let t = 0;
   const timers = new Set<{ at: number; fn: () => void }>();
   return {
-    now: () => startMs + t,
+    now: () => Math.floor(startMs + t),
     monotonicMs: () => t,
     setTimer(delayMs, fn) {
       const timer = { at: t + delayMs, fn };

@@ -78,6 +78,10 @@ export class NaiveStore implements Omit<Store, "newEpoch"> {
     return { rev: this.#head, kvs, more: kvs.length < all.length };
   }
 
+  async getMany(keys: readonly Uint8Array[]): Promise<(KV | undefined)[]> {
+    return keys.map((k) => this.#state.keys.find((kv) => compareKeys(kv.key, k) === 0));
+  }
+
   async txn(t: TxnRequest): Promise<TxnResult> {
     for (const branch of [t.then, t.else ?? []]) {
       const names = branch.map((op) => String(keyOf(op)));

@@ -232,6 +232,23 @@ describe.each(engines)("The $name store", (engine) => {
       expect(await list(store, { start: key("b"), end: key("a") })).toEqual([]);
     });
 
+    it("answers many keys at once, in the order asked for, and refuses too many", async () => {
+      for (const k of ["a", "b", "c"]) await run(store, putOp(k));
+      await run(store, putOp("b", "new"), delOp("c"));
+      const found = await store.getMany(["b", "c", "nothing", "a", "b"].map(key));
+      expect(found.map((kv) => kv && `${text(kv.key)}=${text(kv.value)}@${kv.modRev}`)).toEqual([
+        "b=new@5",
+        undefined,
+        undefined,
+        "a=a@2",
+        "b=new@5",
+      ]);
+      const all = await store.range(everything);
+      expect(await store.getMany(all.kvs.map((kv) => kv.key))).toEqual(all.kvs);
+      const many = Array.from({ length: limits.storeTxnOps + 1 }, (_, i) => key(`k${i}`));
+      await expect(store.getMany(many)).rejects.toMatchObject({ reason: "TOO_MANY_OPS" });
+    });
+
     it("pages at one revision while others write", async () => {
       for (const k of ["a", "b", "c", "d", "e"]) await run(store, putOp(k));
       const first = await store.range({ ...everything, limit: 2 });

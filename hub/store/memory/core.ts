@@ -64,7 +64,7 @@ export class MemoryCore {
 
   txn(t: CheckedTxn): TxnResult {
     const rev = this.#rev + 1;
-    const get = (key: Uint8Array): KV | undefined => live(this.#history.get(text(key))?.at(-1));
+    const get = (key: Uint8Array): KV | undefined => this.get(key);
     const view = {
       get,
       meta: get,
@@ -75,6 +75,10 @@ export class MemoryCore {
     const dps = [...this.rows.apply(plan.rows, rev)];
     this.#commit({ rev, events: plan.events, dps });
     return { ok: plan.ok, rev: this.#rev, results: plan.results };
+  }
+
+  get(key: Uint8Array): KV | undefined {
+    return live(this.#history.get(text(key))?.at(-1));
   }
 
   range(q: RangeRequest): RangeResult {

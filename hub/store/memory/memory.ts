@@ -2,7 +2,7 @@ import type { Clock } from "@moorage/shared/clock";
 import type { Rng } from "@moorage/shared/rng";
 import { storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
-import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
+import { checkKeys, checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, Store } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
@@ -71,6 +71,7 @@ export function openMemoryStore(options: MemoryStoreOptions): Store {
         watching.jumped(core.rev);
       }),
     range: (q) => answer(() => core.range(q)),
+    getMany: (keys) => answer(() => checkKeys(keys).map((k) => core.get(k))),
     txn: (t) => answer(() => core.txn(checkTxn(t))),
     watch: (w) => watching.watch(w),
     compact: (rev) => answer(() => core.compact(rev)),

@@ -53,6 +53,7 @@ export interface Reader {
   /** Head, compaction and size of the file. */
   status(): { rev: Rev; compactRev: Rev; bytes: number };
   range(q: RangeRequest): RangeResult;
+  getMany(keys: readonly Uint8Array[]): (KV | undefined)[];
   readLog(from: Rev, range: KeyRange): LogPage;
   changes(q: ChangesRequest): ChangesResult;
   resByUid(dp: string, uid: string): ResRow | undefined;
@@ -133,6 +134,12 @@ export function openReader(file: string): Reader {
       const from = at === head ? "head" : "log";
       return { rev: head, kvs: rows.map((r) => (keys === 1 ? toKv(r) : checkedKv(file, r, from))), more };
     }),
+    getMany: snapshot((keys: readonly Uint8Array[]) =>
+      keys.map((k) => {
+        const row = sql.one.get(k) as KvRow | undefined;
+        return row === undefined ? undefined : checkedKv(file, row, "head");
+      }),
+    ),
     readLog: snapshot((from: Rev, range: KeyRange): LogPage => {
       const { rev: head, compactRev } = meta();
       if (from <= compactRev) return { compactRev };
@@ -246,6 +253,7 @@ function statements(db: Database.Database) {
     now: db.prepare(
       `SELECT key, mod_rev AS modRev, ${cols}, ${value} FROM head WHERE key >= @start AND key < @end ORDER BY key LIMIT @limit`,
     ),
+    one: db.prepare(`SELECT key, mod_rev AS modRev, ${cols}, value FROM head WHERE key = ?`),
     past: db.prepare(
       `SELECT key, rev AS modRev, sub, prev_rev AS prevRev, del, ${cols}, ${value} FROM log AS l INDEXED BY log_key
        WHERE key >= @start AND key < @end AND rev <= @at AND del = 0

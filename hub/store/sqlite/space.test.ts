@@ -71,6 +71,9 @@ test("what only deletes passes on a full disk", () => {
   const put = { put: { key, value: key } };
   const remove = { delete: { key } };
   expect(adds(checkTxn({ then: [remove], rows: [{ dropRes: { dp: "d", uid: "u" } }] }))).toBe(false);
+  // As the end of a tenant does: the mark stands already.
+  const mark = { put: { key: Buffer.from("m"), value: new Uint8Array(0) } };
+  expect(adds(checkTxn({ then: [remove, mark] }))).toBe(false);
   expect(adds(checkTxn({ then: [put] }))).toBe(true);
   expect(adds(checkTxn({ then: [remove], else: [put] }))).toBe(true);
   expect(adds(checkTxn({ then: [remove], rows: [{ putDp: { uid: "d" } }] }))).toBe(true);

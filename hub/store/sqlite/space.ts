@@ -90,10 +90,10 @@ export class Space {
   }
 }
 
-/** Whether a transaction may need more room than it frees. */
+/** Whether a transaction may need more room than it frees. A mark without a value, as deletions leave, is none. */
 export function adds(t: CheckedTxn): boolean {
   return (
-    [...t.then, ...t.else].some((op) => "put" in op) ||
+    [...t.then, ...t.else].some((op) => "put" in op && op.put.value.length > 0) ||
     t.rows.some((row) => "upsertRes" in row || "putDp" in row)
   );
 }

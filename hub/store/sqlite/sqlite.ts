@@ -6,7 +6,7 @@ import { MoorageError } from "@moorage/shared/errors";
 import { isStoreError, storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
 import type { Leases } from "../leases.ts";
-import { checkTtl, checkTxn, unknownLease } from "../plan.ts";
+import { checkKeys, checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, LeaseId, Rev, Store, TxnResult } from "../store.ts";
 import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
@@ -201,6 +201,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
         watched.jumped(rev);
       }),
     range: (q) => answer(() => reader.range(q)),
+    getMany: (keys) => answer(() => reader.getMany(checkKeys(keys))),
     txn: (t) => answer(() => link.request({ kind: "txn", txn: checkTxn(t) }) as Promise<TxnResult>),
     watch: (w) => watched.watch(w),
     compact: (rev) => answer(async () => void (await link.request({ kind: "compact", rev }))),

@@ -2,7 +2,7 @@
  * Long work in slices. One thread serves every call and every agent's stream, and an await that is
  * answered at once lets none of them have a turn.
  */
-import type { Clock } from "@moorage/shared/clock";
+import type { Clock } from "./clock.ts";
 
 /** How long work goes on before others have their turn, ms. */
 const SLICE_MS = 5;
