@@ -1,4 +1,6 @@
 /** The hub's API as the commands use it: typed clients, and the standard methods by kind. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { CreateApiKeyRequestSchema } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { ApiKeyService } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import type { Cursor } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import type { ApplicationChange } from "@moorage/proto/moorage/hub/v1/application_service_pb";
@@ -7,6 +9,7 @@ import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import type { DataPlaneChange } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import { DataPlaneService } from "@moorage/proto/moorage/hub/v1/data_plane_service_pb";
 import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import type { CreateJoinTokenRequestSchema } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import { JoinTokenService } from "@moorage/proto/moorage/hub/v1/join_token_service_pb";
 import type { TenantChange } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
@@ -19,11 +22,13 @@ import { apiLimits } from "@moorage/shared/grpc/options";
 import type { WatchMessage } from "@moorage/shared/grpc/resumable-watch";
 import { resumableWatch } from "@moorage/shared/grpc/resumable-watch";
 import { defaultRetryPolicy, retryingLink } from "@moorage/shared/grpc/retry";
+import type { Link } from "@moorage/shared/grpc/types";
 import { systemRng } from "@moorage/shared/rng";
 import type { Context } from "./contexts.ts";
 import { parseAddress } from "./contexts.ts";
 import type { Resource } from "./format.ts";
 import type { ResourceKind } from "./kinds.ts";
+import { makeSecret } from "./secrets.ts";
 
 /** How long a unary call may take. */
 const CALL_MS = 30_000;
@@ -47,7 +52,6 @@ export type Api = ReturnType<typeof openApi>;
 
 /** Connects lazily to a context's hub. */
 export function openApi(context: Context, clock: Clock) {
-  const rng = systemRng;
   const connected = connect({
     target: parseAddress(context.server),
     tls: {
@@ -58,6 +62,12 @@ export function openApi(context: Context, clock: Clock) {
     clock,
     headers: () => ({ authorization: `Bearer ${context.key}` }),
   });
+  return apiOver(connected, clock);
+}
+
+/** As {@link openApi}, over a link that does not retry. */
+export function apiOver(connected: Link, clock: Clock) {
+  const rng = systemRng;
   // Enough for a hub that restarts; a wrong address is still told within seconds.
   const link = retryingLink(connected, { clock, rng, policy: { ...defaultRetryPolicy, attempts: TRIES } });
   const clients = {
@@ -132,6 +142,20 @@ export function openApi(context: Context, clock: Clock) {
         return clients.tenants.updateTenant({ ...options, tenant: resource }, unary);
       return clients.applications.updateApplication({ ...options, application: resource }, unary);
     },
+
+    /** Makes a key, and another one should the answer with its secret be lost. */
+    createApiKey: (request: MessageInitShape<typeof CreateApiKeyRequestSchema>) =>
+      makeSecret(
+        () => clients.apiKeys.createApiKey(request, unary),
+        (name) => clients.apiKeys.deleteApiKey({ name }, unary),
+      ),
+
+    /** Makes a join token, and another one should the answer with it be lost. */
+    createJoinToken: (request: MessageInitShape<typeof CreateJoinTokenRequestSchema>) =>
+      makeSecret(
+        () => clients.joinTokens.createJoinToken(request, unary),
+        (name) => clients.joinTokens.deleteJoinToken({ name }, unary),
+      ),
 
     /** Marks a resource for deletion. */
     async delete(kind: ResourceKind, name: string, how: DeleteOptions): Promise<void> {

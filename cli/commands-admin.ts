@@ -57,7 +57,7 @@ async function printManifest(
 ): Promise<void> {
   const { name, options } = what;
   const lifetime = toDuration(parseDuration("--token-lifetime", options.tokenLifetime));
-  const made = await api.joinTokens.createJoinToken({ parent: name, lifetime }, api.unary);
+  const made = await api.createJoinToken({ parent: name, lifetime });
   const objects = installManifest({
     namespace: options.namespace,
     dataPlane: name.replace(/^dataPlanes\//, ""),
@@ -177,10 +177,7 @@ function addDataPlanes(program: Command, io: Io): void {
     .action(async (id: string, options: { out: string; tokenLifetime: string }, command: Command) => {
       const lifetime = toDuration(parseDuration("--token-lifetime", options.tokenLifetime));
       await withApi(io, command.optsWithGlobals(), async (api) => {
-        const made = await api.joinTokens.createJoinToken(
-          { parent: fullName("DataPlane", id), lifetime },
-          api.unary,
-        );
+        const made = await api.createJoinToken({ parent: fullName("DataPlane", id), lifetime });
         writeSecret(io, options.out, made.token);
         io.err(`${made.joinToken?.name ?? "join token"} created, for ${options.tokenLifetime} and one use\n`);
       });
@@ -267,7 +264,7 @@ function addApiKeys(program: Command, io: Io): void {
             scopes: options.scope ?? [],
             ...(lifetimeMs === undefined ? {} : { expireTime: timestampFromMs(io.clock.now() + lifetimeMs) }),
           };
-          const made = await api.apiKeys.createApiKey({ apiKeyId: id, apiKey }, api.unary);
+          const made = await api.createApiKey({ apiKeyId: id, apiKey });
           writeSecret(io, options.out, made.secret);
           io.err(`${made.apiKey?.name ?? id} created\n`);
         });

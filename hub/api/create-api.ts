@@ -60,8 +60,8 @@ export function createApi(deps: {
       applicationService(api),
       bundleService(api, bundles),
       waitService(api),
-      apiKeyService(api, deps.identity),
-      joinTokenService(api, deps.identity, deps.advertised),
+      apiKeyService({ api, writer, identity: deps.identity }),
+      joinTokenService({ api, writer, identity: deps.identity }, deps.advertised),
       hubService({
         api,
         writer,

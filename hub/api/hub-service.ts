@@ -2,12 +2,14 @@
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
-import type { DivergenceKind, Hub } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
+import type { CertificateAuthority, DivergenceKind, Hub } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import {
   AcceptEpochRequestSchema,
+  CertificateAuthoritySchema,
   DivergenceSchema,
   HubSchema,
   HubService,
+  RotateCertificateAuthorityRequestSchema,
 } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { StoredDivergenceSchema, StoredEpochSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
@@ -113,8 +115,21 @@ export function hubService(deps: HubServiceDeps): BoundService {
       return authority.getCertificateAuthority(request);
     },
     async rotateCertificateAuthority(request, ctx) {
-      const by = api.auth.require(ctx, "update", `${NAME}/certificateAuthority`);
-      return authority.rotateCertificateAuthority(request, by);
+      const principal = api.auth.require(ctx, "update", `${NAME}/certificateAuthority`);
+      const { actor } = principal;
+      // The act is on files: once, however often the transaction with its record is tried.
+      let rotated: Promise<CertificateAuthority> | undefined;
+      return writer.write<CertificateAuthority>({
+        ...call(ctx, principal, { schema: RotateCertificateAuthorityRequestSchema, message: request }),
+        answer: CertificateAuthoritySchema,
+        alone: true,
+        async plan() {
+          rotated ??= authority.rotateCertificateAuthority(request, { actor, requestId: request.requestId });
+          const answer = await rotated;
+          const resource = `${NAME}/certificateAuthority`;
+          return { change: { if: [], then: [], rows: [], resource, answer: () => answer } };
+        },
+      });
     },
     async listAuditRecords(request, ctx) {
       api.auth.require(ctx, "list", `${NAME}/auditRecords`);

@@ -9,11 +9,12 @@ import { prefixes } from "../core/keys.ts";
 import { PageRoom } from "../core/pages.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev } from "../store/store.ts";
-import { auditOp } from "./audit.ts";
+import type { Plan } from "./act.ts";
+import { carryOut } from "./act.ts";
 import { isScope, scopeRule } from "./authorize.ts";
 import type { IdentityContext } from "./context.ts";
 import { newSecret, sameBytes, secretHash } from "./context.ts";
-import type { Actor, ApiKeys, ApiPrincipal } from "./identity.ts";
+import type { Actor, ApiKeys, ApiPrincipal, NewApiKey } from "./identity.ts";
 
 /** API keys: the secret's hash leads to the key; what was found stays in memory until the key changes. */
 
@@ -70,47 +71,46 @@ export class StoredApiKeys implements ApiKeys {
     this.#others = others;
   }
 
-  async create(
-    request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
-    by: Actor,
+  create(request: NewApiKey, by: Actor): Promise<{ apiKey: ApiKey; secret: string }> {
+    return carryOut(this.#ctx, { ...by, method: `${SERVICE}/CreateApiKey` }, this.creating(request));
+  }
+
+  creating(
+    request: NewApiKey,
     keep?: (secret: string) => Promise<void>,
-  ): Promise<{ apiKey: ApiKey; secret: string }> {
+  ): Plan<{ apiKey: ApiKey; secret: string }> {
     const { store, clock, rng } = this.#ctx;
-    check(request, clock.now());
-    const secret = newSecret("mk", rng);
-    await keep?.(secret);
-    const hash = secretHash(secret);
-    const apiKey = create(ApiKeySchema, {
-      name: prefixes.apiKeys + request.id,
-      uid: uuid(rng),
-      displayName: request.displayName,
-      role: request.role,
-      scopes: [...request.scopes],
-      createTime: timestampFromMs(clock.now()),
-      ...(request.expireMs === undefined ? {} : { expireTime: timestampFromMs(request.expireMs) }),
-    });
-    const k = key(apiKey.name);
-    const value = toBinary(
-      StoredApiKeySchema,
-      create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash }),
-    );
-    const { ok } = await store.txn({
-      if: [{ key: k, target: "version", op: "=", to: 0 }],
-      then: [
-        { put: { key: k, value } },
-        { put: { key: hashKey(hash), value: k } },
-        auditOp(this.#ctx, {
-          ...by,
-          method: `${SERVICE}/CreateApiKey`,
-          resource: apiKey.name,
-          outcome: "OK",
-        }),
-      ],
-    });
-    if (ok) return { apiKey, secret };
-    throw new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${apiKey.name}": the name is taken`, {
-      reason: "API_KEY_EXISTS",
-    });
+    return async () => {
+      check(request, clock.now());
+      const name = prefixes.apiKeys + request.id;
+      const k = key(name);
+      if ((await store.range({ start: k })).kvs.length > 0)
+        throw new MoorageError(Code.ALREADY_EXISTS, `Cannot create "${name}": the name is taken`, {
+          reason: "API_KEY_EXISTS",
+        });
+      const secret = newSecret("mk", rng);
+      await keep?.(secret);
+      const hash = secretHash(secret);
+      const apiKey = create(ApiKeySchema, {
+        name,
+        uid: uuid(rng),
+        displayName: request.displayName,
+        role: request.role,
+        scopes: [...request.scopes],
+        createTime: timestampFromMs(clock.now()),
+        ...(request.expireMs === undefined ? {} : { expireTime: timestampFromMs(request.expireMs) }),
+      });
+      const stored = create(StoredApiKeySchema, { apiKey: toBinary(ApiKeySchema, apiKey), hash });
+      return {
+        if: [{ key: k, target: "version", op: "=", to: 0 }],
+        then: [
+          { put: { key: k, value: toBinary(StoredApiKeySchema, stored) } },
+          { put: { key: hashKey(hash), value: k } },
+        ],
+        resource: name,
+        answer: { apiKey, secret },
+      };
+    };
   }
 
   async get(name: string): Promise<ApiKey> {
@@ -127,20 +127,22 @@ export class StoredApiKeys implements ApiKeys {
     return { apiKeys: kvs.slice(0, fit).map((kv) => decodeKey(kv).apiKey), more: more || fit < kvs.length };
   }
 
-  async delete(name: string, by: Actor): Promise<ApiKey> {
-    const kv = await this.#read(name);
-    const { apiKey, hash } = decodeKey(kv);
-    const { ok, rev } = await this.#ctx.store.txn({
-      if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }],
-      then: [
-        { delete: { key: kv.key } },
-        { delete: { key: hashKey(hash) } },
-        auditOp(this.#ctx, { ...by, method: `${SERVICE}/DeleteApiKey`, resource: name, outcome: "OK" }),
-      ],
-    });
-    if (!ok) throw notFound(name);
-    this.#changed(name, rev);
-    return apiKey;
+  delete(name: string, by: Actor): Promise<ApiKey> {
+    return carryOut(this.#ctx, { ...by, method: `${SERVICE}/DeleteApiKey` }, this.deleting(name));
+  }
+
+  deleting(name: string): Plan<ApiKey> {
+    return async () => {
+      const kv = await this.#read(name);
+      const { apiKey, hash } = decodeKey(kv);
+      return {
+        if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }],
+        then: [{ delete: { key: kv.key } }, { delete: { key: hashKey(hash) } }],
+        resource: name,
+        answer: apiKey,
+        committed: (rev) => this.#changed(name, rev),
+      };
+    };
   }
 
   async authenticate(authorization: string | undefined, certificateDer?: Uint8Array): Promise<ApiPrincipal> {
@@ -171,7 +173,8 @@ export class StoredApiKeys implements ApiKeys {
   async bootstrap(keep?: (secret: string) => Promise<void>): Promise<string | undefined> {
     if ((await this.list({ limit: 1 })).apiKeys.length > 0) return undefined;
     const request = { id: BOOTSTRAP, displayName: "First administrator", role: Role.ADMIN, scopes: [] };
-    return (await this.create(request, { actor: "hub" }, keep)).secret;
+    const by = { actor: "hub", method: `${SERVICE}/CreateApiKey` };
+    return (await carryOut(this.#ctx, by, this.creating(request, keep))).secret;
   }
 
   /** Forgets what is in memory of keys that change, until `signal` aborts. */

@@ -8,6 +8,7 @@ import type { Logger } from "@moorage/shared/log";
 import type { Rng } from "@moorage/shared/rng";
 import type { CertifiedKey } from "@moorage/shared/x509";
 import type { Rev, Store } from "../store/store.ts";
+import type { Plan } from "./act.ts";
 import type { TrustedCa } from "./authority.ts";
 import type { Grant } from "./grants.ts";
 import type { OidcOptions } from "./oidc.ts";
@@ -49,30 +50,47 @@ export interface Actor {
   requestId?: string;
 }
 
-/** Join tokens and agent credentials. Errors: NOT_FOUND for an unknown name, INVALID_ARGUMENT by field. */
-export interface JoinTokens {
-  /** `lifetimeMs` up to `limits.joinTokenMaxMs`, default `limits.joinTokenMs`. `token` is shown this once. */
-  create(
-    request: { dataPlane: string; lifetimeMs?: number },
-    by: Actor,
-  ): Promise<{ joinToken: JoinToken; token: string; dataPlaneUid: string }>;
-  list(dataPlane: string): Promise<JoinToken[]>;
-  delete(name: string, by: Actor): Promise<JoinToken>;
-  /** Ends all keys of the data plane's agent and its unused tokens; answers the number of keys ended. */
-  revoke(request: { dataPlane: string; reason: string }, by: Actor): Promise<number>;
+/** A join token just made; `token` is shown this once. */
+export interface NewToken {
+  joinToken: JoinToken;
+  token: string;
+  dataPlaneUid: string;
 }
 
-/** API keys. Errors as of {@link JoinTokens}; ALREADY_EXISTS for a taken id. */
+/**
+ * Join tokens and agent credentials. Errors: NOT_FOUND for an unknown name, INVALID_ARGUMENT by field. A method
+ * that ends in -ing answers the plan of an act, for the API's writer; the others carry it out.
+ */
+export interface JoinTokens {
+  /** `lifetimeMs` up to `limits.joinTokenMaxMs`, default `limits.joinTokenMs`. */
+  create(request: { dataPlane: string; lifetimeMs?: number }, by: Actor): Promise<NewToken>;
+  creating(request: { dataPlane: string; lifetimeMs?: number }): Plan<NewToken>;
+  list(dataPlane: string): Promise<JoinToken[]>;
+  deleting(name: string): Plan<JoinToken>;
+  /** Ends all keys of the data plane's agent and its unused tokens; answers the number of keys ended. */
+  revoke(request: { dataPlane: string; reason: string }, by: Actor): Promise<number>;
+  revoking(request: { dataPlane: string; reason: string }): Plan<number>;
+}
+
+/** An API key to make. `expireMs`: wall time; absent means never. */
+export interface NewApiKey {
+  id: string;
+  displayName: string;
+  role: Role;
+  scopes: readonly string[];
+  expireMs?: number;
+}
+
+/** API keys. Errors and methods as of {@link JoinTokens}; ALREADY_EXISTS for a taken id. */
 export interface ApiKeys {
-  /** `secret` is shown this once. `expireMs`: wall time; absent means never. */
-  create(
-    request: { id: string; displayName: string; role: Role; scopes: readonly string[]; expireMs?: number },
-    by: Actor,
-  ): Promise<{ apiKey: ApiKey; secret: string }>;
+  /** `secret` is shown this once. */
+  create(request: NewApiKey, by: Actor): Promise<{ apiKey: ApiKey; secret: string }>;
+  creating(request: NewApiKey): Plan<{ apiKey: ApiKey; secret: string }>;
   get(name: string): Promise<ApiKey>;
   /** Keys after a name, in order of name. */
   list(q: { afterName?: string; limit: number }): Promise<{ apiKeys: ApiKey[]; more: boolean }>;
   delete(name: string, by: Actor): Promise<ApiKey>;
+  deleting(name: string): Plan<ApiKey>;
   /**
    * The principal of a call: of its client certificate (DER) where the port demands one, else of its
    * `authorization` header, an API key or a JWT. UNAUTHENTICATED otherwise; PERMISSION_DENIED for a known
@@ -126,7 +144,8 @@ export interface CertificateAuthorities {
   describe(): Promise<CertificateAuthorityState>;
   /**
    * Makes a new signing authority; the former stays trusted until {@link retireWhenDue} ends it. Error:
-   * FAILED_PRECONDITION `ROTATION_UNDER_WAY` unless `force`.
+   * FAILED_PRECONDITION `ROTATION_UNDER_WAY` unless `force`. Records that it began, or failed; that it is done,
+   * the caller records.
    */
   rotate(request: { force: boolean }, by: Actor): Promise<CertificateAuthorityState>;
   /** Ends former authorities that no agent needs any more, or whose certificates have all run out. */

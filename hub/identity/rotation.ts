@@ -102,7 +102,6 @@ export function createRotation(
         await record(by, MoorageError.from(thrown).reason);
         throw thrown;
       }
-      await record(by, "OK");
       log.info("certificate authority rotated", { actor: by.actor });
       return describe();
     },

@@ -11,11 +11,12 @@ import { limits } from "@moorage/shared/limits";
 import { prefixes, resourceKey } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
 import type { KV, Op } from "../store/store.ts";
-import { auditOp } from "./audit.ts";
+import type { Plan } from "./act.ts";
+import { carryOut } from "./act.ts";
 import type { IdentityContext } from "./context.ts";
 import { newSecret, secretHash } from "./context.ts";
-import { credentialsWrite, readCredentials, TRIES } from "./credentials.ts";
-import type { Actor, JoinTokens } from "./identity.ts";
+import { credentialsWrite, readCredentials } from "./credentials.ts";
+import type { Actor, JoinTokens, NewToken } from "./identity.ts";
 
 /** Join tokens as the public API manages them; enrol.ts consumes them. */
 
@@ -72,110 +73,101 @@ const deletes = (t: TokenAt): Op[] => [
 
 /** Join tokens over the store. */
 export function createJoinTokens(ctx: IdentityContext): JoinTokens {
+  const by = (actor: Actor, method: string) => ({ ...actor, method: `${SERVICE}/${method}` });
   return {
-    create: (request, by) => createToken(ctx, request, by),
+    create: (request, actor) => carryOut(ctx, by(actor, "CreateJoinToken"), creating(ctx, request)),
+    creating: (request) => creating(ctx, request),
     list: async (dataPlane) => {
       await dataPlaneUid(ctx, dataPlane, "parent");
       return (await tokensOf(ctx, dataPlane)).map((t) => view(t.token));
     },
-    delete: (name, by) => deleteToken(ctx, name, by),
-    revoke: (request, by) => revoke(ctx, request, by),
+    deleting: (name) => deleting(ctx, name),
+    revoke: (request, actor) => carryOut(ctx, by(actor, "RevokeAgentCredentials"), revoking(ctx, request)),
+    revoking: (request) => revoking(ctx, request),
   };
 }
 
-async function createToken(
-  ctx: IdentityContext,
-  request: { dataPlane: string; lifetimeMs?: number },
-  by: Actor,
-) {
-  const lifetimeMs = request.lifetimeMs ?? limits.joinTokenMs;
-  if (!(lifetimeMs > 0 && lifetimeMs <= limits.joinTokenMaxMs)) {
-    throw invalidField(
-      "lifetime",
-      `is ${lifetimeMs} ms, must be above 0 and at most the limit joinTokenMaxMs of ${limits.joinTokenMaxMs}`,
+function creating(ctx: IdentityContext, request: { dataPlane: string; lifetimeMs?: number }): Plan<NewToken> {
+  return async () => {
+    const lifetimeMs = request.lifetimeMs ?? limits.joinTokenMs;
+    if (!(lifetimeMs > 0 && lifetimeMs <= limits.joinTokenMaxMs)) {
+      throw invalidField(
+        "lifetime",
+        `is ${lifetimeMs} ms, must be above 0 and at most the limit joinTokenMaxMs of ${limits.joinTokenMaxMs}`,
+      );
+    }
+    const uid = await dataPlaneUid(ctx, request.dataPlane, "parent");
+    const nowMs = ctx.clock.now();
+    const secret = newSecret("mj", ctx.rng);
+    const id = Buffer.from(ctx.rng.bytes(6)).toString("hex");
+    const token = create(StoredJoinTokenSchema, {
+      hash: secretHash(secret),
+      dataPlane: request.dataPlane,
+      dataPlaneUid: uid,
+      createTime: timestampFromMs(nowMs),
+      expireTime: timestampFromMs(nowMs + lifetimeMs),
+      id,
+    });
+    const k = key(`${prefixes.joinTokens}${idOf(request.dataPlane)}/${id}`);
+    const old = (await tokensOf(ctx, request.dataPlane)).filter(
+      (t) => t.token.expireTime !== undefined && timestampMs(t.token.expireTime) + KEPT_MS < nowMs,
     );
-  }
-  const uid = await dataPlaneUid(ctx, request.dataPlane, "parent");
-  const nowMs = ctx.clock.now();
-  const secret = newSecret("mj", ctx.rng);
-  const id = Buffer.from(ctx.rng.bytes(6)).toString("hex");
-  const token = create(StoredJoinTokenSchema, {
-    hash: secretHash(secret),
-    dataPlane: request.dataPlane,
-    dataPlaneUid: uid,
-    createTime: timestampFromMs(nowMs),
-    expireTime: timestampFromMs(nowMs + lifetimeMs),
-    id,
-  });
-  const k = key(`${prefixes.joinTokens}${idOf(request.dataPlane)}/${id}`);
-  const old = (await tokensOf(ctx, request.dataPlane)).filter(
-    (t) => t.token.expireTime !== undefined && timestampMs(t.token.expireTime) + KEPT_MS < nowMs,
-  );
-  const resource = `${request.dataPlane}/joinTokens/${id}`;
-  await ctx.store.txn({
-    then: [
-      { put: { key: k, value: toBinary(StoredJoinTokenSchema, token) } },
-      { put: { key: tokenHashKey(token.hash), value: k } },
-      auditOp(ctx, { ...by, method: `${SERVICE}/CreateJoinToken`, resource, outcome: "OK" }),
-      ...old.slice(0, MOST_PER_TXN).flatMap(deletes),
-    ],
-  });
-  return { joinToken: view(token), token: secret, dataPlaneUid: uid };
+    return {
+      if: [],
+      then: [
+        { put: { key: k, value: toBinary(StoredJoinTokenSchema, token) } },
+        { put: { key: tokenHashKey(token.hash), value: k } },
+        ...old.slice(0, MOST_PER_TXN).flatMap(deletes),
+      ],
+      resource: `${request.dataPlane}/joinTokens/${id}`,
+      answer: { joinToken: view(token), token: secret, dataPlaneUid: uid },
+    };
+  };
 }
 
-async function deleteToken(ctx: IdentityContext, name: string, by: Actor): Promise<JoinToken> {
-  const [, dataPlane, id] = /^(dataPlanes\/[a-z][a-z0-9-]*)\/joinTokens\/([0-9a-f]+)$/.exec(name) ?? [];
-  const found = dataPlane === undefined ? [] : await tokensOf(ctx, dataPlane);
-  const token = found.find((t) => t.token.id === id);
-  if (token === undefined) {
-    throw new MoorageError(
-      Code.NOT_FOUND,
-      `Cannot find "${name.slice(0, 128)}": there is no such join token`,
-      {
-        reason: "JOIN_TOKEN_NOT_FOUND",
-      },
-    );
-  }
-  const audit = auditOp(ctx, { ...by, method: `${SERVICE}/DeleteJoinToken`, resource: name, outcome: "OK" });
-  await ctx.store.txn({ then: [...deletes(token), audit] });
-  return view(token.token);
+function deleting(ctx: IdentityContext, name: string): Plan<JoinToken> {
+  return async () => {
+    const [, dataPlane, id] = /^(dataPlanes\/[a-z][a-z0-9-]*)\/joinTokens\/([0-9a-f]+)$/.exec(name) ?? [];
+    const found = dataPlane === undefined ? [] : await tokensOf(ctx, dataPlane);
+    const token = found.find((t) => t.token.id === id);
+    if (token === undefined) {
+      throw new MoorageError(
+        Code.NOT_FOUND,
+        `Cannot find "${name.slice(0, 128)}": there is no such join token`,
+        {
+          reason: "JOIN_TOKEN_NOT_FOUND",
+        },
+      );
+    }
+    return { if: [], then: deletes(token), resource: name, answer: view(token.token) };
+  };
 }
 
-async function revoke(
-  ctx: IdentityContext,
-  request: { dataPlane: string; reason: string },
-  by: Actor,
-): Promise<number> {
-  const uid = await dataPlaneUid(ctx, request.dataPlane, "name");
-  for (let i = 0; i < TRIES; i++) {
+/** Ends the keys with the first part, and then what tokens are left. */
+function revoking(ctx: IdentityContext, request: { dataPlane: string; reason: string }): Plan<number> {
+  let before = 0;
+  return async () => {
+    const uid = await dataPlaneUid(ctx, request.dataPlane, "name");
     const at = await readCredentials(ctx.store, uid);
-    const already = at.credentials.revokedTime !== undefined;
-    const next = {
+    const ended = at.credentials.revokedTime === undefined ? at.credentials.keys.length : 0;
+    const write = credentialsWrite(uid, at, {
       ...at.credentials,
       revokedTime: at.credentials.revokedTime ?? timestampFromMs(ctx.clock.now()),
       revokeReason: request.reason.slice(0, 1_024),
-    };
-    const write = credentialsWrite(uid, at, next);
-    const tokens = await tokensOf(ctx, request.dataPlane);
-    failpoint("identity/before-revoke-txn");
-    const { ok } = await ctx.store.txn({
-      if: [write.if],
-      then: [
-        write.then,
-        auditOp(ctx, {
-          ...by,
-          method: `${SERVICE}/RevokeAgentCredentials`,
-          resource: request.dataPlane,
-          outcome: "OK",
-        }),
-        ...tokens.slice(0, MOST_PER_TXN).flatMap(deletes),
-      ],
     });
-    if (!ok) continue;
-    failpoint("identity/after-revoke-txn");
-    // More tokens than one transaction takes: revoking again is harmless and ends the next ones.
-    if (tokens.length > MOST_PER_TXN) await revoke(ctx, request, by);
-    return already ? 0 : at.credentials.keys.length;
-  }
-  throw new MoorageError(Code.ABORTED, `Cannot revoke "${request.dataPlane}": its credentials kept changing`);
+    const tokens = await tokensOf(ctx, request.dataPlane);
+    const more = tokens.length > MOST_PER_TXN;
+    failpoint("identity/before-revoke-txn");
+    return {
+      if: [write.if],
+      then: [write.then, ...tokens.slice(0, MOST_PER_TXN).flatMap(deletes)],
+      resource: request.dataPlane,
+      answer: before + ended,
+      more,
+      committed: () => {
+        failpoint("identity/after-revoke-txn");
+        if (more) before += ended;
+      },
+    };
+  };
 }

@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moorage/hub/v1/api_key_service.proto.
  */
 export const file_moorage_hub_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb29yYWdlL2h1Yi92MS9hcGlfa2V5X3NlcnZpY2UucHJvdG8SDm1vb3JhZ2UuaHViLnYxIs8BCgZBcGlLZXkSDAoEbmFtZRgBIAEoCRILCgN1aWQYAiABKAkSFAoMZGlzcGxheV9uYW1lGAMgASgJEiIKBHJvbGUYBCABKA4yFC5tb29yYWdlLmh1Yi52MS5Sb2xlEg4KBnNjb3BlcxgFIAMoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlIKE0NyZWF0ZUFwaUtleVJlcXVlc3QSEgoKYXBpX2tleV9pZBgBIAEoCRInCgdhcGlfa2V5GAIgASgLMhYubW9vcmFnZS5odWIudjEuQXBpS2V5Ik8KFENyZWF0ZUFwaUtleVJlc3BvbnNlEicKB2FwaV9rZXkYASABKAsyFi5tb29yYWdlLmh1Yi52MS5BcGlLZXkSDgoGc2VjcmV0GAIgASgJIiAKEEdldEFwaUtleVJlcXVlc3QSDAoEbmFtZRgBIAEoCSI7ChJMaXN0QXBpS2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWAoTTGlzdEFwaUtleXNSZXNwb25zZRIoCghhcGlfa2V5cxgBIAMoCzIWLm1vb3JhZ2UuaHViLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiIwoTRGVsZXRlQXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJKmIKBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg4KClJPTEVfQURNSU4QARIRCg1ST0xFX09QRVJBVE9SEAISDwoLUk9MRV9WSUVXRVIQAxIQCgxST0xFX0JJTExJTkcQBDLWAgoNQXBpS2V5U2VydmljZRJZCgxDcmVhdGVBcGlLZXkSIy5tb29yYWdlLmh1Yi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiQubW9vcmFnZS5odWIudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USRQoJR2V0QXBpS2V5EiAubW9vcmFnZS5odWIudjEuR2V0QXBpS2V5UmVxdWVzdBoWLm1vb3JhZ2UuaHViLnYxLkFwaUtleRJWCgtMaXN0QXBpS2V5cxIiLm1vb3JhZ2UuaHViLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBojLm1vb3JhZ2UuaHViLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2USSwoMRGVsZXRlQXBpS2V5EiMubW9vcmFnZS5odWIudjEuRGVsZXRlQXBpS2V5UmVxdWVzdBoWLm1vb3JhZ2UuaHViLnYxLkFwaUtleWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiRtb29yYWdlL2h1Yi92MS9hcGlfa2V5X3NlcnZpY2UucHJvdG8SDm1vb3JhZ2UuaHViLnYxIs8BCgZBcGlLZXkSDAoEbmFtZRgBIAEoCRILCgN1aWQYAiABKAkSFAoMZGlzcGxheV9uYW1lGAMgASgJEiIKBHJvbGUYBCABKA4yFC5tb29yYWdlLmh1Yi52MS5Sb2xlEg4KBnNjb3BlcxgFIAMoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImYKE0NyZWF0ZUFwaUtleVJlcXVlc3QSEgoKYXBpX2tleV9pZBgBIAEoCRInCgdhcGlfa2V5GAIgASgLMhYubW9vcmFnZS5odWIudjEuQXBpS2V5EhIKCnJlcXVlc3RfaWQYAyABKAkiTwoUQ3JlYXRlQXBpS2V5UmVzcG9uc2USJwoHYXBpX2tleRgBIAEoCzIWLm1vb3JhZ2UuaHViLnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkiIAoQR2V0QXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJIjsKEkxpc3RBcGlLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJYChNMaXN0QXBpS2V5c1Jlc3BvbnNlEigKCGFwaV9rZXlzGAEgAygLMhYubW9vcmFnZS5odWIudjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI3ChNEZWxldGVBcGlLZXlSZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSpiCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIOCgpST0xFX0FETUlOEAESEQoNUk9MRV9PUEVSQVRPUhACEg8KC1JPTEVfVklFV0VSEAMSEAoMUk9MRV9CSUxMSU5HEAQy1gIKDUFwaUtleVNlcnZpY2USWQoMQ3JlYXRlQXBpS2V5EiMubW9vcmFnZS5odWIudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBokLm1vb3JhZ2UuaHViLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlEkUKCUdldEFwaUtleRIgLm1vb3JhZ2UuaHViLnYxLkdldEFwaUtleVJlcXVlc3QaFi5tb29yYWdlLmh1Yi52MS5BcGlLZXkSVgoLTGlzdEFwaUtleXMSIi5tb29yYWdlLmh1Yi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaIy5tb29yYWdlLmh1Yi52MS5MaXN0QXBpS2V5c1Jlc3BvbnNlEksKDERlbGV0ZUFwaUtleRIjLm1vb3JhZ2UuaHViLnYxLkRlbGV0ZUFwaUtleVJlcXVlc3QaFi5tb29yYWdlLmh1Yi52MS5BcGlLZXliBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * ApiKey is a caller of this API.
@@ -97,6 +97,13 @@ export type CreateApiKeyRequest = Message<"moorage.hub.v1.CreateApiKeyRequest"> 
    * @generated from field: moorage.hub.v1.ApiKey api_key = 2;
    */
   apiKey?: ApiKey | undefined;
+
+  /**
+   * request_id as in CreateTenantRequest, but for the answer to a repeated request: see the method.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
 };
 
 /**
@@ -223,6 +230,13 @@ export type DeleteApiKeyRequest = Message<"moorage.hub.v1.DeleteApiKeyRequest"> 
    * @generated from field: string name = 1;
    */
   name: string;
+
+  /**
+   * request_id as in CreateTenantRequest.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
 };
 
 /**
@@ -294,7 +308,8 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
  */
 export const ApiKeyService: GenService<{
   /**
-   * CreateApiKey makes a key. Its secret is in this answer and nowhere else.
+   * CreateApiKey makes a key. Its secret is in this answer and nowhere else: repeated by its request_id, the call is
+   * refused with reason SECRET_SHOWN_ONCE and the name of the key in the metadata "resource".
    *
    * @generated from rpc moorage.hub.v1.ApiKeyService.CreateApiKey
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moorage/hub/v1/join_token_service.proto.
  */
 export const file_moorage_hub_v1_join_token_service: GenFile = /*@__PURE__*/
-  fileDesc("Cidtb29yYWdlL2h1Yi92MS9qb2luX3Rva2VuX3NlcnZpY2UucHJvdG8SDm1vb3JhZ2UuaHViLnYxIq0BCglKb2luVG9rZW4SDAoEbmFtZRgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGNvbnN1bWVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiVQoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIOCgZwYXJlbnQYASABKAkSKwoIbGlmZXRpbWUYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24i0QEKF0NyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEi0KCmpvaW5fdG9rZW4YASABKAsyGS5tb29yYWdlLmh1Yi52MS5Kb2luVG9rZW4SDQoFdG9rZW4YAiABKAkSFgoOZGF0YV9wbGFuZV91aWQYAyABKAkSGQoRZW5yb2xtZW50X2FkZHJlc3MYBCABKAkSFQoNYWdlbnRfYWRkcmVzcxgFIAEoCRIYChB0cnVzdF9idW5kbGVfcGVtGAYgASgMEhQKDHRydXN0X2RvbWFpbhgHIAEoCSInChVMaXN0Sm9pblRva2Vuc1JlcXVlc3QSDgoGcGFyZW50GAEgASgJIkgKFkxpc3RKb2luVG9rZW5zUmVzcG9uc2USLgoLam9pbl90b2tlbnMYASADKAsyGS5tb29yYWdlLmh1Yi52MS5Kb2luVG9rZW4iJgoWRGVsZXRlSm9pblRva2VuUmVxdWVzdBIMCgRuYW1lGAEgASgJIj0KHVJldm9rZUFnZW50Q3JlZGVudGlhbHNSZXF1ZXN0EgwKBG5hbWUYASABKAkSDgoGcmVhc29uGAIgASgJIjYKHlJldm9rZUFnZW50Q3JlZGVudGlhbHNSZXNwb25zZRIUCgxyZXZva2VkX2tleXMYASABKAUypgMKEEpvaW5Ub2tlblNlcnZpY2USYgoPQ3JlYXRlSm9pblRva2VuEiYubW9vcmFnZS5odWIudjEuQ3JlYXRlSm9pblRva2VuUmVxdWVzdBonLm1vb3JhZ2UuaHViLnYxLkNyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEl8KDkxpc3RKb2luVG9rZW5zEiUubW9vcmFnZS5odWIudjEuTGlzdEpvaW5Ub2tlbnNSZXF1ZXN0GiYubW9vcmFnZS5odWIudjEuTGlzdEpvaW5Ub2tlbnNSZXNwb25zZRJUCg9EZWxldGVKb2luVG9rZW4SJi5tb29yYWdlLmh1Yi52MS5EZWxldGVKb2luVG9rZW5SZXF1ZXN0GhkubW9vcmFnZS5odWIudjEuSm9pblRva2VuEncKFlJldm9rZUFnZW50Q3JlZGVudGlhbHMSLS5tb29yYWdlLmh1Yi52MS5SZXZva2VBZ2VudENyZWRlbnRpYWxzUmVxdWVzdBouLm1vb3JhZ2UuaHViLnYxLlJldm9rZUFnZW50Q3JlZGVudGlhbHNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Cidtb29yYWdlL2h1Yi92MS9qb2luX3Rva2VuX3NlcnZpY2UucHJvdG8SDm1vb3JhZ2UuaHViLnYxIq0BCglKb2luVG9rZW4SDAoEbmFtZRgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGNvbnN1bWVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiaQoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIOCgZwYXJlbnQYASABKAkSKwoIbGlmZXRpbWUYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEgoKcmVxdWVzdF9pZBgDIAEoCSLRAQoXQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USLQoKam9pbl90b2tlbhgBIAEoCzIZLm1vb3JhZ2UuaHViLnYxLkpvaW5Ub2tlbhINCgV0b2tlbhgCIAEoCRIWCg5kYXRhX3BsYW5lX3VpZBgDIAEoCRIZChFlbnJvbG1lbnRfYWRkcmVzcxgEIAEoCRIVCg1hZ2VudF9hZGRyZXNzGAUgASgJEhgKEHRydXN0X2J1bmRsZV9wZW0YBiABKAwSFAoMdHJ1c3RfZG9tYWluGAcgASgJIicKFUxpc3RKb2luVG9rZW5zUmVxdWVzdBIOCgZwYXJlbnQYASABKAkiSAoWTGlzdEpvaW5Ub2tlbnNSZXNwb25zZRIuCgtqb2luX3Rva2VucxgBIAMoCzIZLm1vb3JhZ2UuaHViLnYxLkpvaW5Ub2tlbiI6ChZEZWxldGVKb2luVG9rZW5SZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJRCh1SZXZva2VBZ2VudENyZWRlbnRpYWxzUmVxdWVzdBIMCgRuYW1lGAEgASgJEg4KBnJlYXNvbhgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjYKHlJldm9rZUFnZW50Q3JlZGVudGlhbHNSZXNwb25zZRIUCgxyZXZva2VkX2tleXMYASABKAUypgMKEEpvaW5Ub2tlblNlcnZpY2USYgoPQ3JlYXRlSm9pblRva2VuEiYubW9vcmFnZS5odWIudjEuQ3JlYXRlSm9pblRva2VuUmVxdWVzdBonLm1vb3JhZ2UuaHViLnYxLkNyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEl8KDkxpc3RKb2luVG9rZW5zEiUubW9vcmFnZS5odWIudjEuTGlzdEpvaW5Ub2tlbnNSZXF1ZXN0GiYubW9vcmFnZS5odWIudjEuTGlzdEpvaW5Ub2tlbnNSZXNwb25zZRJUCg9EZWxldGVKb2luVG9rZW4SJi5tb29yYWdlLmh1Yi52MS5EZWxldGVKb2luVG9rZW5SZXF1ZXN0GhkubW9vcmFnZS5odWIudjEuSm9pblRva2VuEncKFlJldm9rZUFnZW50Q3JlZGVudGlhbHMSLS5tb29yYWdlLmh1Yi52MS5SZXZva2VBZ2VudENyZWRlbnRpYWxzUmVxdWVzdBouLm1vb3JhZ2UuaHViLnYxLlJldm9rZUFnZW50Q3JlZGVudGlhbHNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * JoinToken admits one agent once.
@@ -75,6 +75,13 @@ export type CreateJoinTokenRequest = Message<"moorage.hub.v1.CreateJoinTokenRequ
    * @generated from field: google.protobuf.Duration lifetime = 2;
    */
   lifetime?: Duration | undefined;
+
+  /**
+   * request_id as in CreateTenantRequest, but for the answer to a repeated request: see the method.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
 };
 
 /**
@@ -201,6 +208,13 @@ export type DeleteJoinTokenRequest = Message<"moorage.hub.v1.DeleteJoinTokenRequ
    * @generated from field: string name = 1;
    */
   name: string;
+
+  /**
+   * request_id as in CreateTenantRequest.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
 };
 
 /**
@@ -229,6 +243,13 @@ export type RevokeAgentCredentialsRequest = Message<"moorage.hub.v1.RevokeAgentC
    * @generated from field: string reason = 2;
    */
   reason: string;
+
+  /**
+   * request_id as in CreateTenantRequest: repeated by it, the call ends no keys that were registered since.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
 };
 
 /**
@@ -267,7 +288,8 @@ export const RevokeAgentCredentialsResponseSchema: GenMessage<RevokeAgentCredent
 export const JoinTokenService: GenService<{
   /**
    * CreateJoinToken makes a token for a data plane and answers what an install file needs. The token is in this answer
-   * and nowhere else.
+   * and nowhere else: repeated by its request_id, the call is refused with reason SECRET_SHOWN_ONCE and the name of the
+   * token in the metadata "resource".
    *
    * @generated from rpc moorage.hub.v1.JoinTokenService.CreateJoinToken
    */
