@@ -36,7 +36,6 @@ import type { Rng } from "@moorage/shared/rng";
 import { runServices } from "@moorage/shared/run-services";
 import type { Service } from "@moorage/shared/service";
 import type { Advertised } from "./api/admin.ts";
-import { backupSource } from "./api/backup.ts";
 import { BundleCollector, COLLECT_INTERVAL_MS } from "./api/collector.ts";
 import { createApi } from "./api/create-api.ts";
 import type { HubConfig } from "./config.ts";
@@ -169,7 +168,9 @@ export async function startHub(config: HubConfig, deps: HubDeps): Promise<Hub> {
       identity,
       advertised: () => advertised,
       onGeneration: convergence.written,
-      ...(durable === undefined ? {} : { backup: backupSource(durable, config.dataDir) }),
+      ...(durable === undefined
+        ? {}
+        : { backup: { dir: config.dataDir, write: (file) => durable.backup(file) } }),
     });
     // Made while there is room: a full disk must not keep lists from being served.
     await api.reader.pageKey().catch((error: unknown) => log.warn("page tokens have no key yet", { error }));

@@ -2,7 +2,6 @@
  * A backup as a stream: the store writes a copy of itself to a file beside it, which goes out in parts
  * and is removed. One at a time: each takes as much disk as the store.
  */
-import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -20,31 +19,16 @@ const TEMPORARY = /^backup-[0-9a-f-]{36}\.tmp$/;
 export interface BackupSource {
   /** A directory with room for a copy: the store's own. */
   dir: string;
-  /** Writes a consistent copy to a new file; answers the revision of the newest write that is surely in it. */
-  write(file: string): Promise<Rev>;
+  /** Writes a consistent copy to a new file, and says what is in it. */
+  write(file: string): Promise<BackupFacts>;
 }
-
-/** A store that can write a copy of itself. */
-interface Copied {
-  status(): Promise<{ rev: Rev }>;
-  backup(file: string): Promise<unknown>;
-}
-
-/** The source over a durable store and its directory. */
-export const backupSource = (store: Copied, dir: string): BackupSource => ({
-  dir,
-  async write(file) {
-    const { rev } = await store.status();
-    await store.backup(file);
-    return rev;
-  },
-});
 
 /** What the last part says of the whole. */
 export interface BackupFacts {
   sha256: Uint8Array;
-  sizeBytes: number;
-  revision: Rev;
+  bytes: number;
+  /** The newest write in it. */
+  rev: Rev;
 }
 
 /** Makes backups, one at a time. */
@@ -58,23 +42,22 @@ export class Backups {
     this.#rng = rng;
   }
 
-  /** The file in parts, then its facts. RESOURCE_EXHAUSTED `BACKUP_RUNNING` while there is another. */
-  async *stream(): AsyncGenerator<Uint8Array | BackupFacts, void, void> {
+  /**
+   * The file in parts, then its facts. RESOURCE_EXHAUSTED `BACKUP_RUNNING` while there is another; `begun` is
+   * called once there is none, and waited for before the copy is made.
+   */
+  async *stream(begun: () => Promise<unknown>): AsyncGenerator<Uint8Array | BackupFacts, void, void> {
     if (this.#running) throw running();
     this.#running = true;
     const file = join(this.#source.dir, `backup-${uuid(this.#rng)}.tmp`);
     try {
+      await begun();
       await this.#removeLeft();
-      const revision = await this.#source.write(file);
+      const facts = await this.#source.write(file);
       failpoint("api/backup-written");
-      const hash = createHash("sha256");
-      let sizeBytes = 0;
-      for await (const part of createReadStream(file, { highWaterMark: BACKUP_PART_BYTES })) {
-        hash.update(part as Buffer);
-        sizeBytes += (part as Buffer).length;
+      for await (const part of createReadStream(file, { highWaterMark: BACKUP_PART_BYTES }))
         yield part as Buffer;
-      }
-      yield { sha256: hash.digest(), sizeBytes, revision };
+      yield facts;
     } finally {
       await rm(file, { force: true });
       this.#running = false;

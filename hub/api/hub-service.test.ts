@@ -2,21 +2,24 @@ import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { DivergenceKind } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
-import { StoredDivergenceSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
+import {
+  StoredAuditRecordSchema,
+  StoredDivergenceSchema,
+} from "@moorage/proto/moorage/internal/v1/record_pb";
 import { catalogue } from "@moorage/shared/conditions/catalogue";
 import { systemClock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { systemRng } from "@moorage/shared/rng";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { divergenceKey } from "../core/keys.ts";
-import { key } from "../store/bytes.ts";
+import { divergenceKey, prefixes } from "../core/keys.ts";
+import { key, prefix } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store } from "../store/store.ts";
 import { openSqliteStore } from "../store/sqlite/sqlite.ts";
-import { BACKUP_PART_BYTES, backupSource } from "./backup.ts";
+import { BACKUP_PART_BYTES } from "./backup.ts";
 import { testApi } from "./testing.ts";
 
 let dir: string;
@@ -131,7 +134,7 @@ test.each([Role.OPERATOR, Role.VIEWER, Role.BILLING])("role %s may not look at t
 
 test("a backup is the whole store in parts, with its digest, and leaves no file behind", async () => {
   const store = await openSqliteStore({ dir, clock: systemClock, rng: systemRng });
-  const api = await testApi({ store, backup: backupSource(store, dir) });
+  const api = await testApi({ store, backup: { dir, write: (file) => store.backup(file) } });
   const left = join(dir, "backup-00000000-0000-4000-8000-000000000000.tmp");
   writeFileSync(left, "of a hub that died");
   for (let i = 0; i < 20; i++)
@@ -157,13 +160,15 @@ test("there is one backup at a time, and an abandoned one makes room", async () 
   const file = join(dir, "source");
   writeFileSync(file, new Uint8Array(3 * BACKUP_PART_BYTES));
   const clock = systemClock;
+  const store = openMemoryStore({ clock, rng: systemRng });
   const { admin, stop } = await testApi({
-    store: openMemoryStore({ clock, rng: systemRng }),
+    store,
     backup: {
       dir,
       async write(to) {
-        writeFileSync(to, readFileSync(file));
-        return 1;
+        const bytes = readFileSync(file);
+        writeFileSync(to, bytes);
+        return { bytes: bytes.length, rev: 1, sha256: createHash("sha256").update(bytes).digest() };
       },
     },
   });
@@ -175,6 +180,10 @@ test("there is one backup at a time, and an abandoned one makes room", async () 
     quota: [{ subject: "hub" }],
     retryAfterMs: 10_000,
   });
+  // What is refused is not recorded as done.
+  const audit = await store.range(prefix(prefixes.audit));
+  const methods = audit.kvs.map((kv) => fromBinary(StoredAuditRecordSchema, kv.value).method);
+  expect(methods.filter((m) => m.endsWith("/CreateBackup"))).toHaveLength(1);
   await first.return?.();
   await expect.poll(() => readdirSync(dir)).toEqual(["source"]);
   expect((await admin.hub.createBackup({})[Symbol.asyncIterator]().next()).done).toBe(false);

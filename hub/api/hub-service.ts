@@ -97,17 +97,11 @@ export function hubService(deps: HubServiceDeps): BoundService {
       api.auth.transfer(ctx, principal, limits.backupTransferMs);
       const facts = { actor: principal.actor, method: ctx.method.replace(/^\//, ""), resource: NAME };
       // First, so that the act is known even where the stream breaks off; it is in the copy, too.
-      await api.store.txn({
-        then: [auditOp({ clock: api.clock, rng: deps.rng }, { ...facts, outcome: "OK" })],
-      });
-      for await (const part of backups.stream()) {
+      const begun = () =>
+        api.store.txn({ then: [auditOp({ clock: api.clock, rng: deps.rng }, { ...facts, outcome: "OK" })] });
+      for await (const part of backups.stream(begun)) {
         if (part instanceof Uint8Array) yield { data: part };
-        else
-          yield {
-            sha256: part.sha256,
-            sizeBytes: BigInt(part.sizeBytes),
-            revision: BigInt(part.revision),
-          };
+        else yield { sha256: part.sha256, sizeBytes: BigInt(part.bytes), revision: BigInt(part.rev) };
       }
     },
     async getCertificateAuthority(request, ctx) {

@@ -3,8 +3,12 @@
  * holds is bounded. Over sockets, since that is where a call and its request come apart.
  */
 import { randomBytes } from "node:crypto";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { ApiKeyService, Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
+import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import { unpackBundle } from "@moorage/shared/bundle/unpack";
@@ -22,6 +26,8 @@ import { seededRng } from "@moorage/shared/rng";
 import { expect, onTestFinished, test } from "vitest";
 import { manualClock } from "../sync/testing.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
+import type { BackupSource } from "./backup.ts";
+import { BACKUP_PART_BYTES } from "./backup.ts";
 import { Bundles } from "./bundles.ts";
 import { Reader } from "./reader.ts";
 import { testApi, upload } from "./testing.ts";
@@ -39,8 +45,8 @@ const { bytes, digest } = packBundle(
 const version = "bundles/small/versions/1.0.0";
 
 /** The API on a port; `authenticated` says how many calls have passed their authentication. */
-async function served(clock: Clock = systemClock) {
-  const api = await testApi({ clock });
+async function served(clock: Clock = systemClock, more: { backup?: BackupSource } = {}) {
+  const api = await testApi({ clock, ...more });
   onTestFinished(() => api.stop());
   const reports: CallReport[] = [];
   let authenticated = 0;
@@ -211,6 +217,24 @@ test("a key has so many transfers open, stalled ones too, and ends with them all
   }
   const ended = hub.reports.filter((r) => r.error?.reason === "API_KEY_CHANGED");
   expect(ended).toHaveLength(limits.transfersPerApiKey);
+});
+
+test("a backup that is not read leaves the one place as soon as its key goes, and no file", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "moorage-stalled-"));
+  onTestFinished(() => rmSync(dir, { recursive: true }));
+  const facts = { bytes: 20 * BACKUP_PART_BYTES, rev: 1, sha256: new Uint8Array(32) };
+  const write = async (file: string) => (writeFileSync(file, new Uint8Array(facts.bytes)), facts);
+  const hub = await served(systemClock, { backup: { dir, write } });
+  const key = await hub.key(Role.ADMIN);
+  const stalled = rawCall(hub.session, HubService.method.createBackup, key.headers);
+  stalled.send({});
+  stalled.endRequest();
+  await stalled.begun;
+  const begin = () => hub.api.admin.hub.createBackup({})[Symbol.asyncIterator]().next();
+  await expect(begin()).rejects.toMatchObject({ reason: "BACKUP_RUNNING" });
+  await hub.api.identity.apiKeys.delete(key.name, by);
+  await expect.poll(() => readdirSync(dir)).toEqual([]);
+  expect((await begin()).done).toBe(false);
 });
 
 test("uploads are unpacked one after the other, and one that is refused lets the next in", async () => {
