@@ -60,6 +60,11 @@ export const limits = {
   apiStreamsPerConnection: 256,
   /** Bytes that one call's writer may have on the way to its reader before it must wait. */
   streamQueuedBytes: 256 * KiB,
+  /** What a refusal says, and its details: some of it is the caller's own text, and peers take 8 KiB of headers in all. */
+  statusTextBytes: 1 * KiB,
+  statusDetailBytes: 5 * KiB,
+  /** A name that a health or reflection call asks for. */
+  probeNameBytes: 256,
   /** Header block of one HTTP/2 request, and header fields in it. */
   headerListBytes: 16 * KiB,
   headerPairs: 64,

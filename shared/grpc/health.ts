@@ -6,7 +6,8 @@ import {
   FieldDescriptorProto_Type as Type,
   FileDescriptorProtoSchema,
 } from "@bufbuild/protobuf/wkt";
-import { Code, MoorageError } from "../errors.ts";
+import { Code, invalidField, MoorageError } from "../errors.ts";
+import { limits } from "../limits.ts";
 import { MessageQueue } from "./queue.ts";
 import type { BoundService, CallContext } from "./types.ts";
 
@@ -73,6 +74,15 @@ export const HealthService: DescService = createFileRegistry(file, () => undefin
   "grpc.health.v1.Health",
 ) as DescService;
 
+/** INVALID_ARGUMENT for a name that nothing here has: whoever asks has shown nothing yet, and what is asked is kept or sent back. */
+export function checkLength(field: string, name: string): void {
+  if (name.length > limits.probeNameBytes)
+    throw invalidField(
+      field,
+      `has ${name.length} characters, the limit probeNameBytes is ${limits.probeNameBytes}`,
+    );
+}
+
 /** The health of a port. */
 export interface Health {
   /** The service to serve. */
@@ -88,12 +98,14 @@ export function createHealth(): Health {
   const current = (name: string): ServingStatus => statuses.get(name) ?? ServingStatus.SERVICE_UNKNOWN;
   const handlers = {
     check(request: { service: string }) {
+      checkLength("service", request.service);
       const status = statuses.get(request.service);
       if (status === undefined)
         throw new MoorageError(Code.NOT_FOUND, `Service "${request.service}" is not known`);
       return { status };
     },
     async *watch(request: { service: string }, ctx: CallContext) {
+      checkLength("service", request.service);
       const watcher = { name: request.service, queue: new MessageQueue<ServingStatus>() };
       watcher.queue.push(current(request.service));
       watchers.add(watcher);

@@ -3,7 +3,7 @@ import { Code, MoorageError } from "../errors.ts";
 import { decode, encode } from "./codec.ts";
 import { makeClient, methodPath, serveCall } from "./dispatch.ts";
 import { MessageQueue } from "./queue.ts";
-import { decodeStatus, encodeStatus } from "./status-details.ts";
+import { decodeStatus, encodeStatus, statusText } from "./status-details.ts";
 import type { BoundService, CallContext, CallOptions, ClientDuplex, Link, ServerDuplex } from "./types.ts";
 
 /** A link without sockets, for the simulation. */
@@ -107,7 +107,13 @@ function pair(method: DescMethod, options: PairOptions) {
   };
   const fail = (thrown: unknown) => {
     const error = MoorageError.from(thrown);
-    down.fail(decodeStatus(error.code, error.message, encodeStatus(error, { retryInfo: options.retryInfo })));
+    down.fail(
+      decodeStatus(
+        error.code,
+        statusText(error.message),
+        encodeStatus(error, { retryInfo: options.retryInfo }),
+      ),
+    );
     over();
   };
   const server: ServerDuplex<unknown, unknown> = {

@@ -6,6 +6,7 @@ import {
   FileDescriptorProtoSchema,
 } from "@bufbuild/protobuf/wkt";
 import { Code } from "../errors.ts";
+import { checkLength } from "./health.ts";
 import type { BoundService, ServerDuplex } from "./types.ts";
 
 /**
@@ -107,6 +108,15 @@ interface Request {
   messageRequest: { case?: string; value?: unknown };
 }
 
+/** A question is sent back with its answer. */
+function checkRequest({ host, messageRequest: { case: field, value } }: Request): void {
+  checkLength("host", host);
+  if (typeof value === "string") checkLength(field ?? "", value);
+  // The one question that is a message: of extensions, of which there are none.
+  else
+    checkLength("containing_type", (value as { containingType?: string } | undefined)?.containingType ?? "");
+}
+
 type Answer = { case: string; value: unknown };
 
 /** The reflection service of a port that serves `services` (itself is added). */
@@ -119,6 +129,13 @@ export function createReflection(services: readonly DescService[]): BoundService
     f.dependencies.forEach(add);
   };
   for (const service of all) add(service.file);
+  // Each once: anybody may ask, as often as they like.
+  const kept = new Map<DescFile, Uint8Array>();
+  const encoded = (f: DescFile): Uint8Array => {
+    const bytes = kept.get(f) ?? toBinary(FileDescriptorProtoSchema, f.proto);
+    kept.set(f, bytes);
+    return bytes;
+  };
   const registry = createRegistry(...files.values());
   const bySymbol = (symbol: string): DescFile | undefined => {
     // A method or field is asked for by its parent's name and its own.
@@ -141,9 +158,7 @@ export function createReflection(services: readonly DescService[]): BoundService
       const error = { errorCode: Code.NOT_FOUND, errorMessage: `Cannot find "${value}": it is not served` };
       return { case: "errorResponse", value: create(message("ErrorResponse"), error as never) };
     }
-    const bytes = {
-      fileDescriptorProto: closure(found).map((f) => toBinary(FileDescriptorProtoSchema, f.proto)),
-    };
+    const bytes = { fileDescriptorProto: closure(found).map(encoded) };
     return {
       case: "fileDescriptorResponse",
       value: create(message("FileDescriptorResponse"), bytes as never),
@@ -152,8 +167,11 @@ export function createReflection(services: readonly DescService[]): BoundService
   const handlers = {
     async serverReflectionInfo(stream: ServerDuplex<Request, unknown>) {
       for await (const request of stream.read()) {
+        checkRequest(request);
         const messageResponse = answer(request.messageRequest);
-        const room = stream.write({ validHost: request.host, originalRequest: request, messageResponse });
+        const { host, messageRequest } = request;
+        const originalRequest = { host, messageRequest };
+        const room = stream.write({ validHost: host, originalRequest, messageResponse });
         if (!room) await stream.drained();
       }
     },

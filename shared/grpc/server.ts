@@ -15,7 +15,7 @@ import type { Address, Listener, ListenOptions } from "./listener.ts";
 import { listen } from "./listener.ts";
 import type { WireLimits } from "./options.ts";
 import { channelOptions, http2Options } from "./options.ts";
-import { DETAILS_KEY, encodeStatus } from "./status-details.ts";
+import { DETAILS_KEY, encodeStatus, statusText } from "./status-details.ts";
 import type { BoundService, CallContext, ServerDuplex } from "./types.ts";
 
 /** One finished call, for metrics and the log. `error` is undefined for OK. */
@@ -206,7 +206,7 @@ async function serve(
     } else {
       failed = MoorageError.from(thrown.value);
       trailer.set(DETAILS_KEY, Buffer.from(encodeStatus(failed, { retryInfo: options.retryInfo ?? false })));
-      call.emit("error", { code: failed.code, details: failed.message, metadata: trailer });
+      call.emit("error", { code: failed.code, details: statusText(failed.message), metadata: trailer });
     }
   };
   let late: Timer | undefined;

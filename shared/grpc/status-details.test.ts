@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { Code, MoorageError } from "../errors.ts";
 import { limits } from "../limits.ts";
-import { decodeStatus, encodeStatus } from "./status-details.ts";
+import { decodeStatus, encodeStatus, statusText } from "./status-details.ts";
 
 const full = new MoorageError(Code.RESOURCE_EXHAUSTED, "Too many", {
   reason: "QUOTA",
@@ -52,6 +52,31 @@ test("every detail survives encoding and decoding", () => {
     expect(back[key], key).toEqual(full[key]);
   }
 });
+
+test("a status stays small whatever an error says, and its reason and time are told first", () => {
+  const long = "ü".repeat(100_000);
+  const many = Array.from({ length: 1_000 }, (_, i) => ({ field: `f${i}`, description: long }));
+  const error = new MoorageError(Code.INVALID_ARGUMENT, long, {
+    reason: "MANY",
+    metadata: { value: long },
+    fields: many,
+    quota: [{ subject: "s", description: long }],
+    retryAfterMs: 5,
+  });
+  const encoded = encodeStatus(error);
+  expect(encoded.length).toBeLessThan(limits.statusDetailBytes + 3 * limits.statusTextBytes);
+  const back = decodeStatus(error.code, statusText(error.message), encoded);
+  expect(back).toMatchObject({ code: error.code, reason: "MANY", retryAfterMs: 5 });
+  expect(Buffer.byteLength(back.message)).toBeLessThanOrEqual(limits.statusTextBytes);
+  expect(back.message).toMatch(/^ü+…$/);
+  expect(back.fields.map((f) => f.field)).toEqual(["f0", "f1", "f2", "f3"]);
+  expect(back.fields[0]?.description).toBe(back.message);
+});
+
+test.each(["", "a", "a".repeat(limits.statusTextBytes), "€".repeat(limits.statusTextBytes / 4)])(
+  "a text of the limit is not cut",
+  (text) => expect(statusText(text)).toBe(text),
+);
 
 test("malformed details leave code and message", () => {
   const back = decodeStatus(5, "gone", new Uint8Array([0x1a, 0xff]));

@@ -16,11 +16,20 @@ export const ERROR_DOMAIN = "moorage.dev";
 
 const TYPE_PREFIX = "type.googleapis.com/google.rpc.";
 
+/** A text as a status may carry it: cut, with a mark, at `limits.statusTextBytes`. */
+export function statusText(text: string): string {
+  const most = limits.statusTextBytes;
+  if (text.length <= most / 3 || Buffer.byteLength(text) <= most) return text;
+  // A character that the cut went through is left out.
+  const kept = Buffer.from(text.slice(0, most)).subarray(0, most - 3);
+  return `${new TextDecoder().decode(kept, { stream: true })}…`;
+}
+
 /** One field per string, numbered from 1; empty strings are left out, as proto3 does. */
 function strings(...values: string[]): Uint8Array {
   const w = new BinaryWriter();
   values.forEach((value, i) => {
-    if (value !== "") w.tag(i + 1, WireType.LengthDelimited).string(value);
+    if (value !== "") w.tag(i + 1, WireType.LengthDelimited).string(statusText(value));
   });
   return w.finish();
 }
@@ -59,24 +68,27 @@ const retryMs: Partial<Record<Code, number>> = {
 /**
  * The google.rpc.Status of an error; exactly one ErrorInfo, other details when there are any. With
  * `retryInfo` UNAVAILABLE and RESOURCE_EXHAUSTED always carry one; agents, which spread their return
- * by themselves, are told a time only where the hub means it.
+ * by themselves, are told a time only where the hub means it. Fields and the like are told as far as
+ * `limits.statusDetailBytes` go.
  */
 export function encodeStatus(error: MoorageError, options: { retryInfo?: boolean } = {}): Uint8Array {
   const details: [string, Uint8Array][] = [["ErrorInfo", errorInfo(error)]];
+  let left = limits.statusDetailBytes;
+  const told = (items: Uint8Array[]) => repeated(items.filter((item) => (left -= item.length) >= 0));
   if (error.fields.length > 0) {
-    details.push(["BadRequest", repeated(error.fields.map((f) => strings(f.field, f.description)))]);
+    details.push(["BadRequest", told(error.fields.map((f) => strings(f.field, f.description)))]);
   }
   if (error.preconditions.length > 0) {
     const items = error.preconditions.map((p) => strings(p.type, p.subject, p.description));
-    details.push(["PreconditionFailure", repeated(items)]);
+    details.push(["PreconditionFailure", told(items)]);
   }
   if (error.quota.length > 0) {
-    details.push(["QuotaFailure", repeated(error.quota.map((q) => strings(q.subject, q.description)))]);
+    details.push(["QuotaFailure", told(error.quota.map((q) => strings(q.subject, q.description)))]);
   }
   const retryAfterMs = error.retryAfterMs ?? (options.retryInfo === true ? retryMs[error.code] : undefined);
   if (retryAfterMs !== undefined) details.push(["RetryInfo", retryInfo(retryAfterMs)]);
   const w = new BinaryWriter().tag(1, WireType.Varint).int32(error.code);
-  if (error.message !== "") w.tag(2, WireType.LengthDelimited).string(error.message);
+  if (error.message !== "") w.tag(2, WireType.LengthDelimited).string(statusText(error.message));
   for (const [name, value] of details) {
     const any = new BinaryWriter().tag(1, WireType.LengthDelimited).string(TYPE_PREFIX + name);
     if (value.length > 0) any.tag(2, WireType.LengthDelimited).bytes(value);

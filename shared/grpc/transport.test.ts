@@ -94,6 +94,22 @@ describe.each(links)("a link %s", (_name, makeLink) => {
     });
   });
 
+  test("carries an error whose text is longer than any header may be", async () => {
+    const long = "x".repeat(3 * 1024 * 1024);
+    const thrown = new MoorageError(Code.NOT_FOUND, long, { fields: [{ field: long, description: long }] });
+    const service = bind(EnrolmentService, { enrol: () => Promise.reject(thrown) });
+    const error = await (
+      await makeLink([service])
+    )
+      .client(EnrolmentService)
+      .enrol({})
+      .catch((e: unknown) => e as MoorageError);
+    expect(error).toMatchObject({
+      code: Code.NOT_FOUND,
+      message: expect.stringMatching(/^x{1000,}…$/) as string,
+    });
+  });
+
   test("hides the text of a foreign error", async () => {
     const service = bind(EnrolmentService, { enrol: () => Promise.reject(new Error("password=1")) });
     const client = (await makeLink([service])).client(EnrolmentService);
