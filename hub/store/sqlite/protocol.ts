@@ -25,7 +25,7 @@ export interface StoreStats {
   /** Of the file's size, what holds content; and pages of the file without any. */
   usedBytes: number;
   freePages: number;
-  /** Transactions asked for, and groups in which they were committed. */
+  /** Writes asked for, and groups in which they were committed: so many syncs. */
   txns: number;
   commits: number;
   checkpoints: number;
