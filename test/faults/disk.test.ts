@@ -9,12 +9,18 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { ApiClients } from "../world/world.ts";
 import { HubRig } from "./hub-rig.ts";
 import { Ledger } from "./ledger.ts";
+import { PlaneRig } from "./plane-rig.ts";
 import { Shim } from "./shim/shim.ts";
 
 /** A refusal must not make callers wait. */
 const REFUSED_MS = 50;
 /** Writes go on this long after space returned. */
 const NORMAL_MS = 5_000;
+
+/** How long hub and agent may take to agree. */
+const CONVERGE_MS = 60_000;
+/** A stream that ends on what the disk refuses would have ended several times by then. */
+const FLAPPING_MS = 3_000;
 
 /** Time for a hub to start on a busy machine. */
 const START_MS = 60_000;
@@ -32,7 +38,7 @@ beforeEach(async () => {
   hub = await HubRig.create(dir);
   shim = new Shim({ dir: hub.dataDir, work });
   ledger = new Ledger();
-  await hub.start({ env: shim.env });
+  await hub.start({ env: { ...shim.env, MOORAGE_HEARTBEAT_INTERVAL: "1s" } });
   shim.demandLoaded();
   api = hub.api();
   await api.dataPlanes.createDataPlane({ dataPlaneId: "main", dataPlane: { spec: {} } });
@@ -125,6 +131,85 @@ describe("R5: a hub whose disk is full", () => {
     expect(slowest).toBeLessThan(REFUSED_MS * 10);
     await hub.kill();
     expect(await ledger.auditFiles(hub.dataDir)).toEqual([]);
+  });
+});
+
+describe("An agent of a hub whose disk is full", () => {
+  let plane: PlaneRig;
+  beforeEach(async () => {
+    plane = new PlaneRig(hub, work);
+    await plane.token(api, "main");
+    plane.start();
+  });
+  afterEach(() => plane.stop());
+
+  const within = async (what: string, ms: number, done: () => Promise<boolean>): Promise<void> => {
+    const end = systemClock.monotonicMs() + ms;
+    while (!(await done())) {
+      if (systemClock.monotonicMs() > end) throw new Error(`${what}: not so\n${plane.recentLog()}`);
+      await sleep(systemClock, 50);
+    }
+  };
+  const condition = async (type: string): Promise<string> => {
+    const { status } = await api.dataPlanes.getDataPlane({ name: "dataPlanes/main" });
+    return status?.conditions.find((c) => c.type === type)?.status ?? "";
+  };
+  const ready = (name: string) => async (): Promise<boolean> => {
+    const { status } = await api.tenants.getTenant({ name });
+    return status?.conditions.some((c) => c.type === "Ready" && c.status === "True") === true;
+  };
+  const gone = (name: string) => async (): Promise<boolean> =>
+    (await refusal(api.tenants.getTenant({ name })).catch(() => undefined))?.code === Code.NOT_FOUND;
+  /** Takes all space: what the log holds in space that it has already goes as well. */
+  const fill = async (): Promise<void> => {
+    shim.set("space", 0);
+    for (let refused = 0; refused < 20;)
+      if ((await refusal(createTenant()).catch(() => undefined)) !== undefined) refused++;
+  };
+
+  it("keeps its one stream, and what it reported is stored once there is space", async () => {
+    const going = `tenants/${await createTenant()}`;
+    await within("The tenant is ready", CONVERGE_MS, ready(going));
+    plane.stop();
+    await api.tenants.deleteTenant({ name: going });
+    const coming = `tenants/${await createTenant()}`;
+    await fill();
+    const streams = plane.logged("connected to the hub");
+    const lost = plane.logged("not connected to the hub, it is dialled again");
+    plane.start();
+    const namespaces = () =>
+      plane.cluster.store.list({ apiVersion: "v1", kind: "Namespace" }).map((n) => n.metadata.name);
+    await within("The order is carried out", CONVERGE_MS, () =>
+      Promise.resolve(
+        namespaces().some((n) => n.includes(coming.slice(8))) &&
+          !namespaces().some((n) => n.includes(going.slice(8))),
+      ),
+    );
+    const since = systemClock.monotonicMs();
+    while (systemClock.monotonicMs() - since < FLAPPING_MS)
+      await served("get", api.tenants.getTenant({ name: coming }));
+    expect(plane.logged("connected to the hub") - streams).toBe(1);
+    expect(plane.logged("not connected to the hub, it is dialled again") - lost).toBe(0);
+    shim.set("space", -1);
+    await within("The status is stored", CONVERGE_MS, ready(coming));
+    await within("The removal is stored", CONVERGE_MS, gone(going));
+    expect(plane.logged("connected to the hub") - streams).toBe(1);
+  });
+
+  it("falls silent visibly, at the latest once there is space", async () => {
+    await within(
+      "The agent is connected",
+      CONVERGE_MS,
+      async () => (await condition("Connected")) === "True",
+    );
+    await fill();
+    plane.stop();
+    await within("The hub gives up to store the silence", CONVERGE_MS, () =>
+      Promise.resolve(hub.log().includes("Cannot store the silence of an agent")),
+    );
+    expect(await condition("Connected")).toBe("True");
+    shim.set("space", -1);
+    await within("The silence is stored", CONVERGE_MS, async () => (await condition("Connected")) !== "True");
   });
 });
 

@@ -153,6 +153,11 @@ export class PlaneRig {
     return { signal, log: this.#child?.log ?? "" };
   }
 
+  /** How often the agent in this process logged a message. */
+  logged(message: string): number {
+    return this.#log.records.filter((r) => r.message === message).length;
+  }
+
   /** What the agent logged last, for a failure's message. */
   recentLog(): string {
     const own = this.#log.records.slice(-12).map((r) => JSON.stringify(r));
