@@ -1,7 +1,13 @@
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { systemClock } from "@moorage/shared/clock";
+import { seededRng } from "@moorage/shared/rng";
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { key, keyText } from "../store/bytes.ts";
+import { openMemoryStore } from "../store/memory/memory.ts";
+import type { Store } from "../store/store.ts";
+import { Reader } from "./reader.ts";
 import { publish, testApi } from "./testing.ts";
 import type { TestApi } from "./testing.ts";
 
@@ -139,4 +145,71 @@ test("long lists, of which most entries are kept, show what changed in any part 
   await api.link(dataPlane.uid, LinkState.SILENT);
   await same();
   await api.stop();
+});
+
+/** A store that tells what is read of it. */
+function told() {
+  const inner = openMemoryStore({ clock: systemClock, rng: seededRng(1) });
+  const reads: { from: string; limit: number | undefined; keysOnly: boolean }[] = [];
+  const store: Store = {
+    ...inner,
+    range(q) {
+      if (q.end !== undefined)
+        reads.push({ from: keyText(q.start), limit: q.limit, keysOnly: q.keysOnly === true });
+      return inner.range(q);
+    },
+  };
+  return { store, reads };
+}
+
+test("a first list reads each record and each status once, the next one keys alone", async () => {
+  const { store, reads } = told();
+  const api = await testApi({ store });
+  await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "a", dataPlane: { spec: {} } });
+  const spec = { dataPlane: "dataPlanes/a" };
+  for (let i = 0; i < 150; i++) {
+    const tenant = await api.admin.tenants.createTenant({ tenantId: `t${i}`, tenant: { spec } });
+    await api.status(tenant, ready("True", 1n));
+  }
+  const list = async () => {
+    reads.length = 0;
+    await api.admin.tenants.listTenants({ view: View.BASIC, pageSize: 1_000 });
+    return reads.map((r) => [r.from.split("/")[0], r.keysOnly]).filter(([from]) => from !== "placements");
+  };
+  expect(await list()).toEqual([
+    ["tenants", false],
+    ["status", false],
+  ]);
+  const { tenants } = await api.admin.tenants.listTenants({ view: View.BASIC, pageSize: 1 });
+  await api.status(tenants[0] as (typeof tenants)[number], ready("False", 1n));
+  expect(await list()).toEqual([
+    ["tenants", true],
+    ["status", true],
+  ]);
+  await api.stop();
+});
+
+test("the statuses of all resources are read in pages between which others have their turn", async () => {
+  const { store, reads } = told();
+  for (let i = 0; i < 25; i++)
+    await store.txn({
+      then: Array.from({ length: 100 }, (_, j) => ({
+        put: { key: key(`status/${i}-${j}`), value: new Uint8Array(1) },
+      })),
+    });
+  const { rev } = await store.status();
+  const reader = new Reader(store);
+  let turns = 0;
+  let reading = true;
+  const others = (async () => {
+    for (; reading; turns++) await new Promise((resolve) => setImmediate(resolve));
+  })();
+  const [first, second] = await Promise.all([reader.statuses(rev), reader.statuses(rev)]);
+  reading = false;
+  await others;
+  expect(first.size).toBe(2_500);
+  expect(second).toBe(first);
+  expect(reads.map((r) => r.limit)).toEqual([1_000, 1_000, 1_000]);
+  expect(turns).toBeGreaterThan(1);
+  await store.close();
 });

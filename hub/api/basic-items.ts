@@ -5,17 +5,19 @@
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { DescMessage } from "@bufbuild/protobuf";
-import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
-import type { Kind } from "../core/keys.ts";
-import { resourceKey, statusKey } from "../core/keys.ts";
+import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
+import type { BasicKind } from "../core/basic-bytes.ts";
+import { BasicEncoder, Bytes, HEADER_BYTES } from "../core/basic-bytes.ts";
+import { resourceKey } from "../core/keys.ts";
 import { PageRoom } from "../core/pages.ts";
 import { decode, schemas } from "../core/resources.ts";
 import { viewInto } from "../core/views.ts";
 import { keyAfter, keyText } from "../store/bytes.ts";
 import type { KV, KeyRange, Rev, Store } from "../store/store.ts";
 import type { Page } from "./lists.ts";
-import type { Reader } from "./reader.ts";
+import type { Found, Reader } from "./reader.ts";
 import { Snapshot } from "./snapshot.ts";
 
 /** Bytes of entries that are kept. */
@@ -36,12 +38,17 @@ interface Entry {
 /** 0 without a status. */
 type StatusRevision = (uid: string) => Rev | Promise<Rev>;
 
+/** Links by the name that leads to them. */
+type Links = Map<string, Found<StoredLink> | undefined>;
+
 /** Encoded entries by key; those least used go first. */
 export class BasicItems {
   readonly #store: Store;
   readonly #reader: Reader;
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
+  /** Nothing of the page before was kept, as after a start: the next one is read with its values at once. */
+  #cold = true;
 
   constructor(deps: { store: Store; reader: Reader }) {
     this.#store = deps.store;
@@ -50,45 +57,64 @@ export class BasicItems {
 
   /** The entries of at most `limit` keys of `range` at a revision, in order, as far as a page has room. */
   async page(
-    kind: Kind,
+    kind: BasicKind,
     at: { range: Required<KeyRange>; rev: Rev; limit: number },
   ): Promise<{ items: Uint8Array[]; last: string; more: boolean }> {
     const { rev } = at;
-    const keys = await this.#store.range({ ...at.range, rev, limit: at.limit, keysOnly: true });
+    const cold = this.#cold;
+    const { kvs, more } = await this.#store.range({ ...at.range, rev, limit: at.limit, keysOnly: !cold });
     const snapshot = new Snapshot(this.#reader, rev);
-    const statuses = await this.#statuses(keys.kvs.length, rev);
+    if (cold && kvs.length >= FEW) await snapshot.readStatuses();
+    const statusRevision = await this.#statusRevisions(kvs.length, snapshot);
     const items: (Uint8Array | undefined)[] = [];
-    const links = new Map<string, Rev>();
-    for (const kv of keys.kvs) {
+    const links: Links = new Map();
+    for (const kv of kvs) {
       const text = keyText(kv.key);
       const entry = this.#entries.get(text);
       let bytes: Uint8Array | undefined;
-      const known = entry?.modRev === kv.modRev ? statuses(entry.uid) : undefined;
+      const known = entry?.modRev === kv.modRev ? statusRevision(entry.uid) : undefined;
       if (entry !== undefined && entry.statusRev === (known instanceof Promise ? await known : known)) {
         // Waited for once a parent: a wait for each entry would cost as much as the rest.
-        const linkRev = links.get(entry.parent) ?? (await snapshot.linkRevision(entry.parent));
-        links.set(entry.parent, linkRev);
-        if (entry.linkRev === linkRev) bytes = this.#use(text, entry);
+        if (!links.has(entry.parent)) links.set(entry.parent, await snapshot.linkOf(entry.parent));
+        if (entry.linkRev === (links.get(entry.parent)?.modRev ?? 0)) bytes = this.#use(text, entry);
       }
       items.push(bytes);
     }
-    const missing = keys.kvs.filter((_, i) => items[i] === undefined);
-    const made = await this.#make(kind, missing, { snapshot, statuses });
+    const missing = kvs.filter((_, i) => items[i] === undefined);
+    this.#cold = more && missing.length === kvs.length;
+    const records = cold ? missing : await this.#records(missing, rev);
+    const made = await this.#make(kind, records, { snapshot, links });
     const all = items.map((bytes) => bytes ?? (made.shift() as Uint8Array));
     const fit = new PageRoom(at.limit).fits(all.map((bytes) => bytes.length));
-    const last = keys.kvs[fit - 1];
+    const last = kvs[fit - 1];
     return {
       items: all.slice(0, fit),
       last: last === undefined ? "" : keyText(last.key).slice(resourceKey(kind, "").length),
-      more: keys.more || fit < all.length,
+      more: more || fit < all.length,
     };
   }
 
   /** The revision of a resource's status; of many resources all are read at once. */
-  async #statuses(count: number, rev: Rev): Promise<StatusRevision> {
-    if (count < FEW) return async (uid) => (await this.#reader.kv(statusKey(uid), rev))?.modRev ?? 0;
-    const all = await this.#reader.statusRevisions(rev);
-    return (uid) => all.get(uid) ?? 0;
+  async #statusRevisions(count: number, snapshot: Snapshot): Promise<StatusRevision> {
+    if (count >= FEW && !snapshot.hasStatuses) {
+      const all = await this.#reader.statusRevisions(snapshot.rev);
+      return (uid) => all.get(uid) ?? 0;
+    }
+    return (uid) => {
+      const status = snapshot.status(uid);
+      return status instanceof Promise ? status.then((kv) => kv?.modRev ?? 0) : (status?.modRev ?? 0);
+    };
+  }
+
+  /** The records of keys that are all there at a revision, with their values. */
+  async #records(wanted: readonly KV[], rev: Rev): Promise<KV[]> {
+    const [first, last] = [wanted[0], wanted.at(-1)];
+    if (first === undefined || last === undefined) return [];
+    if (wanted.length < FEW)
+      return Promise.all(wanted.map(async (kv) => (await this.#reader.kv(keyText(kv.key), rev)) as KV));
+    const names = new Set(wanted.map((kv) => keyText(kv.key)));
+    const { kvs } = await this.#store.range({ start: first.key, end: keyAfter(last.key), rev });
+    return kvs.filter((kv) => names.has(keyText(kv.key)));
   }
 
   #use(text: string, entry: Entry): Uint8Array {
@@ -97,39 +123,39 @@ export class BasicItems {
     return entry.bytes;
   }
 
-  /** Entries of keys that are all there at the snapshot's revision. */
   async #make(
-    kind: Kind,
-    wanted: readonly KV[],
-    on: { snapshot: Snapshot; statuses: StatusRevision },
+    kind: BasicKind,
+    records: readonly KV[],
+    on: { snapshot: Snapshot; links: Links },
   ): Promise<Uint8Array[]> {
-    const [first, last] = [wanted[0], wanted.at(-1)];
-    if (first === undefined || last === undefined) return [];
-    const { rev } = on.snapshot;
-    const span = { start: first.key, end: keyAfter(last.key), rev };
-    const records =
-      wanted.length < FEW
-        ? await Promise.all(wanted.map(async (kv) => (await this.#reader.kv(keyText(kv.key), rev)) as KV))
-        : (await this.#store.range(span)).kvs;
-    const names = new Set(wanted.map((kv) => keyText(kv.key)));
-    if (wanted.length >= FEW) await on.snapshot.readStatuses();
+    const { snapshot, links } = on;
+    if (records.length >= FEW) await snapshot.readStatuses();
     const out: Uint8Array[] = [];
+    const encoder = new BasicEncoder(kind);
     for (const kv of records) {
-      const text = keyText(kv.key);
-      if (!names.has(text)) continue;
-      const found = { value: decode(kind, kv.value), modRev: kv.modRev };
-      const stored = await on.snapshot.stored(found);
-      const { uid } = found.value;
-      const parent = Snapshot.placedBy(found.value);
-      const bytes = toBinary(schemas[kind] as DescMessage, viewInto(found.value, stored, View.BASIC));
-      const revisions = {
-        statusRev: await on.statuses(uid),
-        linkRev: await on.snapshot.linkRevision(parent),
-      };
-      this.#keep(text, { uid, parent, modRev: kv.modRev, ...revisions, bytes });
+      encoder.read(kv.value);
+      const { uid, placedBy: parent } = encoder;
+      const found = snapshot.status(uid);
+      const status = found instanceof Promise ? await found : found;
+      if (!links.has(parent)) links.set(parent, await snapshot.linkOf(parent));
+      const link = links.get(parent);
+      const silent = link?.value.state === LinkState.SILENT;
+      const revision = Math.max(kv.modRev, status?.modRev ?? 0);
+      const bytes =
+        (silent || status === undefined ? undefined : encoder.view(status.value, revision)) ??
+        (await this.#decoded(kind, kv, snapshot));
+      const revisions = { statusRev: status?.modRev ?? 0, linkRev: link?.modRev ?? 0 };
+      this.#keep(keyText(kv.key), { uid, parent, modRev: kv.modRev, ...revisions, bytes });
       out.push(bytes);
     }
     return out;
+  }
+
+  /** Where view BASIC says more than a selection of what is stored. */
+  async #decoded(kind: BasicKind, kv: KV, snapshot: Snapshot): Promise<Uint8Array> {
+    const found = { value: decode(kind, kv.value), modRev: kv.modRev };
+    const stored = await snapshot.stored(found);
+    return toBinary(schemas[kind] as DescMessage, viewInto(found.value, stored, View.BASIC));
   }
 
   #keep(text: string, entry: Entry): void {
@@ -159,7 +185,8 @@ export function encodePage(
   items: readonly Uint8Array[],
   rest: Omit<Page, "resources">,
 ): Uint8Array {
-  const writer = new BinaryWriter();
-  for (const item of items) writer.tag(1, WireType.LengthDelimited).bytes(item);
-  return writer.raw(toBinary(schema, create(schema, rest as never))).finish();
+  const tail = toBinary(schema, create(schema, rest as never));
+  const page = new Bytes().begin(items.reduce((n, item) => n + item.length + HEADER_BYTES, tail.length));
+  for (const item of items) page.message(1, item);
+  return page.raw(tail).done();
 }

@@ -6,6 +6,7 @@ import { CursorSchema } from "@moorage/proto/moorage/common/v1/cursor_pb";
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { invalidField } from "@moorage/shared/errors";
+import type { BasicKind } from "../core/basic-bytes.ts";
 import type { Kind } from "../core/keys.ts";
 import { resourceKey } from "../core/keys.ts";
 import { compileFilter } from "../core/filter.ts";
@@ -138,13 +139,13 @@ export async function listPage(
 }
 
 /** Whether {@link listBasicPage} takes the query. */
-export const isBasic = (q: ListQuery): boolean =>
+export const isBasic = (q: ListQuery): q is ListQuery & { kind: BasicKind } =>
   q.view === View.BASIC && q.filter === "" && q.within === undefined && q.kind !== "DataPlane";
 
 /** A page as {@link listPage} answers it, encoded as a response of `schema`. */
 export async function listBasicPage(
   deps: { reader: Reader; items: BasicItems },
-  q: ListQuery,
+  q: ListQuery & { kind: BasicKind },
   schema: DescMessage,
 ): Promise<Uint8Array> {
   const { size, rev, ranges, rest } = await positionOf(deps, q);

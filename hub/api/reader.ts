@@ -30,7 +30,7 @@ import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
 import { decode } from "../core/resources.ts";
 import type { Stored } from "../core/views.ts";
-import { key, keyText, prefix } from "../store/bytes.ts";
+import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store } from "../store/store.ts";
 
 /** A stored record and the revision it was written at. */
@@ -52,6 +52,9 @@ export interface Known {
 /** Data planes whose number of tenants is kept in memory. */
 const MOST_COUNTS = 10_000;
 
+/** Statuses read from the store at a time. */
+const STATUSES = 1_000;
+
 /** Reads as of `rev` (the head when undefined). */
 export class Reader {
   readonly #store: Store;
@@ -59,6 +62,7 @@ export class Reader {
   #pageKey: Promise<Uint8Array> | undefined;
   readonly #counts = new Map<string, { stamp: Rev; tenants: number }>();
   #statusRevisions: { rev: Rev; byUid: ReadonlyMap<string, Rev> } | undefined;
+  #readingStatuses = Promise.resolve();
   #statuses: { rev: Rev; byUid: WeakRef<ReadonlyMap<string, KV>> } | undefined;
 
   /** `rng`: for the key of page tokens; without it their digest has no key. */
@@ -188,21 +192,45 @@ export class Reader {
    * again; the newest answer is kept for them as long as memory is not needed.
    */
   async statuses(rev: Rev): Promise<ReadonlyMap<string, KV>> {
-    const kept = this.#statuses?.rev === rev ? this.#statuses.byUid.deref() : undefined;
-    if (kept !== undefined) return kept;
-    const { kvs } = await this.#store.range({ ...prefix(prefixes.status), rev });
-    const byUid = new Map(kvs.map((kv) => [keyText(kv.key).slice(prefixes.status.length), kv]));
-    this.#statuses = { rev, byUid: new WeakRef(byUid) };
-    return byUid;
+    // One at a time: together they could hold the statuses of many revisions.
+    const before = this.#readingStatuses;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#readingStatuses = promise;
+    await before;
+    try {
+      const kept = this.#statuses?.rev === rev ? this.#statuses.byUid.deref() : undefined;
+      if (kept !== undefined) return kept;
+      const byUid = await this.#allStatuses({ rev, keysOnly: false }, (kv) => kv);
+      this.#statuses = { rev, byUid: new WeakRef(byUid) };
+      return byUid;
+    } finally {
+      resolve();
+    }
   }
 
   /** The revisions of the statuses of all resources, by uid. The newest answer is kept. */
   async statusRevisions(rev: Rev): Promise<ReadonlyMap<string, Rev>> {
     if (this.#statusRevisions?.rev === rev) return this.#statusRevisions.byUid;
-    const { kvs } = await this.#store.range({ ...prefix(prefixes.status), rev, keysOnly: true });
-    const byUid = new Map(kvs.map((kv) => [keyText(kv.key).slice(prefixes.status.length), kv.modRev]));
+    const byUid = await this.#allStatuses({ rev, keysOnly: true }, (kv) => kv.modRev);
     this.#statusRevisions = { rev, byUid };
     return byUid;
+  }
+
+  /** Something of each status, by uid; others have their turn between two pages. */
+  async #allStatuses<T>(
+    at: { rev: Rev; keysOnly: boolean },
+    of: (kv: KV) => T,
+  ): Promise<ReadonlyMap<string, T>> {
+    const byUid = new Map<string, T>();
+    const { start: first, end } = prefix(prefixes.status);
+    for (let start = first; ;) {
+      const { kvs, more } = await this.#store.range({ start, end, limit: STATUSES, ...at });
+      for (const kv of kvs) byUid.set(keyText(kv.key).slice(prefixes.status.length), of(kv));
+      const last = kvs.at(-1);
+      if (!more || last === undefined) return byUid;
+      start = keyAfter(last.key);
+      await new Promise((resolved) => setImmediate(resolved));
+    }
   }
 
   /** The names of the tenants placed in a data plane, in order. */

@@ -1,4 +1,5 @@
 /** Many views of one revision: what they share is read once. */
+import { statusKey } from "../core/keys.ts";
 import type { Resource } from "../core/resources.ts";
 import type { Stored } from "../core/views.ts";
 import type { StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
@@ -17,6 +18,11 @@ export class Snapshot {
   constructor(reader: Reader, rev: Rev) {
     this.#reader = reader;
     this.rev = rev;
+  }
+
+  /** Whether {@link readStatuses} was called. */
+  get hasStatuses(): boolean {
+    return this.#statuses !== undefined;
   }
 
   /** Reads all statuses now: cheaper than each by its key when many are asked for. */
@@ -46,9 +52,14 @@ export class Snapshot {
       : record.name.split("/").slice(0, 2).join("/");
   }
 
-  /** The revision of the link that a placing data plane or tenant leads to; 0 without one. */
-  async linkRevision(placedBy: string): Promise<Rev> {
-    return (await this.#link(await this.#uidOf(placedBy)))?.modRev ?? 0;
+  /** The link that a placing data plane or tenant leads to. */
+  async linkOf(placedBy: string): Promise<Found<StoredLink> | undefined> {
+    return this.#link(await this.#uidOf(placedBy));
+  }
+
+  /** A resource's status; without waiting once all were read. */
+  status(uid: string): KV | undefined | Promise<KV | undefined> {
+    return this.#statuses === undefined ? this.#reader.kv(statusKey(uid), this.rev) : this.#statuses.get(uid);
   }
 
   async #link(dataPlaneUid: string | undefined): Promise<Found<StoredLink> | undefined> {

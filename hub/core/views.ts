@@ -1,6 +1,7 @@
 /**
  * From what is stored to what a caller sees: a pure function of record, status and link at one
- * revision. Get, List, Watch and WaitFor all answer through here, so that they cannot disagree.
+ * revision. Get, List, Watch and WaitFor all answer through here, so that they cannot disagree; what
+ * basic-bytes.ts copies instead is held to it by a property.
  */
 import { create } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
@@ -53,7 +54,7 @@ export function viewInto(out: Resource, stored: Stored, how: View): Resource {
   let conditions = agentConditions(stored, silent);
   if (out.$typeName === "moorage.hub.v1.DataPlane")
     conditions = [...hubConditions(stored), ...withUnknown(stored, conditions)];
-  if (how === View.BASIC) conditions = conditions.filter((c) => basic.has(c.type));
+  if (how === View.BASIC) conditions = conditions.filter((c) => basicConditions.has(c.type));
   const observedGeneration = status?.observedGeneration ?? 0n;
   out.revision = BigInt(stored.revision);
   out.reconciling = isReconciling(stored.record, conditions);
@@ -100,7 +101,7 @@ export function viewInto(out: Resource, stored: Stored, how: View): Resource {
 }
 
 /** Condition types of view BASIC. */
-const basic = new Set([
+export const basicConditions: ReadonlySet<string> = new Set([
   "Ready",
   "Reconciling",
   "Stalled",
