@@ -193,6 +193,21 @@ describe("the hub link", () => {
     expect(dials).toEqual([0, 900_000]);
   });
 
+  it("resumes from the newest bookmark, whatever bookmarks without a cursor follow", async () => {
+    const { clock, batches, write, links, sent } = rig();
+    await settle();
+    write({ case: "changes", value: { seq: 1n, updates: [], cursor: cursorAt(9) } });
+    await settle();
+    batches[0]?.durable();
+    write({ case: "bookmark", value: { cursor: cursorAt(12), echo: 1n } });
+    write({ case: "bookmark", value: { echo: 2n } });
+    await settle();
+    expect(sent("heartbeat").at(-1)).toMatchObject({ bookmarkEcho: 2n });
+    links[0]?.cut();
+    await clock.advance(30_000);
+    expect(sent("hello", 1)[0]?.["cursor"]).toMatchObject({ revision: 12n });
+  });
+
   it("sends its inventory when the hub compares", async () => {
     const { sent } = rig({ resume: Resume.COMPARE });
     await settle();

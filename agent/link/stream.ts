@@ -190,7 +190,7 @@ class StreamRun {
         const { cursor, echo } = message.value;
         // Reached only once everything before it is durable.
         this.#acks.then(
-          () => (this.#c.bookmark.cursor = cursor),
+          () => (this.#c.bookmark.cursor = cursor ?? this.#c.bookmark.cursor),
           () => undefined,
         );
         this.#echo = echo;

@@ -323,6 +323,32 @@ describe("a stream", () => {
     for (const u of after) expect(Number(u.split("@")[1])).toBeGreaterThan(rev - uids.length);
   });
 
+  test("sends bookmarks while changes wait for acks, without a cursor that would skip them", async () => {
+    const hub = await hubWith("a");
+    const agent = hub.connect("a");
+    await agent.hello({ limits: { windowItems: 10, windowBytes: 0, maxMessageBytes: 0 } });
+    await agent.ack();
+    await want(hub.store, "a", { first: "1" });
+    await settle();
+    const rev = await want(
+      hub.store,
+      "a",
+      Object.fromEntries(Array.from({ length: 30 }, (_, i) => [`t${i}`, "x"])),
+    );
+    for (let i = 0; i < 8; i++) {
+      await hub.clock.advance(20_000);
+      agent.send({ case: "heartbeat", value: {} as never });
+    }
+    const bookmarks = () => agent.got.flatMap((m) => (m.case === "bookmark" ? [m.value] : []));
+    expect(bookmarks().map((b) => [b.cursor, b.echo])).toEqual([
+      [undefined, 1n],
+      [undefined, 2n],
+    ]);
+    await agent.ack();
+    expect(agent.updates()).toHaveLength(31);
+    expect(agent.changes().at(-1)?.cursor?.revision).toBe(BigInt(rev));
+  });
+
   test("stops when the transport is full: a reader that stalls costs a bounded queue", async () => {
     const hub = await hubWith("a");
     const agent = hub.connect("a");

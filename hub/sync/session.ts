@@ -12,6 +12,7 @@ import type { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
 import { isStoreError } from "../store/errors.ts";
+import { Bookmarks } from "./bookmarks.ts";
 import { Inventory } from "./compare.ts";
 import type { SyncCounts } from "./counts.ts";
 import type { StreamFrame } from "./frames.ts";
@@ -98,10 +99,10 @@ export class Session {
   #position: number;
   #pending: StreamFrame[] = [];
   #dirty = true;
-  #bookmark: { due: boolean; echo: bigint; sentMs: number; timer: Timer | undefined };
+  readonly #bookmarks: Bookmarks;
+  #bookmarkTimer: Timer | undefined;
   #retry: Timer | undefined;
   #clockOffsetMs = 0;
-  #roundTripMs: number | undefined;
   #unknownToHub: readonly string[] = [];
   readonly #surveys: Surveys;
   readonly #reports: Reports;
@@ -145,7 +146,7 @@ export class Session {
       bytes: atMost(limits.changesBytes, hello.limits?.maxMessageBytes) + room,
       items: frameLimits.items,
     };
-    this.#bookmark = { due: false, echo: 0n, sentMs: 0, timer: undefined };
+    this.#bookmarks = new Bookmarks(deps.clock);
     this.#setOffset(hello.agentTime === undefined ? undefined : timestampMs(hello.agentTime));
   }
 
@@ -164,7 +165,7 @@ export class Session {
     }
     this.#reports.close();
     this.#retry?.cancel();
-    this.#bookmark.timer?.cancel();
+    this.#bookmarkTimer?.cancel();
     this.#deps.onInitialEnd();
     const outcome = this.#outcome as Outcome | undefined;
     if (outcome !== undefined && "error" in outcome) throw outcome.error;
@@ -201,7 +202,7 @@ export class Session {
     const current = this.#phase === "live" && this.#pending.length === 0 && !this.#dirty;
     if (this.#outcome === undefined && current) {
       const cursor = { epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) };
-      this.#write("bookmark", { cursor, echo: this.#bookmark.echo });
+      this.#write("bookmark", { cursor, echo: this.#bookmarks.echo });
     }
     this.goodbye("DRAINING", reconnectAfterMs);
   }
@@ -226,7 +227,7 @@ export class Session {
       position: this.#position,
       ackedRevision: this.#window.ackedRevision,
       clockOffsetMs: this.#clockOffsetMs,
-      roundTripMs: this.#roundTripMs,
+      roundTripMs: this.#bookmarks.roundTripMs,
       unknownToHub: this.#unknownToHub,
     };
   }
@@ -282,7 +283,9 @@ export class Session {
     if (this.#phase === "inventory") return false;
     const frame = this.#pending[0];
     if (frame !== undefined) {
-      if (!fits(this.#window, { bytes: frame.bytes, items: frame.rows.length })) return false;
+      // The position is that of the frame, which may stand for long: the agent sees a stream that lives.
+      if (!fits(this.#window, { bytes: frame.bytes, items: frame.rows.length }))
+        return this.#sendBookmark(undefined);
       this.#pending.shift();
       await this.#sendFrame(frame);
       return true;
@@ -294,11 +297,7 @@ export class Session {
       await this.#load(free).catch((thrown: unknown) => this.#waitForRoom(thrown));
       return true;
     }
-    if (this.#bookmark.due) {
-      await this.#sendBookmark();
-      return true;
-    }
-    return false;
+    return this.#sendBookmark({ epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) });
   }
 
   /** What is withheld or written anew could not be stored: the rows are read again when there may be room. */
@@ -374,9 +373,9 @@ export class Session {
   #armBookmark(): void {
     const { clock } = this.#deps;
     const delay = this.#told.bookmarkIntervalMs * (0.9 + 0.2 * this.#deps.random());
-    this.#bookmark.timer = clock.setTimer(delay, () => {
+    this.#bookmarkTimer = clock.setTimer(delay, () => {
       if (this.#outcome !== undefined) return;
-      this.#bookmark.due = true;
+      this.#bookmarks.due = true;
       // Reading again moves the position past revisions of other data planes.
       this.#dirty = true;
       this.#wake.notify();
@@ -394,13 +393,12 @@ export class Session {
     );
   }
 
-  async #sendBookmark(): Promise<void> {
-    const b = this.#bookmark;
-    b.due = false;
-    b.echo += 1n;
-    b.sentMs = this.#deps.clock.monotonicMs();
-    const cursor = { epoch: this.#facts.opening.epoch, revision: BigInt(this.#position) };
-    if (!this.#write("bookmark", { cursor, echo: b.echo })) await this.#stream.drained();
+  /** Sends the bookmark that is due, without a cursor while there is no position to name; false when none is. */
+  async #sendBookmark(cursor: MessageValue<"bookmark">["cursor"]): Promise<boolean> {
+    if (!this.#bookmarks.due) return false;
+    const bookmark = { ...(cursor === undefined ? {} : { cursor }), echo: this.#bookmarks.next() };
+    if (!this.#write("bookmark", bookmark)) await this.#stream.drained();
+    return true;
   }
 
   // Receiving: one loop over the agent's messages; none of them waits for the store.
@@ -450,10 +448,7 @@ export class Session {
 
   #onHeartbeat(beat: Heartbeat): void {
     this.#setOffset(beat.agentTime === undefined ? undefined : timestampMs(beat.agentTime));
-    if (beat.bookmarkEcho !== 0n && beat.bookmarkEcho === this.#bookmark.echo && this.#bookmark.sentMs > 0) {
-      this.#roundTripMs = this.#deps.clock.monotonicMs() - this.#bookmark.sentMs;
-      this.#bookmark.sentMs = 0;
-    }
+    this.#bookmarks.echoed(beat.bookmarkEcho);
   }
 
   #setOffset(agentMs: number | undefined): void {

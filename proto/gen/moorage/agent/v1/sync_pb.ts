@@ -1273,7 +1273,7 @@ export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
  */
 export type Bookmark = Message<"moorage.agent.v1.Bookmark"> & {
   /**
-   * cursor that was reached.
+   * cursor that was reached; unset while changes wait for room in the window.
    *
    * @generated from field: moorage.common.v1.Cursor cursor = 1;
    */
