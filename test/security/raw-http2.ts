@@ -1,4 +1,6 @@
 /** HTTP/2 frame by frame (RFC 9113), for clients that do what no library lets them do. */
+import type { ClientHttp2Session, IncomingHttpHeaders } from "node:http2";
+import { connect as http2Connect } from "node:http2";
 import type { Socket } from "node:net";
 import { connect as tcpConnect } from "node:net";
 import type { ConnectionOptions } from "node:tls";
@@ -161,4 +163,49 @@ export function settingsOf(payload: Buffer): Map<number, number> {
   for (let i = 0; i + 6 <= payload.length; i += 6)
     out.set(payload.readUInt16BE(i), payload.readUInt32BE(i + 2));
   return out;
+}
+
+/** Bytes of one gRPC message. */
+export function message(body: Buffer, head: { flag?: number; length?: number } = {}): Buffer {
+  return Buffer.concat([Buffer.from([head.flag ?? 0]), uint32(head.length ?? body.length), body]);
+}
+
+/** One gRPC call through Node's HTTP/2 client: its status, or undefined when the stream was reset. */
+export function call(
+  session: ClientHttp2Session,
+  path: string,
+  body: Buffer,
+  headers: Record<string, string> = {},
+): Promise<{ status: number | undefined; http: number | undefined; text: string }> {
+  return new Promise((resolve) => {
+    const request = session.request({
+      ":method": "POST",
+      ":path": path,
+      "content-type": "application/grpc",
+      te: "trailers",
+      ...headers,
+    });
+    const got: IncomingHttpHeaders = {};
+    request.on("response", (h) => Object.assign(got, h));
+    request.on("trailers", (h) => Object.assign(got, h));
+    request.on("error", () => undefined);
+    request.on("close", () => {
+      const status = got["grpc-status"];
+      resolve({
+        status: status === undefined ? undefined : Number(status),
+        http: got[":status"] as number | undefined,
+        text: decodeURI(String(got["grpc-message"] ?? "")),
+      });
+    });
+    request.resume();
+    request.end(body);
+  });
+}
+
+/** A connection through Node's HTTP/2 client. */
+export async function session(port: number, tls: ConnectionOptions): Promise<ClientHttp2Session> {
+  const made = http2Connect(`https://localhost:${port}`, { ...tls, host: "127.0.0.1" } as never);
+  made.on("error", () => undefined);
+  await new Promise<void>((resolve) => made.once("connect", () => resolve()));
+  return made;
 }

@@ -46,13 +46,13 @@ export async function vendorCa(dir: string): Promise<{ options: string[]; cert: 
   return { options: ["--client-ca-file", file, "--client-cert-grants", `uri=${uri}:admin`], cert, key };
 }
 
-/** Starts a hub process with one enrolled agent whose stream is up. */
-export async function startWireWorld(): Promise<WireWorld> {
+/** Starts a hub process with one enrolled agent whose stream is up; `args` are more options of the hub. */
+export async function startWireWorld(args: readonly string[] = []): Promise<WireWorld> {
   const dir = mkdtempSync(join(tmpdir(), "moorage-wire-"));
   const { options, ...backend } = await vendorCa(dir);
   const clientCertPort = await freePort();
   const address = ["--api-client-cert-address", `127.0.0.1:${clientCertPort}`];
-  const hub = await startHubProcess(dir, [...options, ...address]);
+  const hub = await startHubProcess(dir, [...options, ...address, ...args]);
   await hub.api.dataPlanes.createDataPlane({ dataPlaneId: "good" });
   const identity = await enrol(hub, "dataPlanes/good");
   const stream = openStream(hub, identity);

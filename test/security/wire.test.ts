@@ -1,6 +1,5 @@
 import { gzipSync } from "node:zlib";
-import type { ClientHttp2Session, IncomingHttpHeaders } from "node:http2";
-import { connect as http2Connect, constants } from "node:http2";
+import { constants } from "node:http2";
 import { connect as tlsConnect, type ConnectionOptions } from "node:tls";
 import { EnrolmentService } from "@moorage/proto/moorage/agent/v1/enrolment_pb";
 import { sleep, systemClock } from "@moorage/shared/clock";
@@ -12,14 +11,16 @@ import { limits } from "@moorage/shared/limits";
 import { seededRng, systemRng } from "@moorage/shared/rng";
 import { createCa, createCsr, generateKeyPem, issueClientCertificate } from "@moorage/shared/x509";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { httpText } from "../world/world.ts";
 import type { RawConnection } from "./raw-http2.ts";
 import {
+  call,
   callHeaders,
   END_HEADERS,
   frame,
   headerBlock,
+  message,
   rawConnect,
+  session,
   Setting,
   settingsOf,
   Type,
@@ -44,50 +45,6 @@ beforeAll(async () => {
 afterAll(() => world.close());
 
 const ports = () => world.hub.ports;
-
-/** Bytes of one gRPC message. */
-function message(body: Buffer, head: { flag?: number; length?: number } = {}): Buffer {
-  return Buffer.concat([Buffer.from([head.flag ?? 0]), uint32(head.length ?? body.length), body]);
-}
-
-/** One gRPC call through Node's HTTP/2 client: its status, or undefined when the stream was reset. */
-function call(
-  session: ClientHttp2Session,
-  path: string,
-  body: Buffer,
-  headers: Record<string, string> = {},
-): Promise<{ status: number | undefined; http: number | undefined; text: string }> {
-  return new Promise((resolve) => {
-    const request = session.request({
-      ":method": "POST",
-      ":path": path,
-      "content-type": "application/grpc",
-      te: "trailers",
-      ...headers,
-    });
-    const got: IncomingHttpHeaders = {};
-    request.on("response", (h) => Object.assign(got, h));
-    request.on("trailers", (h) => Object.assign(got, h));
-    request.on("error", () => undefined);
-    request.on("close", () => {
-      const status = got["grpc-status"];
-      resolve({
-        status: status === undefined ? undefined : Number(status),
-        http: got[":status"] as number | undefined,
-        text: decodeURI(String(got["grpc-message"] ?? "")),
-      });
-    });
-    request.resume();
-    request.end(body);
-  });
-}
-
-async function session(port: number, tls: ConnectionOptions): Promise<ClientHttp2Session> {
-  const made = http2Connect(`https://localhost:${port}`, { ...tls, host: "127.0.0.1" } as never);
-  made.on("error", () => undefined);
-  await new Promise<void>((resolve) => made.once("connect", () => resolve()));
-  return made;
-}
 
 describe("S6", () => {
   test.each([
@@ -261,12 +218,6 @@ describe("S13", () => {
       raw.socket.destroy();
     },
   );
-
-  test("every named limit reads back from the running hub", async () => {
-    const page = await httpText(`http://127.0.0.1:${ports().ops}/metrics`);
-    const told = [...page.matchAll(/^moorage_hub_limit\{limit="(\w+)"\} (\S+)$/gm)];
-    expect(Object.fromEntries(told.map((m) => [m[1], Number(m[2])]))).toEqual(limits);
-  });
 
   test("rapid reset (CVE-2023-44487) ends the attacker's connection, and nobody else's", async () => {
     const cost = await world.under(async () => {
