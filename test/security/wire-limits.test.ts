@@ -22,12 +22,12 @@ const ENROL = "/moorage.agent.v1.EnrolmentService/Enrol";
 const RENEW = "/moorage.agent.v1.IdentityService/Renew";
 const GET_TENANT = "/moorage.hub.v1.TenantService/GetTenant";
 /** A port, its callers and a method whose field 1 is text or bytes. */
-const ports: Record<string, () => { port: number; tls: ConnectionOptions; path: string }> = {
+const ports = {
   API: () => ({ port: world.hub.ports.api, tls: world.anyone, path: GET_TENANT }),
   "client-certificate": () => ({ port: world.clientCertPort, tls: world.backend, path: GET_TENANT }),
   agent: () => ({ port: world.hub.ports.agent, tls: world.agent, path: RENEW }),
   enrolment: () => ({ port: world.hub.ports.enrolment, tls: world.anyone, path: ENROL }),
-};
+} satisfies Record<string, () => { port: number; tls: ConnectionOptions; path: string }>;
 
 /** A message of exactly so many bytes: one field of zeros, its length in three bytes or four. */
 function sized(bytes: number): Buffer {
@@ -54,7 +54,7 @@ test.each([
   ["agent", "agentMessageElements", elements, "elements or more"],
   ["enrolment", "enrolmentMessageElements", elements, "elements or more"],
 ] as const)("the %s port takes %s and no more", async (name, limit, body, refusal) => {
-  const { port, tls, path } = ports[name]?.() as { port: number; tls: ConnectionOptions; path: string };
+  const { port, tls, path } = ports[name]();
   const to = await session(port, tls);
   onTestFinished(() => void to.destroy());
   const headers = name === "API" ? { authorization: `Bearer ${world.hub.adminKey}` } : {};
