@@ -57,6 +57,7 @@ async function certificate(der: Uint8Array | string): Promise<void> {
   let info: ReturnType<typeof parseCertificate> | undefined;
   try {
     info = parseCertificate(der);
+    hold(typeof info.subject === "string", "no subject");
   } catch (thrown) {
     refused(thrown);
   }
