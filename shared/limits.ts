@@ -100,6 +100,8 @@ export const limits = {
   /** Attempts to open a stream that a data plane has at hand, and the time after which it gets one back. */
   streamAttempts: 20,
   streamAttemptMs: 2_000,
+  /** A stream whose agent lives, but neither acks nor reads anything that waits for it, is ended after so long. */
+  streamStuckMs: 10 * 60_000,
   /** An agent's digest is judged at most so often on one stream, each kind: all its rows are read for it. */
   digestJudgedMs: 60_000,
   /** Data planes whose attempts are remembered. */

@@ -5,7 +5,16 @@ import type { Metrics } from "@moorage/shared/metrics";
 export type ConnectionResult = "accepted" | "unauthenticated" | "refused" | "replaced" | "throttled";
 /** Why a stream ended. */
 export type DisconnectReason =
-  "closed" | "goodbye" | "replaced" | "revoked" | "silent" | "stopping" | "epoch" | "protocol" | "internal";
+  | "closed"
+  | "goodbye"
+  | "replaced"
+  | "revoked"
+  | "silent"
+  | "stuck"
+  | "stopping"
+  | "epoch"
+  | "protocol"
+  | "internal";
 
 /** What the streams count; each method is called on its event. */
 export interface SyncCounts {
@@ -36,6 +45,7 @@ const reasons: readonly DisconnectReason[] = [
   "replaced",
   "revoked",
   "silent",
+  "stuck",
   "stopping",
   "epoch",
   "protocol",

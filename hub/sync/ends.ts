@@ -16,6 +16,8 @@ export function reasonOf(error: MoorageError): DisconnectReason {
       return "revoked";
     case "NO_HEARTBEAT":
       return "silent";
+    case "STUCK":
+      return "stuck";
     case "STOPPING":
       return "stopping";
     case "EPOCH_CHANGED":
@@ -28,6 +30,11 @@ export function reasonOf(error: MoorageError): DisconnectReason {
 /** The hub ended the stream; the agent comes back. */
 export function unavailable(why: string, reason: string): MoorageError {
   return new MoorageError(Code.UNAVAILABLE, `The stream was ended: ${why}`, { reason });
+}
+
+/** The agent lives and takes nothing of what it is sent. */
+export function stuck(): MoorageError {
+  return unavailable("its agent takes nothing of what it is sent", "STUCK");
 }
 
 /** The stream is of an epoch that is over. */

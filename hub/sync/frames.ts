@@ -1,5 +1,7 @@
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import type { Limits } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { limits } from "@moorage/shared/limits";
+import { atMost } from "./messages.ts";
 import type { ResRow } from "../store/store.ts";
 
 /**
@@ -24,6 +26,15 @@ export interface FrameLimits {
 
 /** The limits of the protocol, less room for the envelope. */
 export const frameLimits: FrameLimits = { bytes: limits.changesBytes - 128, items: limits.changesItems };
+
+/** The limits for an agent that announced its own. */
+export function frameLimitsFor(agent: Limits | undefined): FrameLimits {
+  const envelope = limits.changesBytes - frameLimits.bytes;
+  return {
+    bytes: atMost(limits.changesBytes, agent?.maxMessageBytes) - envelope,
+    items: frameLimits.items,
+  };
+}
 
 /** Bytes of a revision field, and of tag and length around an update. */
 const ROW_OVERHEAD = 16;

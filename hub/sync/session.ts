@@ -16,14 +16,16 @@ import { Bookmarks } from "./bookmarks.ts";
 import { Inventory } from "./compare.ts";
 import type { SyncCounts } from "./counts.ts";
 import type { StreamFrame } from "./frames.ts";
-import { encodeChanges, frameLimits, streamFrames } from "./frames.ts";
+import { stuck } from "./ends.ts";
+import { encodeChanges, frameLimitsFor, streamFrames } from "./frames.ts";
 import { HeldBack } from "./held-back.ts";
 import type { MessageCase, MessageOf, MessageValue, SyncStream } from "./messages.ts";
-import { atMost, broken, policyMessage } from "./messages.ts";
+import { broken, policyMessage } from "./messages.ts";
 import type { Opening } from "./open.ts";
 import { abilitiesOf } from "./open.ts";
 import type { Restored } from "./plan-resume.ts";
 import { heldProvesLoss } from "./plan-resume.ts";
+import { Progress } from "./progress.ts";
 import { worthTelling } from "./policy.ts";
 import { Reports, RETRY_MS } from "./reports.ts";
 import { HistoryLost, selectRows } from "./select.ts";
@@ -32,7 +34,7 @@ import type { StatusDeps } from "./status.ts";
 import { judgeHeld, Surveys } from "./survey.ts";
 import type { AgentPrincipal, ConnectedAgent, SyncPolicy } from "./sync.ts";
 import type { Window, WindowLimits } from "./window.ts";
-import { acked, fits, openWindow, room, sent } from "./window.ts";
+import { acked, fits, openWindow, room, sent, windowLimitsFor } from "./window.ts";
 
 /** What a session needs of the hub. */
 export interface SessionDeps extends StatusDeps {
@@ -100,6 +102,9 @@ export class Session {
   #pending: StreamFrame[] = [];
   #dirty = true;
   readonly #bookmarks: Bookmarks;
+  readonly #progress: Progress;
+  /** Writers that wait for the transport. */
+  #blocked = 0;
   #bookmarkTimer: Timer | undefined;
   #retry: Timer | undefined;
   #clockOffsetMs = 0;
@@ -128,25 +133,16 @@ export class Session {
       position: () => this.#position,
       ack: (seq) => this.#write("statusAck", { seq }),
       request: () => this.#write("reportRequest", { names: [] }),
-      drained: () => stream.drained(),
+      drained: () => this.#drained(),
       failed: (error) => this.#end({ error }),
     });
     this.#told = deps.policy();
     this.#phase = opening.plan.mode === "COMPARE" ? "inventory" : "initial";
     this.#position = opening.plan.after;
-    this.#window = openWindow(
-      {
-        bytes: atMost(limits.windowBytes, hello.limits?.windowBytes),
-        items: atMost(limits.windowItems, hello.limits?.windowItems),
-      },
-      opening.plan.after,
-    );
-    const room = frameLimits.bytes - limits.changesBytes;
-    this.#frameLimits = {
-      bytes: atMost(limits.changesBytes, hello.limits?.maxMessageBytes) + room,
-      items: frameLimits.items,
-    };
+    this.#window = openWindow(windowLimitsFor(hello.limits), opening.plan.after);
+    this.#frameLimits = frameLimitsFor(hello.limits);
     this.#bookmarks = new Bookmarks(deps.clock);
+    this.#progress = new Progress(deps.clock);
     this.#setOffset(hello.agentTime === undefined ? undefined : timestampMs(hello.agentTime));
   }
 
@@ -262,6 +258,14 @@ export class Session {
     return this.#stream.write({ message: { case: kind, value } as MessageOf });
   }
 
+  /** Waits until the transport has room. */
+  async #drained(): Promise<void> {
+    this.#blocked++;
+    await this.#stream.drained();
+    this.#blocked--;
+    this.#progress.made();
+  }
+
   // Sending: one loop that goes to sleep whenever there is nothing to send, or no room for it.
 
   async #send(): Promise<void> {
@@ -318,7 +322,7 @@ export class Session {
     failpoint("sync/before-frame");
     const room = this.#stream.write(data);
     failpoint("sync/after-frame");
-    if (!room) await this.#stream.drained();
+    if (!room) await this.#drained();
   }
 
   /** Reads the next rows above the position and makes frames of those that are to be sent. */
@@ -375,6 +379,8 @@ export class Session {
     const delay = this.#told.bookmarkIntervalMs * (0.9 + 0.2 * this.#deps.random());
     this.#bookmarkTimer = clock.setTimer(delay, () => {
       if (this.#outcome !== undefined) return;
+      const waiting = this.#phase === "inventory" || this.#window.unacked.length > 0 || this.#blocked > 0;
+      if (this.#progress.stuck(waiting)) return this.abort(stuck());
       this.#bookmarks.due = true;
       // Reading again moves the position past revisions of other data planes.
       this.#dirty = true;
@@ -397,7 +403,7 @@ export class Session {
   async #sendBookmark(cursor: MessageValue<"bookmark">["cursor"]): Promise<boolean> {
     if (!this.#bookmarks.due) return false;
     const bookmark = { ...(cursor === undefined ? {} : { cursor }), echo: this.#bookmarks.next() };
-    if (!this.#write("bookmark", bookmark)) await this.#stream.drained();
+    if (!this.#write("bookmark", bookmark)) await this.#drained();
     return true;
   }
 
@@ -441,6 +447,7 @@ export class Session {
     if (next === undefined) {
       throw broken(`ack of seq "${ack.seq}": the last one sent was "${this.#window.lastSeq}"`);
     }
+    if (next.unacked.length < this.#window.unacked.length) this.#progress.made();
     this.#window = next;
     failpoint("sync/acked");
     this.#wake.notify();
@@ -464,6 +471,7 @@ export class Session {
   async #onInventory(page: InventoryPage): Promise<void> {
     if (this.#phase === "inventory") {
       this.#inventory.add(page);
+      this.#progress.made();
       if (!this.#inventory.complete) return;
       this.#phase = "initial";
       this.#wake.notify();

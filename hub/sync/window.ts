@@ -1,3 +1,7 @@
+import type { Limits } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { limits } from "@moorage/shared/limits";
+import { atMost } from "./messages.ts";
+
 /** The un-acked part of a stream: pure bookkeeping of frames sent and acked. */
 
 /** One un-acked frame; `revision` is the cursor it carried, undefined inside a revision. */
@@ -12,6 +16,14 @@ export interface SentFrame {
 export interface WindowLimits {
   bytes: number;
   items: number;
+}
+
+/** The bounds that an agent announced, within those of the protocol. */
+export function windowLimitsFor(agent: Limits | undefined): WindowLimits {
+  return {
+    bytes: atMost(limits.windowBytes, agent?.windowBytes),
+    items: atMost(limits.windowItems, agent?.windowItems),
+  };
 }
 
 /** Immutable state of a window. */
