@@ -189,6 +189,44 @@ test("a first list reads each record and each status once, the next one keys alo
   await api.stop();
 });
 
+test("a long page is read in parts, between which others have their turn and a caller may go", async () => {
+  const { store, reads } = told();
+  const api = await testApi({ store });
+  await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "a", dataPlane: { spec: {} } });
+  const spec = { dataPlane: "dataPlanes/a" };
+  for (let i = 0; i < 600; i++)
+    await api.admin.tenants.createTenant({ tenantId: `t${1_000 + i}`, tenant: { spec } });
+  const parts = () => reads.filter((r) => r.from.startsWith("tenants/")).map((r) => r.limit);
+  const list = (signal?: AbortSignal) =>
+    api.admin.tenants.listTenants(
+      { view: View.BASIC, pageSize: 550 },
+      signal === undefined ? {} : { signal },
+    );
+  reads.length = 0;
+  const page = await list();
+  expect(page.tenants.map((t) => t.name)).toEqual(
+    Array.from({ length: 550 }, (_, i) => `tenants/t${1_000 + i}`),
+  );
+  expect(parts()).toEqual([250, 250, 50]);
+  const rest = await api.admin.tenants.listTenants({
+    view: View.BASIC,
+    pageSize: 550,
+    pageToken: page.nextPageToken,
+  });
+  expect(rest.tenants).toHaveLength(50);
+  expect(rest.nextPageToken).toBe("");
+  reads.length = 0;
+  const caller = new AbortController();
+  const gone = list(caller.signal);
+  gone.catch(() => undefined);
+  while (parts().length === 0) await Promise.resolve();
+  caller.abort();
+  await expect(gone).rejects.toThrow("cancelled");
+  for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+  expect(parts()).toEqual([250]);
+  await api.stop();
+});
+
 test("the statuses of all resources are read in pages between which others have their turn", async () => {
   const { store, reads } = told();
   for (let i = 0; i < 25; i++)

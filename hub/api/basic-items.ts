@@ -47,7 +47,7 @@ export class BasicItems {
   readonly #reader: Reader;
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
-  /** Nothing of the page before was kept, as after a start: the next one is read with its values at once. */
+  /** Nothing of what was read last was kept, as after a start: the next part is read with its values at once. */
   #cold = true;
 
   constructor(deps: { store: Store; reader: Reader }) {
@@ -58,16 +58,44 @@ export class BasicItems {
   /** The entries of at most `limit` keys of `range` at a revision, in order, as far as a page has room. */
   async page(
     kind: BasicKind,
-    at: { range: Required<KeyRange>; rev: Rev; limit: number },
+    at: { range: Required<KeyRange>; rev: Rev; limit: number; signal: AbortSignal },
   ): Promise<{ items: Uint8Array[]; last: string; more: boolean }> {
-    const { rev } = at;
-    const cold = this.#cold;
-    const { kvs, more } = await this.#store.range({ ...at.range, rev, limit: at.limit, keysOnly: !cold });
-    const snapshot = new Snapshot(this.#reader, rev);
-    if (cold && kvs.length >= FEW) await snapshot.readStatuses();
+    const { range, rev } = at;
+    const room = new PageRoom(at.limit);
+    const on = { snapshot: new Snapshot(this.#reader, rev), links: new Map() };
+    const items: Uint8Array[] = [];
+    let last: Uint8Array | undefined;
+    for (let { start } = range; ;) {
+      const keysOnly = !this.#cold;
+      const limit = Math.min(READ, at.limit - items.length);
+      const read = await this.#store.range({ start, end: range.end, rev, limit, keysOnly });
+      const found = await this.#entriesOf(kind, { ...read, keysOnly }, on);
+      const fit = room.fits(found.map((bytes) => bytes.length));
+      items.push(...found.slice(0, fit));
+      last = read.kvs[fit - 1]?.key ?? last;
+      const more = read.more || fit < found.length;
+      if (!more || fit < found.length || items.length === at.limit || last === undefined) {
+        const name = last === undefined ? "" : keyText(last).slice(resourceKey(kind, "").length);
+        return { items, last: name, more };
+      }
+      start = keyAfter(last);
+      // Between two parts of a page others have their turn.
+      await new Promise((resolve) => setImmediate(resolve));
+      at.signal.throwIfAborted();
+    }
+  }
+
+  /** The entries of what was read, those kept and those made. */
+  async #entriesOf(
+    kind: BasicKind,
+    read: { kvs: readonly KV[]; more: boolean; keysOnly: boolean },
+    on: { snapshot: Snapshot; links: Links },
+  ): Promise<Uint8Array[]> {
+    const { kvs, more, keysOnly } = read;
+    const { snapshot, links } = on;
+    if (!keysOnly && kvs.length >= FEW) await snapshot.readStatuses();
     const statusRevision = await this.#statusRevisions(kvs.length, snapshot);
     const items: (Uint8Array | undefined)[] = [];
-    const links: Links = new Map();
     for (const kv of kvs) {
       const text = keyText(kv.key);
       const entry = this.#entries.get(text);
@@ -82,16 +110,9 @@ export class BasicItems {
     }
     const missing = kvs.filter((_, i) => items[i] === undefined);
     this.#cold = more && missing.length === kvs.length;
-    const records = cold ? missing : await this.#records(missing, rev);
+    const records = keysOnly ? await this.#records(missing, snapshot.rev) : missing;
     const made = await this.#make(kind, records, { snapshot, links });
-    const all = items.map((bytes) => bytes ?? (made.shift() as Uint8Array));
-    const fit = new PageRoom(at.limit).fits(all.map((bytes) => bytes.length));
-    const last = kvs[fit - 1];
-    return {
-      items: all.slice(0, fit),
-      last: last === undefined ? "" : keyText(last.key).slice(resourceKey(kind, "").length),
-      more: more || fit < all.length,
-    };
+    return items.map((bytes) => bytes ?? (made.shift() as Uint8Array));
   }
 
   /** The revision of a resource's status; of many resources all are read at once. */
@@ -176,6 +197,8 @@ export class BasicItems {
   }
 }
 
+/** Records read from the store at a time: each may have 64 KiB that view BASIC does not show. */
+const READ = 250;
 /** From this number on, records and statuses are read as a range instead of each by its key. */
 const FEW = 64;
 

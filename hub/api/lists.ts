@@ -142,17 +142,17 @@ export async function listPage(
 export const isBasic = (q: ListQuery): q is ListQuery & { kind: BasicKind } =>
   q.view === View.BASIC && q.filter === "" && q.within === undefined && q.kind !== "DataPlane";
 
-/** A page as {@link listPage} answers it, encoded as a response of `schema`. */
+/** A page as {@link listPage} answers it, encoded as a response of `schema`; ends with `signal`. */
 export async function listBasicPage(
   deps: { reader: Reader; items: BasicItems },
   q: ListQuery & { kind: BasicKind },
-  schema: DescMessage,
+  answer: { schema: DescMessage; signal: AbortSignal },
 ): Promise<Uint8Array> {
   const { size, rev, ranges, rest } = await positionOf(deps, q);
   const [range] = ranges;
-  if (range === undefined) return encodePage(schema, [], rest(""));
-  const page = await deps.items.page(q.kind, { range, rev, limit: size });
-  return encodePage(schema, page.items, rest(page.more ? page.last : ""));
+  if (range === undefined) return encodePage(answer.schema, [], rest(""));
+  const page = await deps.items.page(q.kind, { range, rev, limit: size, signal: answer.signal });
+  return encodePage(answer.schema, page.items, rest(page.more ? page.last : ""));
 }
 
 /** A cursor. */

@@ -122,7 +122,7 @@ function methods<R extends Resource>(api: Api, of: Of) {
       const { within } = api.auth.requireCollection(ctx, "list", at.collection);
       const { pageSize, pageToken, filter, view, minRevision } = request;
       const q = { kind, parent: at.parent, pageSize, pageToken, filter, view, minRevision, within };
-      if (isBasic(q)) return (await listBasicPage(api, q, of.list)) as A;
+      if (isBasic(q)) return (await listBasicPage(api, q, { schema: of.list, signal: ctx.signal })) as A;
       const { resources, ...rest } = await listPage(api, q, ctx.signal);
       return { [of.fields.many]: resources, ...rest } as A;
     },
