@@ -143,12 +143,12 @@ export function openReader(file: string): Reader {
     };
   };
 
+  const pageBytes = db.pragma("page_size", { simple: true }) as number;
+
   return {
     status: snapshot(() => ({
       ...meta(),
-      bytes:
-        (db.pragma("page_count", { simple: true }) as number) *
-        (db.pragma("page_size", { simple: true }) as number),
+      bytes: (sql.pageCount.get() as number) * pageBytes,
     })),
     range: (q) => point(q) ?? range(q),
     getMany: snapshot((keys: readonly Uint8Array[]) =>
@@ -264,6 +264,8 @@ function statements(db: Database.Database) {
   const stretch =
     "FROM log NOT INDEXED WHERE rev >= @from AND rev <= @to AND key >= @start AND key < @end ORDER BY rev, sub";
   return {
+    // Prepared once: every stream that opens asks for the state of the store.
+    pageCount: db.prepare("PRAGMA page_count").pluck(),
     meta: db.prepare(
       "SELECT (SELECT v FROM meta WHERE k = 'rev') AS rev, (SELECT v FROM meta WHERE k = 'compact_rev') AS compactRev",
     ),

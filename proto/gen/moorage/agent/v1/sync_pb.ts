@@ -65,7 +65,8 @@ export type SyncRequest = Message<"moorage.agent.v1.SyncRequest"> & {
     case: "heartbeat";
   } | {
     /**
-     * inventory answers RESUME_COMPARE; one with a digest alone is the periodic compare.
+     * inventory answers RESUME_COMPARE; one with a digest alone is the periodic compare, and follows the first part of a
+     * RESUME_DELTA that brought something: before that the hub could not judge the hello's digest.
      *
      * @generated from field: moorage.agent.v1.InventoryPage inventory = 5;
      */
