@@ -64,6 +64,7 @@ export class Auth {
       ctx.peerCertificateDer,
     );
     (ctx as Authenticated)[principalOf] = principal;
+    ctx.account = principal.actor;
   };
 
   /** The caller; PERMISSION_DENIED unless it may do `verb` to `name`, whether or not that exists. */

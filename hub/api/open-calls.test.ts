@@ -3,6 +3,7 @@
  * holds is bounded. Over sockets, since that is where a call and its request come apart.
  */
 import { randomBytes } from "node:crypto";
+import type { ClientHttp2Session } from "node:http2";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +11,7 @@ import { ApiKeyService, Role } from "@moorage/proto/moorage/hub/v1/api_key_servi
 import { BundleService } from "@moorage/proto/moorage/hub/v1/bundle_service_pb";
 import { HubService } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { TenantService } from "@moorage/proto/moorage/hub/v1/tenant_service_pb";
+import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import { unpackBundle } from "@moorage/shared/bundle/unpack";
 import { bundleYaml, filesOf } from "@moorage/shared/bundle/testing";
@@ -70,6 +72,7 @@ async function served(clock: Clock = systemClock, more: { backup?: BackupSource 
   return {
     api,
     session,
+    port: server.address.port,
     reports,
     async authenticated(count: number) {
       while (authenticated < count) await new Promise<void>((resolve) => (seen = resolve));
@@ -235,6 +238,61 @@ test("a backup that is not read leaves the one place as soon as its key goes, an
   await hub.api.identity.apiKeys.delete(key.name, by);
   await expect.poll(() => readdirSync(dir)).toEqual([]);
   expect((await begin()).done).toBe(false);
+});
+
+test("what one caller leaves unread is bounded over all its calls, and nobody else's affair", async () => {
+  const hub = await served();
+  const { dataPlanes, tenants } = hub.api.admin;
+  await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
+  const annotations = { a: "x".repeat(limits.annotationsBytes - 1) };
+  const spec = { dataPlane: "dataPlanes/eu" };
+  for (let i = 0; i < 190; i++)
+    await tenants.createTenant({ tenantId: `t${i}`, tenant: { annotations, spec } });
+  const key = await hub.key(Role.VIEWER);
+  const request = { view: View.FULL, pageSize: limits.pageSizeMax };
+  const list = (session: ClientHttp2Session) => {
+    const call = rawCall(session, TenantService.method.listTenants, key.headers);
+    call.send(request);
+    call.endRequest();
+    return call;
+  };
+  const stalled: ReturnType<typeof list>[] = [];
+  const sessions: ClientHttp2Session[] = [];
+  const refused = () => hub.reports.find((r) => r.error !== undefined)?.error;
+  while (refused() === undefined) {
+    // One connection alone has a bound of its own.
+    const session = await rawSession(hub.port);
+    sessions.push(session);
+    onTestFinished(() => session.destroy());
+    const calls = Array.from({ length: 5 }, () => list(session));
+    for (const call of calls) await call.begun;
+    stalled.push(...calls);
+    expect(stalled.length * 3_000_000).toBeLessThan(2 * limits.unreadBytesPerCaller);
+  }
+  const tooMuch = {
+    code: Code.RESOURCE_EXHAUSTED,
+    reason: "TOO_MUCH_UNREAD",
+    quota: [{ subject: key.name }],
+    retryAfterMs: 1_000,
+  };
+  expect(refused()).toMatchObject(tooMuch);
+  expect((stalled.length - 5) * 3_000_000).toBeGreaterThan(limits.unreadBytesPerCaller / 2);
+  await expect(key.link.client(TenantService).listTenants(request)).rejects.toMatchObject(tooMuch);
+  const other = await hub.key(Role.VIEWER);
+  expect((await other.link.client(TenantService).listTenants(request)).tenants).toHaveLength(190);
+  // What is read, or given up with its connection, is no longer held.
+  for (const call of stalled.slice(0, 5)) {
+    call.read();
+    expect(await call.ended).toBe(undefined);
+  }
+  expect((await key.link.client(TenantService).listTenants(request)).tenants).toHaveLength(190);
+  for (const session of sessions) session.destroy();
+  for (const call of stalled) await call.ended;
+  const again = await rawSession(hub.port);
+  onTestFinished(() => again.destroy());
+  const calls = Array.from({ length: 15 }, () => list(again));
+  for (const call of calls) call.read();
+  for (const call of calls) expect(await call.ended).toBe(undefined);
 });
 
 test("uploads are unpacked one after the other, and one that is refused lets the next in", async () => {

@@ -89,7 +89,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     clock: options.clock,
     accept: (socket) => injector.injectConnection(socket),
   });
-  const port: Port = { options, listener, live: new Set(), onIdle: () => undefined };
+  const port: Port = { options, listener, live: new Set(), unread: new Map(), onIdle: () => undefined };
   const codec = codecOf(options);
   for (const service of options.services) {
     server.addService(serviceDefinition(service.desc, codec), implementation(service, port));
@@ -111,6 +111,8 @@ interface Port {
   options: ServerOptions;
   listener: Listener;
   live: Set<LiveCall>;
+  /** Bytes that wait to be read, by account. */
+  unread: Map<string, number>;
   /** Called when the last call has ended. */
   onIdle: () => void;
 }
@@ -213,6 +215,7 @@ async function serve(
   const stream = duplex(call, {
     method,
     maxSendBytes: options.limits.maxSendBytes,
+    charge: (bytes) => charge(port.unread, ctx.account, bytes),
     clock: options.clock,
     signal: controller.signal,
     finish,
@@ -265,6 +268,26 @@ function tooLate(method: string): MoorageError {
   );
 }
 
+/** Unread answers are bounded by caller: there are as many calls and connections as a caller likes. */
+function charge(unread: Map<string, number>, account: string | undefined, bytes: number): void {
+  if (account === undefined) return;
+  const all = (unread.get(account) ?? 0) + bytes;
+  if (bytes > 0 && all > limits.unreadBytesPerCaller) {
+    const description = `${all} bytes would wait to be read, the limit unreadBytesPerCaller is ${limits.unreadBytesPerCaller}`;
+    throw new MoorageError(
+      Code.RESOURCE_EXHAUSTED,
+      `Cannot answer before other answers are read: ${description}`,
+      {
+        reason: "TOO_MUCH_UNREAD",
+        quota: [{ subject: account, description }],
+        retryAfterMs: 1_000,
+      },
+    );
+  }
+  if (all <= 0) unread.delete(account);
+  else unread.set(account, all);
+}
+
 /** grpc-js would find it out behind our back, answer without details and have the handler believe in OK. */
 function tooLarge(method: DescMethod, bytes: number, limit: number): MoorageError {
   return new MoorageError(
@@ -298,6 +321,8 @@ function duplex(
   on: {
     method: DescMethod;
     maxSendBytes: number;
+    /** Charges the call's account, or gives back what is below 0; throws for too much. */
+    charge(bytes: number): void;
     clock: Clock;
     signal: AbortSignal;
     finish(thrown?: { value: unknown }): void;
@@ -312,8 +337,15 @@ function duplex(
   const hasRoom = () => !call.writableNeedDrain && queuedBytes < limits.streamQueuedBytes;
   const left = (bytes: number) => {
     queuedBytes -= bytes;
+    if (!isClosed) on.charge(-bytes);
     if (hasRoom()) for (const go of waiting) go();
   };
+  // Of a call that was cut grpc-js says of some writes that they are over, and of others nothing.
+  let isClosed = false;
+  onStreamClosed(call, () => {
+    on.charge(-queuedBytes);
+    isClosed = true;
+  });
   return {
     async *read() {
       try {
@@ -331,6 +363,7 @@ function duplex(
       if (on.isOver() || call.destroyed) return false;
       const bytes = encode(on.method.output, message);
       if (bytes.length > on.maxSendBytes) throw tooLarge(on.method, bytes.length, on.maxSendBytes);
+      if (!isClosed) on.charge(bytes.length);
       queuedBytes += bytes.length;
       call.write(bytes, () => left(bytes.length));
       return hasRoom();

@@ -19,6 +19,8 @@ export interface CallContext {
   readonly peerCertificateDer: Uint8Array | undefined;
   /** Wall time in milliseconds at which the caller gives up; undefined without a deadline. */
   readonly deadlineMs: number | undefined;
+  /** Who is charged for what waits to be read; set once known, nobody while absent. */
+  account?: string;
   /** Full method, e.g. `/moorage.agent.v1.SyncService/Sync`. */
   readonly method: string;
   /** Sets one trailer of the answer. */
