@@ -37,6 +37,7 @@ describe("the prune plan", () => {
       appliedUids: new Set(),
       live: new Map(states.map((s) => [idKey(s.id), s])),
       partOf: "set",
+      fieldManager: "moorage.app",
       deleteData: false,
       abandon: false,
       removal: false,
@@ -51,6 +52,19 @@ describe("the prune plan", () => {
       deletes: [],
       settled: [{ reason: "AppliedUnderAnotherGroup" }],
     });
+  });
+
+  it("deletes what this application made anew under another uid, and leaves what somebody else did", () => {
+    const e = entry("x");
+    const anew = live(e, { uid: "new", ownHashes: { "moorage.app": "h" } });
+    expect(decide([e], [anew])).toMatchObject({ deletes: [{ uid: "new" }], settled: [] });
+    expect(decide([e], [anew], { abandon: true })).toMatchObject({ abandons: [{ uid: "new" }], settled: [] });
+    for (const ownHashes of [{}, { "moorage.other": "h" }]) {
+      expect(decide([e], [live(e, { uid: "new", ownHashes })])).toMatchObject({
+        deletes: [],
+        settled: [{ action: "Recreated" }],
+      });
+    }
   });
 
   it("does not delete again what is already terminating, and names the finalizers", () => {

@@ -24,6 +24,8 @@ export interface PruneInput {
   /** What lives; undefined: not there. */
   live: ReadonlyMap<string, LiveState | undefined>;
   partOf: string;
+  /** Manager of the fields that this application applies. */
+  fieldManager: string;
   deleteData: boolean;
   removal: boolean;
   /** Abandon what would be deleted. */
@@ -38,7 +40,7 @@ export interface PrunePlan {
   /** To delete, in order: reverse phases, custom resources before CRDs, namespaces last. */
   deletes: readonly { entry: InventoryEntry; uid: string }[];
   /** To strip of our labels and left alone. */
-  abandons: readonly { entry: InventoryEntry; reason: string }[];
+  abandons: readonly { entry: InventoryEntry; uid: string; reason: string }[];
   /** Decided already: gone, recreated, kept, or on their way. */
   settled: readonly PruneOutcome[];
   held?: PruneHold;
@@ -71,7 +73,7 @@ export function undesired(
 /** The whole decision. Pure. */
 export function planPrune(input: PruneInput): PrunePlan {
   const deletes: { entry: InventoryEntry; uid: string }[] = [];
-  const abandons: { entry: InventoryEntry; reason: string }[] = [];
+  const abandons: { entry: InventoryEntry; uid: string; reason: string }[] = [];
   const settled: PruneOutcome[] = [];
   for (const entry of undesired(input.inventory, input.desired)) {
     const live = input.live.get(idKey(entry));
@@ -81,7 +83,7 @@ export function planPrune(input: PruneInput): PrunePlan {
     }
     const verdict = judge(entry, live, input);
     if (verdict === undefined) deletes.push({ entry, uid: live.uid });
-    else if (verdict.action === "Abandoned") abandons.push({ entry, reason: verdict.reason });
+    else if (verdict.action === "Abandoned") abandons.push({ entry, uid: live.uid, reason: verdict.reason });
     else settled.push({ id: idOfEntry(entry), ...verdict });
   }
   deletes.sort(
@@ -103,7 +105,8 @@ type Verdict = { action: PruneOutcome["action"]; reason: string; message: string
 /** Why this object is not deleted; undefined: it is. */
 function judge(entry: InventoryEntry, live: LiveState, input: PruneInput): Verdict | undefined {
   const key = `${entry.group}/${entry.kind}`;
-  if (entry.uid !== "" && entry.uid !== live.uid)
+  // One that was missing and that we made anew bears our fields; an agent may have died before it listed the new uid.
+  if (entry.uid !== "" && entry.uid !== live.uid && live.ownHashes[input.fieldManager] === undefined)
     return {
       action: "Recreated",
       reason: "Recreated",

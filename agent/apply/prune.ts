@@ -30,7 +30,7 @@ export interface PruneContext {
  */
 export async function prune(plan: PrunePlan, context: PruneContext): Promise<PruneOutcome[]> {
   const out: PruneOutcome[] = [...plan.settled];
-  out.push(...(await context.pool(plan.abandons, (a) => abandon(a.entry, a.reason, context))));
+  out.push(...(await context.pool(plan.abandons, (a) => abandon(a, context))));
   const last = (kind: string) => kind === "Namespace" || kind === "CustomResourceDefinition";
   const groups = [
     plan.deletes.filter((d) => !last(d.entry.kind)),
@@ -109,11 +109,14 @@ async function conflicted(
 }
 
 /** Takes our labels and our field manager off, so that the object lives on as nobody's. */
-async function abandon(entry: InventoryEntry, reason: string, context: PruneContext): Promise<PruneOutcome> {
+async function abandon(
+  { entry, uid, reason }: PrunePlan["abandons"][number],
+  context: PruneContext,
+): Promise<PruneOutcome> {
   const ref = refOfEntry(entry);
   try {
     const live = await context.session.get(ref);
-    if (entry.uid !== "" && live.metadata.uid !== entry.uid) {
+    if (live.metadata.uid !== uid) {
       return {
         id: entry,
         action: "Recreated",

@@ -276,6 +276,7 @@ async function pruneStep(
     appliedUids: new Set(state.objects.map((o) => o.live?.uid ?? "").filter((uid) => uid !== "")),
     live,
     partOf: state.context.partOf,
+    fieldManager: input.identity.fieldManager,
     deleteData: policy.deleteData === true,
     removal: policy.removal === true,
     abandon: policy.abandon === true,
