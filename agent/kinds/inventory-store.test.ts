@@ -1,8 +1,12 @@
+import { systemClock } from "@moorage/shared/clock";
+import { seededRng } from "@moorage/shared/rng";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { InventoryEntry } from "../apply/types.ts";
 import { idKey } from "../apply/types.ts";
-import { SHARD_ENTRIES, assign } from "./inventory-store.ts";
+import { KubeError } from "../kube/errors.ts";
+import { createMemoryCluster } from "../kube/memory-cluster.ts";
+import { InventoryStore, SHARD_ENTRIES, assign } from "./inventory-store.ts";
 
 const entry = (name: string): InventoryEntry => ({
   group: "",
@@ -47,5 +51,63 @@ describe("entries and shards", () => {
       }),
       { numRuns: 20 },
     );
+  });
+});
+
+describe("a list of all inventories", () => {
+  const owner = (name: string) => ({ uid: `uid-${name}`, objectName: name, name });
+  const names = (store: InventoryStore, name: string) => store.entries(`uid-${name}`).map((e) => e.name);
+
+  async function rig() {
+    const cluster = createMemoryCluster({ clock: systemClock, rng: seededRng(1) });
+    const session = cluster.client().asAgent();
+    const namespace = "default";
+    const store = new InventoryStore({ session, namespace, term: () => 1 });
+    for (const name of ["kept", "written", "dropped"]) await store.write(owner(name), [entry(name)]);
+    const other = new InventoryStore({ session, namespace, term: () => 1 });
+    await other.load();
+    return { cluster, store, other };
+  }
+
+  it("takes nothing away before it is whole, nor when it fails", async () => {
+    const { cluster, store } = await rig();
+    const down = new KubeError("down", { status: 503, reason: "ServiceUnavailable" });
+    cluster.faults = {
+      before(call) {
+        if (call.verb !== "list") return;
+        expect(names(store, "kept")).toEqual(["kept"]);
+        throw down;
+      },
+    };
+    await expect(store.load()).rejects.toBe(down);
+    expect(names(store, "kept")).toEqual(["kept"]);
+  });
+
+  it("brings what another agent wrote and removed, and keeps what is written meanwhile", async () => {
+    const { cluster, store, other } = await rig();
+    await other.write(owner("kept"), [entry("kept"), entry("more")]);
+    await other.write(owner("new"), [entry("new")]);
+    const listed = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    cluster.faults = {
+      async after(call) {
+        if (call.verb !== "list") return;
+        listed.resolve();
+        await go.promise;
+      },
+    };
+    const loading = store.load();
+    await listed.promise;
+    await store.write(owner("written"), [entry("written"), entry("meanwhile")]);
+    await store.drop("uid-dropped");
+    go.resolve();
+    await loading;
+    expect(names(store, "kept")).toEqual(["kept", "more"]);
+    expect(names(store, "new")).toEqual(["new"]);
+    expect(names(store, "written")).toEqual(["written", "meanwhile"]);
+    expect(store.owners()).not.toContain("uid-dropped");
+    await other.drop("uid-new");
+    await store.load();
+    expect(store.owners()).not.toContain("uid-new");
   });
 });

@@ -41,6 +41,9 @@ export class InventoryStore {
   readonly #term: () => number;
   readonly #shards = new Map<string, Shard[]>();
   readonly #entries = new Map<string, readonly InventoryEntry[]>();
+  /** Whose inventories were written or removed since the last list began. */
+  readonly #written = new Set<string>();
+  #loaded: Promise<void> = Promise.resolve();
 
   constructor(deps: { session: AgentSession; namespace: string; term: () => number }) {
     this.#session = deps.session;
@@ -48,19 +51,38 @@ export class InventoryStore {
     this.#term = deps.term;
   }
 
-  /** Lists every shard. Call once before the first reconcile, and again when the Lease was regained. */
-  async load(): Promise<void> {
-    this.#shards.clear();
-    this.#entries.clear();
+  /**
+   * Lists every shard. Call once before the first reconcile, and again when the Lease was regained or a write was
+   * refused. Until the whole list is there all stays as it was, also when it fails: an inventory that seems empty for a
+   * moment would end a removal whose objects are still there. What is written meanwhile is newer than the list.
+   */
+  load(): Promise<void> {
+    const loaded = this.#loaded.then(() => this.#load());
+    this.#loaded = loaded.catch(() => undefined);
+    return loaded;
+  }
+
+  async #load(): Promise<void> {
+    this.#written.clear();
+    const listed = new Map<string, Shard[]>();
     let token: string | undefined;
     do {
       const page = await this.#session.list(
         { apiVersion, kind },
         { namespace: this.#namespace, limit: 100, ...(token === undefined ? {} : { continue: token }) },
       );
-      for (const object of page.items) this.#take(object);
+      for (const object of page.items) take(listed, object);
       token = page.continue;
     } while (token !== undefined);
+    for (const uid of this.#shards.keys()) if (!listed.has(uid) && !this.#written.has(uid)) this.#forget(uid);
+    for (const [uid, shards] of listed) {
+      if (this.#written.has(uid)) continue;
+      this.#shards.set(uid, shards);
+      this.#entries.set(
+        uid,
+        shards.flatMap((s) => entriesOf(s.object)),
+      );
+    }
   }
 
   /** The inventory of an application; empty when it has none. */
@@ -101,6 +123,7 @@ export class InventoryStore {
       }
       shards[i] = await this.#put(owner, { index: i, entries: next, old });
       this.#shards.set(owner.uid, shards);
+      this.#written.add(owner.uid);
     }
     this.#entries.set(owner.uid, entries);
   }
@@ -118,6 +141,11 @@ export class InventoryStore {
         if (!isNotFound(error)) throw error;
       }
     }
+    this.#written.add(uid);
+    this.#forget(uid);
+  }
+
+  #forget(uid: string): void {
     this.#shards.delete(uid);
     this.#entries.delete(uid);
   }
@@ -154,17 +182,17 @@ export class InventoryStore {
       shard.old === undefined ? await this.#session.create(object) : await this.#session.update(object);
     return { object: answer.object, keys: shard.entries.map(idKey) };
   }
+}
 
-  #take(object: KubeObject): void {
-    const uid = dig(object, "spec", "applicationUid");
-    const index = Number(dig(object, "spec", "shard") ?? 0);
-    const entries = (dig(object, "spec", "entries") ?? []) as InventoryEntry[];
-    if (typeof uid !== "string") return;
-    const shards = this.#shards.get(uid) ?? [];
-    shards[index] = { object, keys: entries.map(idKey) };
-    this.#shards.set(uid, shards);
-    this.#entries.set(uid, [...(this.#entries.get(uid) ?? []), ...entries]);
-  }
+const entriesOf = (shard: KubeObject): InventoryEntry[] =>
+  (dig(shard, "spec", "entries") ?? []) as InventoryEntry[];
+
+function take(into: Map<string, Shard[]>, object: KubeObject): void {
+  const uid = dig(object, "spec", "applicationUid");
+  if (typeof uid !== "string") return;
+  const shards = into.get(uid) ?? [];
+  shards[Number(dig(object, "spec", "shard") ?? 0)] = { object, keys: entriesOf(object).map(idKey) };
+  into.set(uid, shards);
 }
 
 /** Entries by shard: each stays where its key is, new ones fill the first shard with room. Pure. */

@@ -47,7 +47,10 @@ const MUTATING = ["create", "update", "apply", "patch", "delete"];
 interface Seen {
   /** By uid: newest revision of any order, and the digest held. */
   held: Map<string, { newest: number; digest: string; removing: boolean }>;
-  highest: Map<string, number>;
+  /** By uid: revisions that its record had, the newest last. */
+  had: Map<string, number[]>;
+  /** Revision of the stored cursor: what it covers, the agent knows to be stored. */
+  covered: number;
   /** uids whose record somebody deleted by hand and that was not written anew yet. */
   missing: Set<string>;
   /** First destructive call for a resource, by uid, since the agent started; `root`: what it counts as. */
@@ -86,7 +89,8 @@ export class Invariants {
     const { store } = plane.cluster;
     const seen: Seen = {
       held: new Map(),
-      highest: new Map(),
+      had: new Map(),
+      covered: 0,
       missing: new Set(),
       removed: new Map(),
       most: 0,
@@ -136,8 +140,11 @@ export class Invariants {
     const uid = String(dig(record, "spec", "uid"));
     if (change.after === undefined) {
       seen.held.delete(uid);
-      // A removal that was carried out ends the uid's history: a restored hub orders it anew.
-      if (!seen.missing.has(uid)) seen.highest.delete(uid);
+      // A removal that was carried out ends the uid's history: a restored hub orders it anew. Of what was deleted by
+      // hand, a write whose answer was lost is known to nobody any more.
+      const known = (seen.had.get(uid) ?? []).filter((rev) => rev <= seen.covered);
+      if (seen.missing.has(uid)) seen.had.set(uid, known);
+      else seen.had.delete(uid);
       return;
     }
     const revision = Number(dig(record, "spec", "revision"));
@@ -147,13 +154,17 @@ export class Invariants {
       Number(dig(record, "spec", "rejected", "revision") ?? 0),
     );
     seen.missing.delete(uid);
+    // What is written anew replaces nothing: it only must not forget the newest order.
+    const now = seen.held.has(uid) ? revision : newest;
     const digest = String(dig(record, "spec", "digest"));
     seen.held.set(uid, { newest, digest, removing: dig(record, "spec", "removal") !== undefined });
     seen.most = Math.max(seen.most, seen.held.size);
-    const before = seen.highest.get(uid) ?? 0;
-    if (revision < before)
+    const had = seen.had.get(uid) ?? [];
+    const before = had.at(-1) ?? 0;
+    if (now < before)
       this.fail("no-rollback", `${plane.name}: "${record.metadata.name}" went from ${before} to ${revision}`);
-    seen.highest.set(uid, Math.max(before, revision));
+    if (revision > before) had.push(revision);
+    seen.had.set(uid, had);
   }
 
   #position(plane: Plane, state: KubeObject): void {
@@ -163,6 +174,8 @@ export class Invariants {
       epochHex: Buffer.from(epoch, "base64").toString("hex"),
       revision: Number(dig(state, "spec", "revision")),
     };
+    const seen = this.#seen.get(plane);
+    if (seen !== undefined) seen.covered = cursor.revision;
     for (const what of this.#uncovered(plane, cursor))
       this.fail("cursor", `${plane.name}: the cursor ${cursor.revision} is stored, but ${what}`);
   }
