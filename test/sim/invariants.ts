@@ -13,7 +13,7 @@ import type { Plane } from "./plane.ts";
 export const invariantNames = {
   converges: "at rest every agent holds exactly the hub's set, and its cluster is what that renders",
   "no-deletion": "nothing goes without a tombstone or a newer revision",
-  "no-rollback": "no older revision replaces a newer one",
+  "no-rollback": "no older revision replaces a newer one that the agent's cursor covers",
   durable: "what was acknowledged outlives the hub",
   "lost-hub": "a hub that lost history removes and rolls back nothing before its epoch is accepted",
   guard: "no more than max(5, 20 %) go within 10 minutes unless the exact set was authorized",
@@ -140,11 +140,8 @@ export class Invariants {
     const uid = String(dig(record, "spec", "uid"));
     if (change.after === undefined) {
       seen.held.delete(uid);
-      // A removal that was carried out ends the uid's history: a restored hub orders it anew. Of what was deleted by
-      // hand, a write whose answer was lost is known to nobody any more.
-      const known = (seen.had.get(uid) ?? []).filter((rev) => rev <= seen.covered);
-      if (seen.missing.has(uid)) seen.had.set(uid, known);
-      else seen.had.delete(uid);
+      // A removal that was carried out ends the uid's history: a restored hub orders it anew.
+      if (!seen.missing.has(uid)) seen.had.delete(uid);
       return;
     }
     const revision = Number(dig(record, "spec", "revision"));
@@ -160,11 +157,11 @@ export class Invariants {
     seen.held.set(uid, { newest, digest, removing: dig(record, "spec", "removal") !== undefined });
     seen.most = Math.max(seen.most, seen.held.size);
     const had = seen.had.get(uid) ?? [];
-    const before = had.at(-1) ?? 0;
+    // A write whose answer was lost may be undone: the agent does not know of it, and the hub sends it again.
+    const before = had.findLast((rev) => rev <= seen.covered) ?? 0;
     if (now < before)
       this.fail("no-rollback", `${plane.name}: "${record.metadata.name}" went from ${before} to ${revision}`);
-    if (revision > before) had.push(revision);
-    seen.had.set(uid, had);
+    seen.had.set(uid, [...had.filter((rev) => rev < revision), revision]);
   }
 
   #position(plane: Plane, state: KubeObject): void {
