@@ -3,15 +3,15 @@ import { closeSync, existsSync, openSync, readSync, writeSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { fromJson, toJson } from "@bufbuild/protobuf";
-import { timestampDate, timestampMs } from "@bufbuild/protobuf/wkt";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type {
   AuditRecord,
   AuditSeal,
   CertificateAuthority,
 } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
 import { AuditRecordSchema, AuditSealSchema } from "@moorage/proto/moorage/hub/v1/hub_service_pb";
-import type { ChainRecord, ChainSeal } from "@moorage/shared/audit-chain";
-import { ChainVerifier, parseHead, reportLines } from "@moorage/shared/audit-chain";
+import type { ChainRecord } from "@moorage/shared/audit-chain";
+import { chainSeal, ChainVerifier, parseHead, reportLines } from "@moorage/shared/audit-chain";
 import type { Command } from "commander";
 import type { Api } from "./api.ts";
 import { ChildExit } from "./commands-admin.ts";
@@ -148,16 +148,6 @@ const chainRecord = (r: AuditRecord): ChainRecord => ({
   encoded: r.encoded,
   method: r.method,
   resource: r.resource,
-});
-
-const chainSeal = (s: AuditSeal): ChainSeal => ({
-  sequence: Number(s.sequence),
-  previousDigest: s.previousDigest,
-  digest: s.digest,
-  sealTimeMs: s.sealTime === undefined ? 0 : timestampMs(s.sealTime),
-  recordRevisions: s.recordRevisions.map(Number),
-  recordDigests: s.recordDigests,
-  pruned: s.pruned,
 });
 
 /** Feeds the lines of an export to a verifier; one that is neither record nor seal is wrong usage. */

@@ -6,6 +6,8 @@
  * one digest outside the hub can tell any later change of what lies below.
  */
 import { createHash } from "node:crypto";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 
 /** One record as it was committed. */
 export interface ChainRecord {
@@ -29,6 +31,23 @@ export interface ChainSeal {
   /** The anchor: retention deleted its records and every seal before it. */
   pruned: boolean;
 }
+
+/** A seal as the chain has it, of one that is stored or that the API showed. */
+export const chainSeal = (
+  s: Omit<ChainSeal, "sequence" | "sealTimeMs" | "recordRevisions"> & {
+    sequence: bigint;
+    sealTime?: Timestamp | undefined;
+    recordRevisions: readonly bigint[];
+  },
+): ChainSeal => ({
+  sequence: Number(s.sequence),
+  previousDigest: s.previousDigest,
+  digest: s.digest,
+  sealTimeMs: s.sealTime === undefined ? 0 : timestampMs(s.sealTime),
+  recordRevisions: s.recordRevisions.map(Number),
+  recordDigests: s.recordDigests,
+  pruned: s.pruned,
+});
 
 /** Method of the record by which retention says that it pruned up to the seal that the resource names. */
 export const PRUNE_METHOD = "moorage.hub/PruneAuditRecords";

@@ -1,9 +1,8 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
-import type { StoredAuditSeal } from "@moorage/proto/moorage/internal/v1/record_pb";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { StoredAuditRecordSchema, StoredAuditSealSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { ChainRecord, ChainSeal } from "@moorage/shared/audit-chain";
-import { compareRecords } from "@moorage/shared/audit-chain";
+import { chainSeal, compareRecords } from "@moorage/shared/audit-chain";
 import { auditSealKey, prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store } from "../store/store.ts";
@@ -32,16 +31,6 @@ export function recordOf(kv: KV): ChainRecord {
 
 /** A seal as the chain has it. */
 export const sealOf = (value: Uint8Array): ChainSeal => chainSeal(fromBinary(StoredAuditSealSchema, value));
-
-const chainSeal = (s: StoredAuditSeal): ChainSeal => ({
-  sequence: Number(s.sequence),
-  previousDigest: s.previousDigest,
-  digest: s.digest,
-  sealTimeMs: s.sealTime === undefined ? 0 : timestampMs(s.sealTime),
-  recordRevisions: s.recordRevisions.map(Number),
-  recordDigests: s.recordDigests,
-  pruned: s.pruned,
-});
 
 /** The stored form of a seal; `storedBytes` as in {@link SealAt}. */
 export function sealBytes(s: ChainSeal, storedBytes: number): Uint8Array {
