@@ -12,7 +12,7 @@ import { idKey } from "../apply/types.ts";
 import type { AgentSession } from "../kube/client.ts";
 import { isNotFound } from "../kube/errors.ts";
 import type { KubeObject } from "../kube/object.ts";
-import { dig } from "../kube/object.ts";
+import { dig, wholeNumber } from "../kube/object.ts";
 
 /** Entries a shard; about 200 B each, far below etcd's 1.5 MiB an object. */
 export const SHARD_ENTRIES = 1_500;
@@ -99,7 +99,7 @@ export class InventoryStore {
   highestTerm(): number {
     let highest = 0;
     for (const shards of this.#shards.values()) {
-      for (const s of shards) highest = Math.max(highest, Number(dig(s.object, "spec", "term") ?? 0));
+      for (const s of shards) highest = Math.max(highest, wholeNumber(dig(s.object, "spec", "term")) ?? 0);
     }
     return highest;
   }
@@ -151,7 +151,7 @@ export class InventoryStore {
   }
 
   #sameTerm(shard: Shard): boolean {
-    return Number(dig(shard.object, "spec", "term")) === this.#term();
+    return dig(shard.object, "spec", "term") === this.#term();
   }
 
   async #put(
@@ -191,7 +191,7 @@ function take(into: Map<string, Shard[]>, object: KubeObject): void {
   const uid = dig(object, "spec", "applicationUid");
   if (typeof uid !== "string") return;
   const shards = into.get(uid) ?? [];
-  shards[Number(dig(object, "spec", "shard") ?? 0)] = { object, keys: entriesOf(object).map(idKey) };
+  shards[wholeNumber(dig(object, "spec", "shard")) ?? 0] = { object, keys: entriesOf(object).map(idKey) };
   into.set(uid, shards);
 }
 

@@ -127,3 +127,8 @@ export function dig(value: unknown, ...keys: string[]): unknown {
   }
   return at;
 }
+
+/** `value` as a whole number from 0 to 2^53 - 1: a revision, generation or term. Undefined for anything else. */
+export function wholeNumber(value: unknown): number | undefined {
+  return Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : undefined;
+}

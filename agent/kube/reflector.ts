@@ -5,7 +5,7 @@ import { backoffSleep, type Backoff, type Service } from "@moorage/shared/servic
 import type { KubeSession } from "./client.ts";
 import { errorFromStatus, isExpired, KubeError } from "./errors.ts";
 import { parseJson } from "./json.ts";
-import { asMap, dig, type KindRef, type KubeObject } from "./object.ts";
+import { asMap, dig, type KindRef, type KubeObject, wholeNumber } from "./object.ts";
 
 /**
  * Keeps a reduced copy of one kind's objects, after client-go tools/cache/reflector.go: a streaming
@@ -317,7 +317,7 @@ class KindReflector<T> implements Reflector<T> {
         return true;
       case "ERROR":
         throw errorFromStatus(`Cannot watch ${this.#o.kind.kind}`, {
-          status: Number(object["code"] ?? 500),
+          status: wholeNumber(object["code"]) ?? 500,
           body: object,
         });
       default:

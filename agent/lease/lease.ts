@@ -13,7 +13,7 @@ import type { Logger } from "@moorage/shared/log";
 import type { AgentSession } from "../kube/client.ts";
 import { isKubeError, isNotFound } from "../kube/errors.ts";
 import type { KubeObject } from "../kube/object.ts";
-import { dig } from "../kube/object.ts";
+import { dig, wholeNumber } from "../kube/object.ts";
 
 export const LEASE_DURATION_MS = 15_000;
 export const RENEW_MS = 5_000;
@@ -75,7 +75,7 @@ export class Lease {
         const version = lease?.metadata.resourceVersion ?? "";
         if (seen?.version !== version) seen = { version, at: clock.monotonicMs() };
         const durationMs =
-          Number(dig(lease, "spec", "leaseDurationSeconds") ?? 0) * 1000 || LEASE_DURATION_MS;
+          (wholeNumber(dig(lease, "spec", "leaseDurationSeconds")) ?? 0) * 1000 || LEASE_DURATION_MS;
         const free = lease === undefined || holderOf(lease) === "" || holderOf(lease) === this.#deps.holder;
         if (free || clock.monotonicMs() - seen.at >= durationMs) return await this.#take(lease, signal);
       } catch (thrown) {
@@ -103,7 +103,7 @@ export class Lease {
 
   async #take(old: KubeObject | undefined, signal: AbortSignal): Promise<Held> {
     const { clock, log } = this.#deps;
-    const transitions = Number(dig(old, "spec", "leaseTransitions") ?? 0);
+    const transitions = wholeNumber(dig(old, "spec", "leaseTransitions")) ?? 0;
     const term = Math.max(transitions, await this.#deps.highestTerm()) + 1;
     const asked = clock.monotonicMs();
     let current = await this.#write(old, { term, taken: true });

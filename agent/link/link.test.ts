@@ -103,6 +103,7 @@ function rig(
     },
   } as never);
   const refusedGenerations: number[] = [];
+  const log = memoryLogger();
   const link = createHubLink({
     store: memory.store,
     connect: () => {
@@ -121,7 +122,7 @@ function rig(
     onRefusedGeneration: (known) => void refusedGenerations.push(known),
     clock,
     rng: seededRng(1),
-    log: memoryLogger(),
+    log,
   });
   const stop = new AbortController();
   stops.push(stop);
@@ -131,7 +132,7 @@ function rig(
       .filter((m) => m.message.case === kind)
       .map((m) => m.message.value as never as Record<string, unknown>);
   const write = (message: unknown) => streams.at(-1)?.stream.write({ message } as never);
-  return { clock, link, sent, write, streams, dials, links, refusedGenerations, ...memory };
+  return { clock, link, log, sent, write, streams, dials, links, refusedGenerations, ...memory };
 }
 
 describe("the hub link", () => {
@@ -153,6 +154,28 @@ describe("the hub link", () => {
     batches[0]?.durable();
     await settle();
     expect(sent("ack").map((a) => a["seq"])).toEqual([1n, 2n]);
+  });
+
+  it.each([
+    ["updates[1].revision", { revision: 2n ** 53n, generation: 1n, cursor: 2n }],
+    ["updates[1].upsert.generation", { revision: 2n, generation: 2n ** 53n, cursor: 2n }],
+    ["cursor.revision", { revision: 2n, generation: 1n, cursor: 2n ** 53n }],
+  ])("takes nothing of a batch whose %s cannot be kept, and dials again", async (field, of) => {
+    const { clock, batches, write, dials, log } = rig();
+    await settle();
+    const over = upsert("tenants/b", { uid: "u-b", revision: 2 });
+    over.revision = of.revision;
+    if (over.change.case === "upsert") over.change.value.generation = of.generation;
+    const cursor = { ...cursorAt(2), revision: of.cursor };
+    write({
+      case: "changes",
+      value: { seq: 1n, updates: [upsert("tenants/a", { uid: "u-a", revision: 1 }), over], cursor },
+    });
+    await settle();
+    expect(batches).toEqual([]);
+    expect(String(log.records.at(-1)?.fields["error"])).toContain(`The hub sent ${field} `);
+    await clock.advance(120_000);
+    expect(dials.length).toBeGreaterThan(1);
   });
 
   it("resumes a lost stream from the durable position after at most the spread", async () => {

@@ -266,6 +266,7 @@ class StreamRun {
     const { deps, state } = this.#c;
     if (changes.seq !== ++this.#seq)
       throw new MoorageError(Code.DATA_LOSS, `The hub sent changes ${changes.seq}, expected ${this.#seq}`);
+    requireCountable(changes);
     this.#missed ||= changes.updates.length > 0;
     const judge = changes.initialEnd && this.#resume === Resume.DELTA && this.#missed;
     for (const u of changes.updates)
@@ -454,4 +455,20 @@ function newer(durable: Cursor | undefined, seen: Cursor | undefined): Cursor | 
   if (durable === undefined || seen === undefined) return durable;
   const sameEpoch = Buffer.from(durable.epoch).equals(seen.epoch);
   return sameEpoch && seen.revision > durable.revision ? seen : durable;
+}
+
+/** Throws when a revision or generation is none: the cluster's API and its clients keep 53 bits of a number. */
+function requireCountable({ updates, cursor }: Changes): void {
+  const require = (field: string, value: bigint) => {
+    if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER))
+      throw new MoorageError(
+        Code.DATA_LOSS,
+        `The hub sent ${field} ${value}, which is not from 0 to 2^53 - 1`,
+      );
+  };
+  if (cursor !== undefined) require("cursor.revision", cursor.revision);
+  for (const [i, { revision, change }] of updates.entries()) {
+    require(`updates[${i}].revision`, revision);
+    if (change.case === "upsert") require(`updates[${i}].upsert.generation`, change.value.generation);
+  }
 }

@@ -3,6 +3,7 @@ import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { afterEach, describe, expect, it } from "vitest";
 import { KubeError } from "../kube/errors.ts";
+import { rawNumber } from "../kube/json.ts";
 import { createMemoryCluster } from "../kube/memory-cluster.ts";
 import type { KubeObject } from "../kube/object.ts";
 import { dig } from "../kube/object.ts";
@@ -234,6 +235,60 @@ describe("ClusterMirror", () => {
     await settle(40);
     expect(dig(await get("Tenant", "acme.11111111"), "spec", "removal")).toBeUndefined();
     expect(mirror.get(uidA)?.removal).toBeUndefined();
+  });
+
+  it.each(["revision", "generation", "rejected"])(
+    "reads on past a record whose %s is beyond 2^53, and has it written anew by the hub",
+    async (field) => {
+      const { start, session, get } = await rig();
+      const first = await start();
+      await first.mirror.apply(
+        { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+        signal(),
+      );
+      const huge = rawNumber("18446744073709551615");
+      const value =
+        field === "rejected" ? { revision: huge, digest: "", reason: "Malformed", message: "" } : huge;
+      first.stop.abort(new DOMException("ended", "AbortError"));
+      await session.mergePatch(
+        { apiVersion, kind: "Tenant", namespace, name: "acme.11111111" },
+        { spec: { [field]: value } },
+      );
+      const second = await start();
+      await second.mirror.apply(
+        {
+          updates: [
+            upsert("tenants/acme", { uid: uidA, revision: 8, label: "2" }),
+            upsert("tenants/blue", { uid: uidB, revision: 9 }),
+          ],
+          cursor: cursorAt(9),
+        },
+        signal(),
+      );
+      await settle(40);
+      expect(second.mirror.list("Tenant").map((r) => [r.name, r.revision])).toEqual([
+        ["tenants/acme", 8],
+        ["tenants/blue", 9],
+      ]);
+      expect(dig(await get("Tenant", "acme.11111111"), "spec", field)).toEqual(
+        { revision: 8, generation: 1, rejected: undefined }[field],
+      );
+    },
+  );
+
+  it("holds no record without a readable revision, so that the hub sends it again whatever its own says", async () => {
+    const { start, session } = await rig();
+    const first = await start();
+    await first.mirror.apply(
+      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
+      signal(),
+    );
+    first.stop.abort(new DOMException("ended", "AbortError"));
+    await session.mergePatch(
+      { apiVersion, kind: "Tenant", namespace, name: "acme.11111111" },
+      { spec: { revision: rawNumber("18446744073709551615") } },
+    );
+    expect((await start()).mirror.held()).toEqual([]);
   });
 
   it("waits for an object that is being deleted without holding up another resource", async () => {

@@ -9,7 +9,7 @@ import {
 import { Encoding, type Resource } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Condition } from "@moorage/shared/conditions/conditions";
 import { API_VERSION } from "@moorage/shared/install/crds";
-import { asMap, dig, type KubeObject } from "../kube/object.ts";
+import { asMap, dig, type KubeObject, wholeNumber } from "../kube/object.ts";
 import type { Body, MirrorKind, MirrorRecord, Origin, RecordStatus, Removal } from "./mirror.ts";
 
 /** The kinds, in the order in which they are read. */
@@ -222,16 +222,16 @@ function statusOf(object: KubeObject): RecordStatus | undefined {
   const status = asMap(object["status"]);
   if (status === undefined || !Array.isArray(status["conditions"])) return undefined;
   const out: RecordStatus = {
-    observedGeneration: Number(status["observedGeneration"] ?? 0),
+    observedGeneration: wholeNumber(status["observedGeneration"]) ?? 0,
     conditions: (status["conditions"] as Condition[]).map((c) => ({
       ...c,
       message: c.message ?? "",
-      observedGeneration: Number(c.observedGeneration ?? 0),
+      observedGeneration: wholeNumber(c.observedGeneration) ?? 0,
     })),
   };
   if (status["appliedGeneration"] !== undefined) {
     out.applied = {
-      generation: Number(status["appliedGeneration"]),
+      generation: wholeNumber(status["appliedGeneration"]) ?? 0,
       version: text(status["appliedVersion"]),
       digest: text(status["appliedDigest"]),
     };
@@ -281,11 +281,14 @@ function hubEntry(object: KubeObject, spec: Record<string, unknown>, named: Name
     }
     damaged = body === undefined;
   }
+  const revision = wholeNumber(spec["revision"]);
+  // Without it nothing says which of two orders is newer: the hub is asked again.
+  damaged ||= revision === undefined;
   const record: MirrorRecord = {
     ...base(object, named, "hub"),
     uid: text(spec["uid"]),
-    revision: Number(spec["revision"] ?? 0),
-    generation: Number(spec["generation"] ?? 0),
+    revision: revision ?? 0,
+    generation: wholeNumber(spec["generation"]) ?? 0,
     digest,
     body: body ?? emptyBody(named.kind),
     removal: removalOf(spec),
@@ -342,7 +345,7 @@ function removalOf(spec: Record<string, unknown>): Removal | undefined {
   const removal = asMap(spec["removal"]);
   if (removal === undefined) return undefined;
   return {
-    revision: Number(removal["revision"] ?? 0),
+    revision: wholeNumber(removal["revision"]) ?? 0,
     orphan: removal["orphan"] === true,
     authorization: new Uint8Array(Buffer.from(text(removal["authorization"]), "base64")),
   };
@@ -352,7 +355,7 @@ function rejectionOf(spec: Record<string, unknown>): Rejection | undefined {
   const rejected = asMap(spec["rejected"]);
   if (rejected === undefined) return undefined;
   return {
-    revision: Number(rejected["revision"] ?? 0),
+    revision: wholeNumber(rejected["revision"]) ?? 0,
     digest: text(rejected["digest"]),
     reason: text(rejected["reason"]),
     message: text(rejected["message"]),

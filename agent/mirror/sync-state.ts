@@ -6,7 +6,7 @@ import { API_VERSION } from "@moorage/shared/install/crds";
 import type { AgentSession } from "../kube/client.ts";
 import { isKubeError, isNotFound } from "../kube/errors.ts";
 import type { KubeObject } from "../kube/object.ts";
-import { asMap, dig } from "../kube/object.ts";
+import { asMap, dig, wholeNumber } from "../kube/object.ts";
 
 const NAME = "agent";
 
@@ -106,15 +106,15 @@ function positionOf(object: KubeObject): SyncPosition {
       typeof epoch === "string"
         ? create(CursorSchema, {
             epoch: new Uint8Array(Buffer.from(epoch, "base64")),
-            revision: BigInt(Number(spec["revision"] ?? 0)),
+            revision: BigInt(wholeNumber(spec["revision"]) ?? 0),
           })
         : undefined,
-    highestRevision: Number(spec["highestRevision"] ?? 0),
-    term: Number(spec["term"] ?? 0),
+    highestRevision: wholeNumber(spec["highestRevision"]) ?? 0,
+    term: wholeNumber(spec["term"]) ?? 0,
     gone: ((dig(spec, "gone") ?? []) as Gone[]).map((g) => ({
       name: g.name,
       uid: g.uid,
-      revision: Number(g.revision ?? 0),
+      revision: wholeNumber(g.revision) ?? 0,
     })),
   };
 }

@@ -36,7 +36,8 @@ export interface CustomResourceDefinition {
 }
 
 const string = { type: "string" } as const;
-const int64 = { type: "integer", format: "int64" } as const;
+/** A revision, generation or term. JSON readers, the agent's included, lose the last digits of what is above. */
+const int64 = { type: "integer", format: "int64", minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const;
 const int32 = { type: "integer", format: "int32" } as const;
 const boolean = { type: "boolean" } as const;
 const dateTime = { type: "string", format: "date-time" } as const;
@@ -94,8 +95,8 @@ const mirrored: Schema = {
         pattern: "^(dataPlanes|tenants)/[a-z][-a-z0-9]*(/applications/[a-z][-a-z0-9]*)?$",
       },
       uid: { type: "string", maxLength: 64 },
-      revision: { ...int64, minimum: 0 },
-      generation: { ...int64, minimum: 0 },
+      revision: int64,
+      generation: int64,
       digest: { type: "string", pattern: "^([0-9a-f]{64})?$" },
       bodyVersion: { type: "string", maxLength: 16 },
       body: bytes,
