@@ -276,21 +276,6 @@ describe("ClusterMirror", () => {
     },
   );
 
-  it("holds no record without a readable revision, so that the hub sends it again whatever its own says", async () => {
-    const { start, session } = await rig();
-    const first = await start();
-    await first.mirror.apply(
-      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
-      signal(),
-    );
-    first.stop.abort(new DOMException("ended", "AbortError"));
-    await session.mergePatch(
-      { apiVersion, kind: "Tenant", namespace, name: "acme.11111111" },
-      { spec: { revision: rawNumber("18446744073709551615") } },
-    );
-    expect((await start()).mirror.held()).toEqual([]);
-  });
-
   it("waits for an object that is being deleted without holding up another resource", async () => {
     const { start, session, get, clock } = await rig();
     const name = "acme.11111111";

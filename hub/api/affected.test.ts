@@ -3,21 +3,15 @@ import { WaitForRequestSchema } from "@moorage/proto/moorage/hub/v1/wait_service
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { seededRng } from "@moorage/shared/rng";
 import { systemClock } from "@moorage/shared/clock";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { keyText } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store } from "../store/store.ts";
 import { settle } from "../sync/testing.ts";
 import { Affected } from "./affected.ts";
 import { Reader } from "./reader.ts";
-import type { TestApi } from "./testing.ts";
-import { take, testApi } from "./testing.ts";
+import { take, apiOfTest } from "./testing.ts";
 import { waitFor } from "./wait.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
 
 /** Two tenants in one data plane, over a store whose reads are told. */
 async function start() {
@@ -30,8 +24,7 @@ async function start() {
       return inner.range(q);
     },
   };
-  const api = await testApi({ store });
-  open.push(api);
+  const api = await apiOfTest({ store });
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   const tenant = { spec: { dataPlane: "dataPlanes/eu" } };
   const a = await api.admin.tenants.createTenant({ tenantId: "a", tenant });

@@ -3,16 +3,10 @@ import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { systemClock } from "@moorage/shared/clock";
 import { Code } from "@moorage/shared/errors";
 import { seededRng } from "@moorage/shared/rng";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store, TxnRequest } from "../store/store.ts";
-import type { TestApi } from "./testing.ts";
-import { publish, testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { publish, apiOfTest } from "./testing.ts";
 
 /** More than two transactions take. */
 const MANY = 60;
@@ -31,8 +25,7 @@ async function start() {
       return store.txn(request);
     },
   });
-  const api = await testApi({ store: interrupted });
-  open.push(api);
+  const api = await apiOfTest({ store: interrupted });
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   await publish(api);
   const { tenants, applications } = api.admin;

@@ -15,15 +15,12 @@ import { openMemoryStore } from "../store/memory/memory.ts";
 import { manualClock } from "../sync/testing.ts";
 import { Room } from "./room.ts";
 import type { TestApi } from "./testing.ts";
-import { publish, take, testApi } from "./testing.ts";
+import { acmeApi, take } from "./testing.ts";
 
 let api: TestApi;
 beforeAll(async () => {
-  api = await testApi();
-  const { dataPlanes, tenants, applications } = api.admin;
-  await publish(api, "parameters:\n  schema: {type: object}\n");
-  await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
-  await tenants.createTenant({ tenantId: "acme", tenant: { spec: { dataPlane: "dataPlanes/eu" } } });
+  api = await acmeApi();
+  const { applications } = api.admin;
   await applications.createApplication({
     parent: "tenants/acme",
     applicationId: "web",

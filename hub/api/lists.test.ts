@@ -4,20 +4,14 @@ import { systemClock } from "@moorage/shared/clock";
 import { Code } from "@moorage/shared/errors";
 import { seededRng } from "@moorage/shared/rng";
 import fc from "fast-check";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { resourceKey } from "../core/keys.ts";
 import { isWithin } from "../identity/authorize.ts";
 import { inRange, key, keyText } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { RangeRequest, Store } from "../store/store.ts";
 import { rangesOf } from "./lists.ts";
-import type { TestApi } from "./testing.ts";
-import { testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { apiOfTest } from "./testing.ts";
 
 /** An API whose reads of ranges are told. */
 async function start(onRange: (q: RangeRequest) => void, clock: Clock = systemClock) {
@@ -29,8 +23,7 @@ async function start(onRange: (q: RangeRequest) => void, clock: Clock = systemCl
       return inner.range(q);
     },
   };
-  const api = await testApi({ store, clock });
-  open.push(api);
+  const api = await apiOfTest({ store, clock });
   await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   return api;
 }

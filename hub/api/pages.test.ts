@@ -13,7 +13,7 @@ import { limits } from "@moorage/shared/limits";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PageRoom } from "../core/pages.ts";
 import type { TestApi } from "./testing.ts";
-import { publish, take, testApi, upload } from "./testing.ts";
+import { acmeApi, take, upload } from "./testing.ts";
 
 const APPLICATIONS = 120;
 const KEYS = 700;
@@ -29,11 +29,8 @@ const labels = Object.fromEntries(
 
 let api: TestApi;
 beforeAll(async () => {
-  api = await testApi();
-  const { dataPlanes, tenants, applications } = api.admin;
-  await publish(api, "parameters:\n  schema: {type: object}\n");
-  await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
-  await tenants.createTenant({ tenantId: "acme", tenant: { spec: { dataPlane: "dataPlanes/eu" } } });
+  api = await acmeApi();
+  const { applications } = api.admin;
   const parameters = { a: "x".repeat(limits.parametersBytes - '{"a":""}'.length) };
   const spec = { bundle: "bundles/small", version: "1.0.0", parameters };
   for (let i = 0; i < APPLICATIONS; i++)

@@ -3,22 +3,15 @@ import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { pageTokenKey } from "../core/keys.ts";
 import { pageToken } from "../core/pages.ts";
 import { key } from "../store/bytes.ts";
-import type { TestApi } from "./testing.ts";
-import { publish, take, testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { publish, take, apiOfTest } from "./testing.ts";
 
 /** An API with one data plane, `dataPlanes/eu`. */
 async function start() {
-  const api = await testApi();
-  open.push(api);
+  const api = await apiOfTest();
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   return { api, ...api.admin, dataPlane };
 }

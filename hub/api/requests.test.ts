@@ -3,20 +3,13 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { RegisteredKeySchema, StoredCredentialsSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { credentialsKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
-import type { TestApi } from "./testing.ts";
-import { testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { apiOfTest } from "./testing.ts";
 
 async function start() {
-  const api = await testApi();
-  open.push(api);
+  const api = await apiOfTest();
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   const k = key(credentialsKey(dataPlane.uid));
   return {

@@ -1,19 +1,12 @@
 /** What a scoped key may refer to: it places tenants where it was given the right, and learns of no other place. */
 import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
-import { afterEach, expect, test } from "vitest";
-import type { TestApi } from "./testing.ts";
-import { publish, testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { expect, test } from "vitest";
+import { publish, apiOfTest } from "./testing.ts";
 
 /** An API with data planes of each kind that could be told apart. */
 async function start() {
-  const api = await testApi();
-  open.push(api);
+  const api = await apiOfTest();
   const { dataPlanes, tenants } = api.admin;
   await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   await dataPlanes.createDataPlane({

@@ -22,6 +22,7 @@ import { systemClock } from "@moorage/shared/clock";
 import { memoryConnect } from "@moorage/shared/grpc/memory-link";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
+import { onTestFinished } from "vitest";
 import { linkKey, statusKey } from "../core/keys.ts";
 import { createIdentity } from "../identity/create-identity.ts";
 import type { Authority } from "../identity/identity.ts";
@@ -122,6 +123,25 @@ export async function testApi(options: { clock?: Clock; store?: Store; backup?: 
 
 /** A test's API. */
 export type TestApi = Awaited<ReturnType<typeof testApi>>;
+
+/** The API of the test that is running: it stops when the test has ended. */
+export async function apiOfTest(options: Parameters<typeof testApi>[0] = {}): Promise<TestApi> {
+  const api = await testApi(options);
+  onTestFinished(() => api.stop());
+  return api;
+}
+
+/** An API for all tests of a file, with `tenants/acme` in `dataPlanes/eu` and a bundle that takes any parameters. */
+export async function acmeApi(): Promise<TestApi> {
+  const api = await testApi();
+  await publish(api, "parameters:\n  schema: {type: object}\n");
+  await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
+  await api.admin.tenants.createTenant({
+    tenantId: "acme",
+    tenant: { spec: { dataPlane: "dataPlanes/eu" } },
+  });
+  return api;
+}
 
 /** Packed bytes as the messages of an upload. */
 export async function* upload(bytes: Uint8Array, digest: string) {

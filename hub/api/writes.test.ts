@@ -4,20 +4,13 @@ import { Role } from "@moorage/proto/moorage/hub/v1/api_key_service_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { manualClock } from "../sync/testing.ts";
-import type { TestApi } from "./testing.ts";
-import { publish, testApi } from "./testing.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
+import { publish, apiOfTest } from "./testing.ts";
 
 /** An API with one data plane, `dataPlanes/eu`. */
-async function start(options: Parameters<typeof testApi>[0] = {}) {
-  const api = await testApi(options);
-  open.push(api);
+async function start(options: Parameters<typeof apiOfTest>[0] = {}) {
+  const api = await apiOfTest(options);
   const dataPlane = await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });
   return { api, ...api.admin, dataPlane };
 }

@@ -1,19 +1,13 @@
 import { systemClock } from "@moorage/shared/clock";
 import { seededRng } from "@moorage/shared/rng";
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { Reader } from "../api/reader.ts";
-import type { TestApi } from "../api/testing.ts";
-import { testApi } from "../api/testing.ts";
+import { apiOfTest } from "../api/testing.ts";
 import { keyText } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import type { Store } from "../store/store.ts";
 import { manualClock, settle } from "../sync/testing.ts";
 import { Census } from "./census.ts";
-
-const open: TestApi[] = [];
-afterEach(async () => {
-  for (const api of open.splice(0)) await api.stop();
-});
 
 /** Three tenants, and a store that tells how often they are read and reads them when `gate` lets it. */
 async function start(clock = manualClock()) {
@@ -29,8 +23,7 @@ async function start(clock = manualClock()) {
       return inner.range(q);
     },
   };
-  const api = await testApi({ store: inner });
-  open.push(api);
+  const api = await apiOfTest({ store: inner });
   const add = (tenantId: string) =>
     api.admin.tenants.createTenant({ tenantId, tenant: { spec: { dataPlane: "dataPlanes/eu" } } });
   await api.admin.dataPlanes.createDataPlane({ dataPlaneId: "eu" });

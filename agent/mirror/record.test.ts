@@ -1,0 +1,31 @@
+import { describe, expect, it } from "vitest";
+import { rawNumber } from "../kube/json.ts";
+import { planUpdate } from "./plan.ts";
+import { fromObject, toObject } from "./record.ts";
+import { upsert } from "./testing.ts";
+
+/** The custom resource of a received tenant at revision 7, with `spec` edited by somebody. */
+function edited(spec: Record<string, unknown>) {
+  const step = planUpdate(undefined, upsert("tenants/acme", { uid: "u-1", revision: 7 }), false);
+  if (step.kind !== "write") throw new Error(`planned ${step.kind}`);
+  const object = toObject(step.entry, "moorage-system");
+  return { ...object, spec: { ...(object["spec"] as object), ...spec } };
+}
+
+describe("fromObject", () => {
+  it("reads what was written", () => {
+    expect(fromObject(edited({}))).toMatchObject({ damaged: false, record: { revision: 7, generation: 1 } });
+  });
+
+  it.each([
+    ["beyond 2^53", rawNumber("18446744073709551615")],
+    ["negative", -1],
+    ["a text", "7"],
+    ["gone", undefined],
+  ])("calls a record damaged whose revision is %s, so that the hub sends it again", (_, revision) => {
+    const entry = fromObject(edited({ revision }));
+    expect(entry).toMatchObject({ damaged: true, record: { revision: 0 } });
+    const update = upsert("tenants/acme", { uid: "u-1", revision: 7 });
+    expect(planUpdate(entry, update, false).kind).toBe("write");
+  });
+});
