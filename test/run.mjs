@@ -19,7 +19,7 @@ const total = { passed: 0, failed: 0, skipped: 0 };
 /** What failed, told again at the end: thousands of lines may stand between. */
 const failures = [];
 /** Lines of an error that are told again. */
-const TOLD_LINES = 12;
+const TOLD_LINES = 32;
 let broken = false;
 for (const project of projects) {
   const report = join(dir, `${project}.json`);
@@ -71,6 +71,8 @@ function failuresOf(project, file, order) {
 
 for (const { name, text, again } of failures)
   console.log(`\nFAILED ${name}\n${text.map((line) => `    ${line}`).join("\n")}\n    again: ${again}`);
+// Once more in short: of a long output the last lines are what is kept.
+if (failures.length > 0) console.log(`\nFailed:\n${failures.map(({ name }) => `  ${name}`).join("\n")}`);
 if (broken && total.failed === 0) total.failed = 1;
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exit(broken || total.failed > 0 ? 1 : 0);

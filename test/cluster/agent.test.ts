@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import type { MoorageError } from "@moorage/shared/errors";
 import { Code } from "@moorage/shared/errors";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { tellLogs } from "../world/logs.ts";
 import { root } from "../world/process.ts";
 import type { AgentProcess, HubProcess } from "../world/world.ts";
 import {
@@ -53,6 +54,13 @@ afterAll(async () => {
   await hub?.stop();
   await cluster?.stop();
   if (dir !== undefined) removeDir(dir);
+});
+
+beforeEach(async () => {
+  tellLogs(() => [hub.child, agent.child]);
+  // A test that failed midway has left them as it needed them.
+  if (!hub.child.alive()) await hub.start();
+  if (!agent.child.alive()) await agent.start();
 });
 
 const ready = async (name: string, generation = 0n): Promise<void> => {

@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { installManifest } from "@moorage/shared/install/manifest";
 import { stringifyYamlAll } from "@moorage/shared/yaml";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { tellLogs } from "../world/logs.ts";
 import { root } from "../world/process.ts";
 import type { AgentProcess, HubProcess } from "../world/world.ts";
 import { agentNamespace, installAgent, pushBundle, removeDir, startHubProcess } from "../world/world.ts";
@@ -62,6 +63,8 @@ beforeAll(async () => {
   await pushBundle(hub.api, join(root, "deploy/examples/bundles/web"));
   await hub.api.tenants.createTenant({ tenantId: "kept", tenant: { spec: { dataPlane } } });
 });
+
+beforeEach(() => tellLogs(() => [hub.child, agent.child]));
 
 afterAll(async () => {
   await agent?.stop("SIGKILL");

@@ -3,7 +3,8 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { MoorageError } from "@moorage/shared/errors";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { tellLogs } from "../world/logs.ts";
 import { root } from "../world/process.ts";
 import type { AgentProcess, HubProcess } from "../world/world.ts";
 import { agentNamespace, installAgent, pushBundle, removeDir, startHubProcess } from "../world/world.ts";
@@ -31,6 +32,8 @@ beforeAll(async () => {
   await pushBundle(hub.api, join(root, "deploy/examples/bundles/web"));
   await hub.api.tenants.createTenant({ tenantId: "acme", tenant: { spec: { dataPlane } } });
 });
+
+beforeEach(() => tellLogs(() => [hub.child, ...agents.map((a) => a.child)]));
 
 afterAll(async () => {
   for (const a of agents) await a.stop("SIGKILL");

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { until } from "../cluster/processes.ts";
 
 /** The repository's root. */
 export const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -62,4 +63,18 @@ export function startNode(what: {
       await ended;
     },
   };
+}
+
+/** Waits until a child that was just started is ready; ends it when it is not in time, and throws. */
+export async function whenReady(child: Child, name: string, ready: () => Promise<boolean>): Promise<Child> {
+  try {
+    await until(`the ${name} is not ready; its log is ${child.logPath}`, async () => {
+      if (!child.alive()) throw new Error(`The ${name} ended at once:\n${child.log()}`);
+      return ready();
+    });
+  } catch (error) {
+    await child.stop("SIGKILL");
+    throw error;
+  }
+  return child;
 }

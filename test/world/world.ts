@@ -22,7 +22,7 @@ import { agentNodeOptions, installManifest } from "@moorage/shared/install/manif
 import { stringifyYamlAll } from "@moorage/shared/yaml";
 import { freePort, until } from "../cluster/processes.ts";
 import type { Child } from "./process.ts";
-import { startNode } from "./process.ts";
+import { startNode, whenReady } from "./process.ts";
 
 /** The namespace of the agent in every world. */
 export const agentNamespace = "moorage-system";
@@ -79,11 +79,7 @@ export async function startHubProcess(dir: string, args: readonly string[] = [])
         ...args,
       ],
     });
-    await until(`the hub is not ready; its log is ${child.logPath}`, async () => {
-      if (!child.alive()) throw new Error(`The hub ended at once:\n${child.log()}`);
-      return (await httpStatus(`http://127.0.0.1:${ops}/readyz`)) === 200;
-    });
-    return child;
+    return whenReady(child, "hub", async () => (await httpStatus(`http://127.0.0.1:${ops}/readyz`)) === 200);
   };
   const child = await start();
   const adminKey = readFileSync(join(dataDir, "admin.key"), "utf8").trim();
@@ -204,11 +200,11 @@ export async function installAgent(on: {
         ...["--ops-address", `127.0.0.1:${opsPort}`],
       ],
     });
-    await until(`the agent is not ready; its log is ${child.logPath}`, async () => {
-      if (!child.alive()) throw new Error(`The agent ended at once:\n${child.log()}`);
-      return (await httpStatus(`http://127.0.0.1:${opsPort}/readyz`)) === 200;
-    });
-    return child;
+    return whenReady(
+      child,
+      "agent",
+      async () => (await httpStatus(`http://127.0.0.1:${opsPort}/readyz`)) === 200,
+    );
   };
   const agent: AgentProcess = {
     child: await start(),
