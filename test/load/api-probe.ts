@@ -10,23 +10,25 @@ export interface ProbeResult {
 }
 
 /**
- * Reads and writes one data plane in turn, a call each `everyMs` whether or not the last one has
- * answered, until the function is called, which answers what was measured.
+ * Reads and writes data planes, one after the other and in turn, a call each `everyMs` whether or not the
+ * last one has answered, until the function is called, which answers what was measured. With many names
+ * no write waits for another of its own resource.
  */
 export function startApiProbe(
   api: ApiClients,
-  on: { name: string; everyMs: number },
+  on: { names: readonly string[]; everyMs: number },
 ): () => Promise<ProbeResult> {
   const result: ProbeResult = { tookMs: [], failed: 0 };
   const under = new Set<Promise<void>>();
   let stopped = false;
   const call = async (n: number): Promise<void> => {
+    const name = on.names[(n >> 1) % on.names.length] as string;
     const start = hostClock.monotonicMs();
     try {
-      if (n % 2 === 0) await api.dataPlanes.getDataPlane({ name: on.name });
+      if (n % 2 === 0) await api.dataPlanes.getDataPlane({ name });
       else
         await api.dataPlanes.updateDataPlane({
-          dataPlane: { name: on.name, labels: { probe: `${n}` } },
+          dataPlane: { name, labels: { probe: `${n}` } },
           updateMask: { paths: ["labels"] },
         });
       result.tookMs.push(hostClock.monotonicMs() - start);

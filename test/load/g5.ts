@@ -22,7 +22,8 @@ const PATIENCE_MS = 240_000;
 const NOTICE_MS = 15_000;
 const LOOK_MS = 200;
 const PROBE_EVERY_MS = 20;
-const PROBE = "dataPlanes/probe";
+/** Data planes that the probe reads and writes: a second passes before one has its next turn. */
+const PROBES = Array.from({ length: 25 }, (_, i) => `probe-${i}`);
 /** R12. */
 const GOAL_API_P99_MS = 250;
 const GOAL_HANDSHAKES = 150;
@@ -32,9 +33,10 @@ const MOST_REFUSALS_RUNNING = 1;
 export async function g5(lab: Lab): Promise<GoalReport[]> {
   const world = await lab.fleet();
   const { apis, close } = connectApis(world.hub, 1);
-  await apis[0]?.dataPlanes
-    .createDataPlane({ dataPlaneId: "probe", dataPlane: { spec: {} } })
-    .catch(() => undefined);
+  for (const dataPlaneId of PROBES)
+    await apis[0]?.dataPlanes
+      .createDataPlane({ dataPlaneId, dataPlane: { spec: {} } })
+      .catch(() => undefined);
   close();
   const reports: GoalReport[] = [];
   for (const size of SIZES) reports.push(await measure(lab, world, size));
@@ -63,7 +65,10 @@ async function measure(
   const { killedMs, readyMs } = await world.crash();
   await world.hub.ask({ do: "mark" });
   const { apis, close } = connectApis(world.hub, 1);
-  const stopProbe = startApiProbe(apis[0] as (typeof apis)[0], { name: PROBE, everyMs: PROBE_EVERY_MS });
+  const stopProbe = startApiProbe(apis[0] as (typeof apis)[0], {
+    names: PROBES.map((id) => `dataPlanes/${id}`),
+    everyMs: PROBE_EVERY_MS,
+  });
   let late: string | undefined;
   await allLost(lab, world, agents);
   await world.fleet.awaitSync(indices, PATIENCE_MS).catch((error: unknown) => (late = String(error)));
