@@ -220,6 +220,26 @@ describe("twins", () => {
 });
 
 describe("turns", () => {
+  test("leave others a round of the event loop in between, however short each is", async () => {
+    const clock = manualClock();
+    const turns = new Turns({ turns: 1, waitMs: 1_000, clock, what: "initial sync" });
+    const { signal } = new AbortController();
+    const order: string[] = [];
+    const first = await turns.take(signal);
+    const all = ["a", "b", "c"].map(async (who) => {
+      const release = await turns.take(signal);
+      order.push(who);
+      release();
+    });
+    first();
+    for (let i = 0; i < 3; i++) {
+      await new Promise((resolve) => setImmediate(resolve));
+      order.push("others");
+    }
+    await Promise.all(all);
+    expect(order).toEqual(["a", "others", "b", "others", "c", "others"]);
+  });
+
   test("go to who waits longest, and not to who went away meanwhile", async () => {
     const clock = manualClock();
     const turns = new Turns({ turns: 1, waitMs: 1_000, clock, what: "initial sync" });

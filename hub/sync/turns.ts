@@ -4,6 +4,9 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 /**
  * A bounded number of turns. Whoever finds none free waits up to `waitMs`, first come first served,
  * and is then refused with UNAVAILABLE and a time to come back; who goes away meanwhile waits no longer.
+ *
+ * A turn that is given back is taken in the next round of the event loop: most turns need nothing but reads,
+ * which answer at once, so that those who wait would follow each other with nobody else served in between.
  */
 export class Turns {
   #free: number;
@@ -23,10 +26,14 @@ export class Turns {
     return () => {
       if (given) return;
       given = true;
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#free++;
-      else next();
+      setImmediate(() => this.#passOn());
     };
+  }
+
+  #passOn(): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free++;
+    else next();
   }
 
   #queue(signal: AbortSignal): Promise<void> {
