@@ -42,7 +42,7 @@ import type { Rev, StoreStatus } from "../store/store.ts";
 /** An initial sync that takes longer gives its turn away; the stream goes on. */
 const TURN_MS = 30_000;
 /** How often the policy is held against the size of the fleet. */
-const POLICY_MS = 5_000;
+const POLICY_MS = 1_000;
 /** Time for agents to come back before a hub knows how many they are. Source: sync-and-store.md 1.2, rule 1. */
 const DEFAULT_SPREAD_MS = 30_000;
 /** Agents told of a new policy at a time. */

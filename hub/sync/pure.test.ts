@@ -220,24 +220,26 @@ describe("twins", () => {
 });
 
 describe("turns", () => {
-  test("leave others a round of the event loop in between, however short each is", async () => {
-    const clock = manualClock();
-    const turns = new Turns({ turns: 1, waitMs: 1_000, clock, what: "initial sync" });
+  test("that follow each other at once leave others a round of the event loop every 10 ms", async () => {
+    let nowMs = 0;
+    const clock = { ...manualClock(), monotonicMs: () => nowMs };
+    const turns = new Turns({ turns: 2, waitMs: 1_000, clock, what: "initial sync" });
     const { signal } = new AbortController();
     const order: string[] = [];
-    const first = await turns.take(signal);
-    const all = ["a", "b", "c"].map(async (who) => {
+    const first = [await turns.take(signal), await turns.take(signal)];
+    const all = ["a", "b", "c", "d", "e"].map(async (who) => {
       const release = await turns.take(signal);
       order.push(who);
+      nowMs += 6;
       release();
     });
-    first();
-    for (let i = 0; i < 3; i++) {
+    for (const release of first) release();
+    for (let round = 0; round < 4; round++) {
       await new Promise((resolve) => setImmediate(resolve));
       order.push("others");
     }
     await Promise.all(all);
-    expect(order).toEqual(["a", "others", "b", "others", "c", "others"]);
+    expect(order).toEqual(["a", "b", "others", "c", "d", "others", "e", "others", "others"]);
   });
 
   test("go to who waits longest, and not to who went away meanwhile", async () => {

@@ -1,17 +1,24 @@
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 
+/** How long turns are passed on before everybody else has a round of the event loop, ms. */
+const SLICE_MS = 10;
+
 /**
  * A bounded number of turns. Whoever finds none free waits up to `waitMs`, first come first served,
  * and is then refused with UNAVAILABLE and a time to come back; who goes away meanwhile waits no longer.
  *
- * A turn that is given back is taken in the next round of the event loop: most turns need nothing but reads,
- * which answer at once, so that those who wait would follow each other with nobody else served in between.
+ * Most turns need nothing but reads, which answer at once, so that those who wait would follow each other
+ * with nobody else served in between: after a slice of time the next one begins in the next round of the
+ * event loop.
  */
 export class Turns {
   #free: number;
   readonly #waiting: (() => void)[] = [];
   readonly #o: { clock: Clock; waitMs: number; what: string };
+  /** Turns given back in a slice that is over. */
+  #held = 0;
+  #sliceMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: { turns: number; clock: Clock; waitMs: number; what: string }) {
     this.#free = options.turns;
@@ -26,14 +33,23 @@ export class Turns {
     return () => {
       if (given) return;
       given = true;
-      setImmediate(() => this.#passOn());
+      this.#giveBack();
     };
   }
 
-  #passOn(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free++;
-    else next();
+  #giveBack(): void {
+    if (this.#waiting.length === 0) this.#free++;
+    else if (this.#o.clock.monotonicMs() - this.#sliceMs < SLICE_MS) this.#waiting.shift()?.();
+    else if (this.#held++ === 0) this.#nextSlice();
+  }
+
+  #nextSlice(): void {
+    setImmediate(() => {
+      this.#sliceMs = this.#o.clock.monotonicMs();
+      // One a round: what it gives back at once goes on within the slice.
+      if (--this.#held > 0) this.#nextSlice();
+      this.#giveBack();
+    });
   }
 
   #queue(signal: AbortSignal): Promise<void> {
