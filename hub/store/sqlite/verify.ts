@@ -8,8 +8,8 @@ import { headSum, logSum, resSum } from "./sums.ts";
  */
 
 /** Rows and bytes looked at in one step: about a millisecond, but for one row that is larger. */
-const STEP_ROWS = 500;
-const STEP_BYTES = 1024 * 1024;
+const STEP_ROWS = 100;
+const STEP_BYTES = 256 * 1024;
 
 interface LogRow {
   rev: number;
@@ -89,7 +89,7 @@ function* table<Row extends { sum: number }>(
   },
 ): Generator<number, void, void> {
   const from = `FROM ${of.name} WHERE ${of.after} ORDER BY ${of.order} LIMIT`;
-  // Sizes first: rows of a megabyte each must not come five hundred at a time.
+  // Sizes first: rows of a megabyte each must not come a hundred at a time.
   const sizes = db.prepare(`SELECT length(${of.bytes}) ${from} ${STEP_ROWS}`).pluck();
   const page = db.prepare(`SELECT * ${from} @limit`);
   let at = of.first;
