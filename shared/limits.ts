@@ -111,9 +111,9 @@ export const limits = {
   /** TLS handshakes begun a second on a port. */
   acceptsPerSecond: 250,
   /** And at once: others' calls wait for the 5 ms of each. */
-  acceptBurst: 8,
+  acceptBurst: 16,
   /** One at a time is begun while the event loop is later than this: what was begun comes first. */
-  acceptLoopDelayMs: 15,
+  acceptLoopDelayMs: 25,
   /** Connections of a port that wait for their handshake; whoever comes then is reset. */
   waitingConnections: 2_048,
   /** How long one waits. */
