@@ -366,9 +366,9 @@ describe("a data plane with a hub", () => {
       name: dataPlane,
       condition: "Connected",
       status: "False",
-      timeout: { seconds: 40n },
+      timeout: { seconds: 60n },
     });
-    await hub.api.wait.waitFor({ name, status: "Unknown", timeout: { seconds: 40n } });
+    await hub.api.wait.waitFor({ name, status: "Unknown", timeout: { seconds: 60n } });
     const condition = await conditionOf(name, "Ready");
     expect(condition).toMatchObject({ status: "Unknown", reason: "AgentSilent" });
     expect(condition?.message).toContain("True (Ready)");
