@@ -99,6 +99,8 @@ export const limits = {
   /** Initial syncs under way at a time, and how long one waits for its turn. */
   initialSyncs: 64,
   initialSyncWaitMs: 10_000,
+  /** Status reports that are stored at a time: what goes to the agents does not wait for what comes from them. */
+  statusReports: 32,
   /** Attempts to open a stream that a data plane has at hand, and the time after which it gets one back. */
   streamAttempts: 20,
   streamAttemptMs: 2_000,

@@ -70,6 +70,7 @@ class Streams {
   readonly #counts;
   readonly #silence: Silence;
   readonly #turns: Turns;
+  readonly #reportTurns: Turns;
   readonly #twins: Twins;
   readonly #attempts: Attempts;
   readonly #conflicts: Conflicts;
@@ -96,10 +97,10 @@ class Streams {
     this.#settling = new Settling({ store, clock, rng, log });
     this.#turns = new Turns({
       turns: limits.initialSyncs,
-      waitMs: limits.initialSyncWaitMs,
       clock,
-      what: "initial sync",
+      refused: { waitMs: limits.initialSyncWaitMs, what: "initial sync" },
     });
+    this.#reportTurns = new Turns({ turns: limits.statusReports, clock });
     this.#silence = new Silence({
       store,
       clock,
@@ -369,6 +370,7 @@ class Streams {
       heartbeatTold: (intervalMs) => this.#silence.told(uid, intervalMs),
       requestCompare: () => void this.#compareRequested.add(uid),
       onInitialEnd: release,
+      reportTurn: () => this.#reportTurns.take(),
     };
   }
 

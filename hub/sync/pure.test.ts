@@ -223,7 +223,7 @@ describe("turns", () => {
   test("that follow each other at once leave others a round of the event loop every 10 ms", async () => {
     let nowMs = 0;
     const clock = { ...manualClock(), monotonicMs: () => nowMs };
-    const turns = new Turns({ turns: 2, waitMs: 1_000, clock, what: "initial sync" });
+    const turns = new Turns({ turns: 2, clock });
     const { signal } = new AbortController();
     const order: string[] = [];
     const first = [await turns.take(signal), await turns.take(signal)];
@@ -244,7 +244,7 @@ describe("turns", () => {
 
   test("go to who waits longest, and not to who went away meanwhile", async () => {
     const clock = manualClock();
-    const turns = new Turns({ turns: 1, waitMs: 1_000, clock, what: "initial sync" });
+    const turns = new Turns({ turns: 1, clock, refused: { waitMs: 1_000, what: "initial sync" } });
     const stays = new AbortController().signal;
     const goes = new AbortController();
     const got: string[] = [];

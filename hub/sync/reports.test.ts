@@ -4,6 +4,9 @@ import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { limits } from "@moorage/shared/limits";
 import { heldDigest, statusDigest } from "@moorage/shared/sync-digest";
 import { describe, expect, test } from "vitest";
+import { prefixes, statusKey } from "../core/keys.ts";
+import { keyText } from "../store/bytes.ts";
+import type { Store } from "../store/store.ts";
 import { readLink } from "./links.ts";
 import { readStatus } from "./rows.ts";
 import { hubWith, onDisk, settle, testHub, want } from "./testing.ts";
@@ -41,6 +44,39 @@ test("an agent that does not read its acks is read no further", async () => {
   }
   const stored = (await readStatus(hub.store, "t1")).stored?.status?.observedRevision;
   expect(Number(stored) - rev).toBeLessThan(25);
+});
+
+test("so many reports are stored at a time; one that waits goes with its stream", async () => {
+  const last = limits.statusReports;
+  const dps = Array.from({ length: last + 1 }, (_, i) => `dp-${i}`);
+  const { store, clock } = await hubWith(...dps);
+  const disk = Promise.withResolvers<void>();
+  const written: string[] = [];
+  const txn: Store["txn"] = async (t) => {
+    const keys = t.then.flatMap((op) => ("put" in op ? [keyText(op.put.key)] : []));
+    const statuses = keys.filter((k) => k.startsWith(prefixes.status));
+    written.push(...statuses);
+    if (statuses.length > 0) await disk.promise;
+    return store.txn(t);
+  };
+  const hub = await testHub({ store: Object.assign(Object.create(store) as Store, { txn }), clock });
+  const report = async (dp: string, more: number) => {
+    const agent = hub.connect(dp);
+    await agent.hello();
+    const statuses = [statusOf(`t-${dp}`, (revs.get(dp) ?? 0) + more)];
+    agent.send({ case: "status", value: { seq: 1n, statuses } as never });
+    await settle();
+    return agent;
+  };
+  const revs = new Map<string, number>();
+  for (const dp of dps) revs.set(dp, await want(store, dp, { [`t-${dp}`]: "one" }));
+  for (const dp of dps) await report(dp, 0);
+  expect(written).toHaveLength(last);
+  const again = await report(`dp-${last}`, 1);
+  disk.resolve();
+  await settle();
+  expect(again.got.at(-1)?.case).toBe("statusAck");
+  expect(written.filter((k) => k === statusKey(`t-dp-${last}`))).toHaveLength(1);
 });
 
 describe("on a full disk", () => {

@@ -17,6 +17,8 @@ export interface ReportsOf {
   surveys: Surveys;
   /** Revision up to which everything was sent. */
   position(): number;
+  /** The turn to store a report; the function answered gives it back. */
+  turn(): Promise<() => void>;
   /** Writes the ack of a report, or the request for all; false when the transport is full. */
   ack(seq: bigint): boolean;
   request(): boolean;
@@ -67,6 +69,7 @@ export class Reports {
   async #store(report: StatusReport): Promise<void> {
     const written = await this.#write(report);
     this.#storing = undefined;
+    if (written === undefined) return;
     this.#deps.counts.statusWritten(written);
     if (this.#over) return;
     if (!this.#of.ack(report.seq))
@@ -74,17 +77,25 @@ export class Reports {
     await this.#judge(report);
   }
 
-  /** On a full disk the report waits for room, and its ack with it: the agent keeps what is newer meanwhile. */
-  async #write(report: StatusReport): Promise<number> {
+  /**
+   * Undefined when the stream ended before its turn came: its agent reports anew, and what a newer stream has
+   * stored by now must stand. On a full disk the report waits for room, and its ack with it: the agent keeps
+   * what is newer meanwhile.
+   */
+  async #write(report: StatusReport): Promise<number | undefined> {
+    const { by } = this.#of;
     for (let refused = false; ; refused = true) {
+      const release = await this.#of.turn();
       try {
-        return await writeReport(this.#deps, this.#of.by, report.statuses);
+        return this.#over ? undefined : await writeReport(this.#deps, by, report.statuses);
       } catch (thrown) {
         if (!isStoreError(thrown, "STORE_FULL") || this.#over) throw thrown;
-        const { dataPlaneUid } = this.#of.by;
-        if (!refused) this.#deps.log.warn("Status waits for room in the store", { dataPlaneUid });
-        await new Promise<void>((resolve) => (this.#retry = this.#deps.clock.setTimer(RETRY_MS, resolve)));
+      } finally {
+        release();
       }
+      if (!refused)
+        this.#deps.log.warn("Status waits for room in the store", { dataPlaneUid: by.dataPlaneUid });
+      await new Promise<void>((resolve) => (this.#retry = this.#deps.clock.setTimer(RETRY_MS, resolve)));
     }
   }
 

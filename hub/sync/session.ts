@@ -61,6 +61,8 @@ export interface SessionDeps extends StatusDeps {
   requestCompare(): void;
   /** The first part of the stream is over. */
   onInitialEnd(): void;
+  /** The turn to store a status report; the function answered gives it back. */
+  reportTurn(): Promise<() => void>;
 }
 
 /** What a session is about. */
@@ -131,6 +133,7 @@ export class Session {
       by: { dataPlaneUid, agentGeneration: hello.agentGeneration },
       surveys: this.#surveys,
       position: () => this.#position,
+      turn: () => deps.reportTurn(),
       ack: (seq) => this.#write("statusAck", { seq }),
       request: () => this.#write("reportRequest", { names: [] }),
       drained: () => this.#drained(),
