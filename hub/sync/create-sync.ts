@@ -41,11 +41,11 @@ import type { Rev, StoreStatus } from "../store/store.ts";
 
 /** An initial sync that takes longer gives its turn away; the stream goes on. */
 const TURN_MS = 30_000;
-/** How often the policy is held against the size of the fleet. */
+/** Between a change of the size of the fleet, or a part of it that was told, and a look at who is to be told. */
 const POLICY_MS = 1_000;
 /** Time for agents to come back before a hub knows how many they are. Source: sync-and-store.md 1.2, rule 1. */
 const DEFAULT_SPREAD_MS = 30_000;
-/** Agents told of a new policy at a time. */
+/** Agents told of a new policy at a look. */
 const POLICY_PART = 200;
 
 /** Makes the hub's end of all agent streams. See sync.ts for the contract. */
@@ -133,7 +133,6 @@ class Streams {
     if (this.#restored === undefined) this.#settling.ask();
     else this.#o.log.warn("The epoch of this hub waits for its acceptance: deletions are held back", {});
     const watching = this.#watchEpoch(signal);
-    this.#armPolicy();
     if (!signal.aborted) {
       await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
     }
@@ -318,6 +317,7 @@ class Streams {
     this.#note(principal, on.opening.plan);
     this.#compareRequested.delete(uid);
     this.#live.set(uid, session);
+    this.#tellPolicy();
     const gone = () => session.abort(MoorageError.from(signal.reason));
     signal.addEventListener("abort", gone, { once: true });
     this.#counts.connection(older === undefined ? "accepted" : "replaced");
@@ -334,6 +334,7 @@ class Streams {
       signal.removeEventListener("abort", gone);
       if (this.#live.get(uid) === session) {
         this.#live.delete(uid);
+        this.#tellPolicy();
         this.#silence.ended(uid);
       }
     }
@@ -407,16 +408,18 @@ class Streams {
     });
   }
 
-  #armPolicy(): void {
+  /** The fleet has another size: soon its agents are told what follows from that. */
+  #tellPolicy(): void {
+    if (this.#policyTimer !== undefined || this.#draining) return;
     this.#policyTimer = this.#o.clock.setTimer(POLICY_MS, () => {
+      this.#policyTimer = undefined;
       const policy = this.#scaled();
       let told = 0;
-      // The rest follows with the next look: nobody needs it this very second.
       for (const session of this.#live.values()) {
-        if (told >= POLICY_PART) break;
+        // The rest follows with the next look: nobody needs it this very second.
+        if (told >= POLICY_PART) return this.#tellPolicy();
         if (session.tell(policy)) told++;
       }
-      this.#armPolicy();
     });
   }
 

@@ -12,6 +12,7 @@ describe("a stream whose agent lives and takes nothing", () => {
   ) => {
     for (let t = 0; t < limits.streamStuckMs + 3 * 60_000; t += 30_000) {
       agent.send({ case: "heartbeat", value: {} as never });
+      await settle();
       await more();
       await hub.clock.advance(30_000);
     }

@@ -202,25 +202,6 @@ describe("a stream", () => {
     expect(right.got.at(-1)?.case).toBe("statusAck");
   });
 
-  test("tells its agents a new policy as the fleet grows, and asks for fewer heartbeats", async () => {
-    const hub = await testHub({ policy: { heartbeatIntervalMs: 1 } });
-    const uids = Array.from({ length: 4 }, (_, i) => `dp${i}`);
-    for (const uid of uids) await hub.store.txn({ then: [], rows: [{ putDp: { uid } }] });
-    const [first, ...rest] = uids.map((uid) => hub.connect(uid));
-    if (first === undefined) throw new Error("no agent");
-    await first.hello();
-    const told = () => first.got.flatMap((m) => (m.case === "policy" ? [m.value] : []));
-    const ms = (d: { seconds: bigint; nanos: number } | undefined) =>
-      Number(d?.seconds ?? 0n) * 1_000 + (d?.nanos ?? 0) / 1e6;
-    expect(ms(first.serverHello().policy?.reconnectSpread)).toBe(1_000);
-    for (const agent of rest) await agent.hello();
-    await hub.clock.advance(5_000);
-    expect(told().map((p) => ms(p.heartbeatInterval))).toEqual([8]);
-    await hub.clock.advance(60_000);
-    expect(told()).toHaveLength(1);
-    await hub.stop();
-  });
-
   test("stores a status once and knows it again by its digest", async () => {
     const hub = await hubWith("a");
     await want(hub.store, "a", { t1: "one" });
