@@ -7,6 +7,9 @@ import type { Clock } from "./clock.ts";
 /** How long work goes on before others have their turn, ms. */
 const SLICE_MS = 5;
 
+/** Lets everybody else have a turn: timers, streams and calls that are ready now. */
+export const othersTurn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
+
 /** The pace of one piece of long work. */
 export class Pace {
   readonly #clock: Clock;
@@ -22,7 +25,7 @@ export class Pace {
   /** Between two steps of the work. Throws the signal's reason when nobody waits for the rest any more. */
   async step(): Promise<void> {
     if (this.#clock.monotonicMs() - this.#sinceMs < SLICE_MS) return;
-    await new Promise((resolve) => setImmediate(resolve));
+    await othersTurn();
     this.#signal?.throwIfAborted();
     this.#sinceMs = this.#clock.monotonicMs();
   }

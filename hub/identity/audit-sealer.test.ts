@@ -11,6 +11,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { auditSealKey, prefixes } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
+import type { RangeRequest, Store } from "../store/store.ts";
 import { AuditList } from "./audit-list.ts";
 import { createAuditSealer } from "./audit-sealer.ts";
 import { newestSeal, recordKey, recordsAfter, scanRecords, seals, trailBytes } from "./audit-trail.ts";
@@ -66,6 +67,18 @@ async function fired<T>(w: ReturnType<typeof world>, promise: Promise<T>): Promi
   return promise;
 }
 
+/** A store that counts its reads of keys alone; `before` is awaited before the read of a number. */
+function scans(of: Store, before: (read: number) => Promise<void> = () => Promise.resolve()) {
+  let count = 0;
+  const store = Object.assign(Object.create(of) as Store, {
+    async range(q: RangeRequest) {
+      if (q.keysOnly === true) await before(++count);
+      return of.range(q);
+    },
+  });
+  return { store, scans: () => count };
+}
+
 async function acts(w: ReturnType<typeof world>, count: number): Promise<void> {
   for (let i = 0; i < count; i++) await w.act({ resource: `tenants/t${i}` });
 }
@@ -116,6 +129,31 @@ describe("the sealer", () => {
     await running;
     expect(w.log.records.filter((r) => r.level === "error")).toEqual([]);
     expect(w.log.records.some((r) => r.message === "audit records sealed" && r.fields["digest"])).toBe(true);
+  });
+
+  test("looks once over all records where the log was compacted, however long nothing is audited", async () => {
+    const w = world();
+    await acts(w, 3);
+    await w.sealer.sealNow();
+    await w.store.txn({ then: [{ put: { key: key("other"), value: new Uint8Array(1) } }] });
+    await w.store.compact((await w.store.status()).rev);
+    const counted = scans(w.store);
+    const stop = new AbortController();
+    const running = createAuditSealer({ ...w, store: counted.store, retentionMs: 0 }).run(stop.signal);
+    const rounds = async () => {
+      for (let round = 0; round < 100; round++) {
+        w.fire();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    await rounds();
+    expect(counted.scans()).toBe(1);
+    await acts(w, 2);
+    await rounds();
+    expect(await verifyStore(w.store)).toMatchObject({ findings: [], sealed: 5, unsealed: [] });
+    expect(counted.scans()).toBe(1);
+    stop.abort(new DOMException("stopped", "AbortError"));
+    await running;
   });
 
   test("retention deletes the oldest runs and leaves an anchor, also after a death between the two", async () => {
@@ -236,6 +274,33 @@ describe("the trail as it is stored", () => {
     expect(fromRecords).toEqual(fromLog);
   });
 
+  test("a look over all records is one of one revision, and others have their turn in it", async () => {
+    const w = world();
+    const named = (name: string) => ({ put: { key: recordKey(name), value: new Uint8Array(1) } });
+    for (let i = 0; i < 45; i++)
+      await w.store.txn({ then: Array.from({ length: 100 }, (_, n) => named(`m${i * 100 + n}`)) });
+    const { rev } = await w.store.status();
+    await w.store.compact(rev);
+    // Of two that are written meanwhile, the look has passed the place of one.
+    const late = scans(w.store, async (read) => {
+      if (read === 2) await w.store.txn({ then: [named("a")] });
+      if (read === 2) await w.store.txn({ then: [named("z")] });
+    });
+    let turns = 0;
+    let counting = true;
+    const others = () => {
+      turns++;
+      if (counting) setImmediate(others);
+    };
+    setImmediate(others);
+    const records = await recordsAfter(late.store, { after: 0, atLeast: 5_000 });
+    counting = false;
+    expect(records.length).toBe(4_500);
+    expect(records.at(-1)?.revision).toBe(rev);
+    expect(turns).toBeGreaterThanOrEqual(late.scans() - 1);
+    expect(turns).toBeGreaterThanOrEqual(2);
+  });
+
   test("editing, deleting or inserting a record in the store is named", async () => {
     const w = world();
     await acts(w, 20);
@@ -303,14 +368,8 @@ describe("listing", () => {
 
   test("looks at every key once for each listing, of four at the same time, and forgets them when no page comes", async () => {
     const w = world();
-    let scans = 0;
-    const store = Object.assign(Object.create(w.store) as typeof w.store, {
-      range(q: Parameters<typeof w.store.range>[0]) {
-        if (q.keysOnly === true) scans += 1;
-        return w.store.range(q);
-      },
-    });
-    const list = new AuditList({ store, clock: w.clock });
+    const counted = scans(w.store);
+    const list = new AuditList({ store: counted.store, clock: w.clock });
     const page = (pageToken: string) =>
       list.page(create(ListAuditRecordsRequestSchema, { pageSize: 2, pageToken }));
     const tokens: string[] = [];
@@ -319,19 +378,19 @@ describe("listing", () => {
       tokens.push((await page("")).nextPageToken);
       await acts(w, 1);
     }
-    expect(scans).toBe(4);
+    expect(counted.scans()).toBe(4);
     for (let round = 0; round < 3; round++)
       for (const [i, token] of tokens.entries()) tokens[i] = (await page(token)).nextPageToken;
-    expect(scans).toBe(4);
+    expect(counted.scans()).toBe(4);
     expect(w.timers.size).toBe(4);
     // A fifth takes the place of the one that was used least recently.
     await page("");
     for (const token of tokens.slice(1)) await page(token);
-    expect(scans).toBe(5);
+    expect(counted.scans()).toBe(5);
     w.fire();
     expect(w.timers.size).toBe(0);
     await page(tokens[3] as string);
-    expect(scans).toBe(6);
+    expect(counted.scans()).toBe(6);
   });
 
   test("a page size or token that is not one is refused", async () => {

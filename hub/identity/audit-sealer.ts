@@ -63,14 +63,28 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
   const maxBytes = o.maxBytes ?? Number.POSITIVE_INFINITY;
   /** Where the look for old records out of place goes on. */
   let lookedTo: Uint8Array | undefined;
+  /** A head up to which there was nothing left to seal. */
+  let sealedTo = 0;
+
+  /**
+   * The revision after which records may not be sealed. Long after the last one the log is compacted beyond its
+   * seal, and looking on from there would be a look over all records, round after round.
+   */
+  const unsealedAfter = (newest: SealAt | undefined): number =>
+    Math.max(newest?.seal.recordRevisions.at(-1) ?? 0, sealedTo);
 
   /** Seals one run; 0 when there was nothing to seal or another hub did it. */
   async function sealOne(signal?: AbortSignal): Promise<number> {
     const before = await newestSeal(store);
-    const after = before?.seal.recordRevisions.at(-1) ?? 0;
+    const after = unsealedAfter(before);
     const atLeast = MOST_RECORDS;
+    const { rev: head } = await store.status();
     const run = await recordsAfter(store, { after, atLeast, ...(signal === undefined ? {} : { signal }) });
-    if (run.length === 0 || signal?.aborted === true) return 0;
+    if (signal?.aborted === true) return 0;
+    if (run.length === 0) {
+      sealedTo = head;
+      return 0;
+    }
     const seal = nextSeal(before?.seal, run, clock.now());
     const storedBytes = (before?.storedBytes ?? 0) + runBytes(run, seal);
     failpoint("audit/before-seal");
@@ -100,7 +114,7 @@ export function createAuditSealer(o: AuditSealerOptions): AuditSealer {
 
   /** Settles once there is a record that is not sealed. */
   async function somethingNew(signal: AbortSignal): Promise<void> {
-    const after = (await newestSeal(store))?.seal.recordRevisions.at(-1) ?? 0;
+    const after = unsealedAfter(await newestSeal(store));
     for await (const batch of store.watch({ ...prefix(prefixes.audit), from: after + 1, signal }))
       if (batch.kind !== "events" || batch.events.some((e) => e.type === "put")) return;
   }

@@ -3,14 +3,17 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { StoredAuditRecordSchema, StoredAuditSealSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { ChainRecord, ChainSeal } from "@moorage/shared/audit-chain";
 import { chainSeal, compareRecords } from "@moorage/shared/audit-chain";
+import { othersTurn } from "@moorage/shared/pace";
 import { auditSealKey, prefixes } from "../core/keys.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev, Store } from "../store/store.ts";
 
 /** The audit trail as it is stored: records in order of revision, and seals. */
 
-/** Keys read from the store at a time. */
-const PAGE = 2_000;
+/** Keys read from the store at a time, between two turns of everybody else: a few milliseconds. */
+const PAGE = 1_000;
+/** Seals read at a time, each with the digests of its run. */
+const SEALS = 16;
 
 /** The id of a record, from its key. */
 export const recordName = (k: Uint8Array): string => keyText(k).slice(prefixes.audit.length);
@@ -90,13 +93,14 @@ export async function* seals(store: Store, q: { after?: number; rev?: Rev } = {}
     const { kvs, more } = await store.range({
       start,
       end: all.end,
-      limit: 16,
+      limit: SEALS,
       ...(q.rev === undefined ? {} : { rev: q.rev }),
     });
     for (const kv of kvs) yield sealAt(kv);
     const last = kvs.at(-1);
     if (!more || last === undefined) return;
     start = keyAfter(last.key);
+    await othersTurn();
   }
 }
 
@@ -124,26 +128,27 @@ export async function newestSeal(store: Store): Promise<SealAt | undefined> {
   return sealAt(found);
 }
 
-/** Records by revision, as far as `keep` wants them: keys alone, over all of the trail. */
+/**
+ * Records by revision, as far as `keep` wants them: keys alone, over all of the trail at one revision, by default
+ * the head of the first page. Of two records that are written meanwhile, none is found without the other.
+ */
 export async function scanRecords(
   store: Store,
   q: { rev?: Rev; keep: (revision: Rev) => boolean },
 ): Promise<{ name: string; revision: Rev }[]> {
   const all = prefix(prefixes.audit);
   const found: { name: string; revision: Rev }[] = [];
+  let at = q.rev;
   for (let start = all.start; ;) {
-    const { kvs, more } = await store.range({
-      start,
-      end: all.end,
-      limit: PAGE,
-      keysOnly: true,
-      ...(q.rev === undefined ? {} : { rev: q.rev }),
-    });
+    const page = { start, end: all.end, limit: PAGE, keysOnly: true };
+    const { kvs, more, rev } = await store.range(at === undefined ? page : { ...page, rev: at });
+    at ??= rev;
     for (const kv of kvs)
       if (q.keep(kv.createRev)) found.push({ name: recordName(kv.key), revision: kv.createRev });
     const last = kvs.at(-1);
     if (!more || last === undefined) return found.sort(compareRecords);
     start = keyAfter(last.key);
+    await othersTurn();
   }
 }
 
