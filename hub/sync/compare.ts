@@ -1,6 +1,7 @@
 import type { InventoryPage } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
+import { broken } from "./messages.ts";
 import type { HeldResource } from "./plan-resume.ts";
 
 /** Most resources an agent may list: what a data plane may have, and as many again of older uids. */
@@ -13,6 +14,9 @@ const MOST_NAME = 256;
 export class Inventory {
   readonly #held = new Map<string, HeldResource>();
   readonly #unseen = new Set<string>();
+  readonly #restamped = new Set<string>();
+  /** Rows that were left out since the agent would ignore them at any revision of today. */
+  leftOut = 0;
   #complete = false;
 
   /** All pages arrived. */
@@ -36,10 +40,13 @@ export class Inventory {
         item.name.length > MOST_NAME ||
         item.digest.length > 64
       ) {
-        throw new MoorageError(
-          Code.INVALID_ARGUMENT,
-          `Cannot compare: the inventory names "${item.name.slice(0, 64)}" with a malformed name, uid or digest`,
-          { reason: "PROTOCOL_VIOLATION" },
+        throw broken(
+          `the inventory: it names "${item.name.slice(0, 64)}" with a malformed name, uid or digest`,
+        );
+      }
+      if (item.revision < 0n || item.revision > BigInt(Number.MAX_SAFE_INTEGER)) {
+        throw broken(
+          `the inventory: it holds "${item.name}" at revision "${item.revision}", which must be from 0 to ${Number.MAX_SAFE_INTEGER}`,
         );
       }
       this.#held.set(item.uid, {
@@ -56,6 +63,16 @@ export class Inventory {
   match(uid: string): HeldResource | undefined {
     this.#unseen.delete(uid);
     return this.#held.get(uid);
+  }
+
+  /**
+   * Whether the row of a uid may be written anew: once a compare. What the agent claims may lie above any
+   * revision that the row can get, which would then come up again without end.
+   */
+  mayRestamp(uid: string): boolean {
+    if (this.#restamped.has(uid)) return false;
+    this.#restamped.add(uid);
+    return true;
   }
 
   /** What no row matched: the hub does not know it, and it stays. In order of uid. */

@@ -23,6 +23,11 @@ export class HistoryLost extends Error {
   }
 }
 
+/** Throws {@link HistoryLost} when what is held proves it, of what the hub knows up to a revision. */
+export function refuseLoss(held: HeldResource, known: number, on: LossFacts): void {
+  if (heldProvesLoss(held.revision, known, on)) throw new HistoryLost(held.revision);
+}
+
 /** For whom rows are selected. */
 export interface Selection {
   by: Reporter;
@@ -91,8 +96,15 @@ async function select(deps: StatusDeps, row: ResRow, to: { on: Selection; out: S
       out.withheld.push(divergenceOf(row, action.as, { on, held }));
       return;
     case "restamp":
-      if (held !== undefined && heldProvesLoss(held.revision, row.rev, on.compare.loss))
-        throw new HistoryLost(held.revision);
+      if (held !== undefined) refuseLoss(held, row.rev, on.compare.loss);
+      if (!on.compare.inventory.mayRestamp(row.uid)) {
+        // One line a compare: an agent can claim such revisions of all its rows.
+        if (on.compare.inventory.leftOut++ === 0) {
+          const { dataPlaneUid } = on.by;
+          deps.log.warn("Held at a revision that no row reaches", { dataPlaneUid, uid: row.uid });
+        }
+        return;
+      }
       await restamp(deps.store, { dataPlaneUid: on.by.dataPlaneUid, uid: row.uid });
       return;
     case "send":

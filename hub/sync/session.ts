@@ -24,11 +24,10 @@ import { broken, policyMessage } from "./messages.ts";
 import type { Opening } from "./open.ts";
 import { abilitiesOf } from "./open.ts";
 import type { Restored } from "./plan-resume.ts";
-import { heldProvesLoss } from "./plan-resume.ts";
 import { Progress } from "./progress.ts";
 import { worthTelling } from "./policy.ts";
 import { Reports, RETRY_MS } from "./reports.ts";
-import { HistoryLost, selectRows } from "./select.ts";
+import { HistoryLost, refuseLoss, selectRows } from "./select.ts";
 import { Wake } from "./signal.ts";
 import type { StatusDeps } from "./status.ts";
 import { judgeHeld, Surveys } from "./survey.ts";
@@ -361,9 +360,8 @@ export class Session {
     if (result.more) this.#dirty = true;
     else if (comparing) {
       const unknown = this.#inventory.unmatched();
-      const { head } = this.#facts.opening;
-      const lost = unknown.find((u) => heldProvesLoss(u.held.revision, Math.max(head, result.head), loss));
-      if (lost !== undefined) throw new HistoryLost(lost.held.revision);
+      const known = Math.max(this.#facts.opening.head, result.head);
+      for (const { held } of unknown) refuseLoss(held, known, loss);
       this.#unknownToHub = unknown.map((u) => u.uid);
       await this.#heldBack.endCompare(unknown);
     }
