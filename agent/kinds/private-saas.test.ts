@@ -37,11 +37,13 @@ async function rig() {
   const cluster = createMemoryCluster({ clock, rng: seededRng(7) });
   const session = cluster.client().asAgent();
   const put = (object: Record<string, unknown>) => session.create(object as never);
-  await put({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
+  // Their ends take time, as they do where there is more in the namespace.
+  const slow = { finalizers: ["test/slow"] };
+  await put({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, ...slow } });
   await put({
     apiVersion,
     kind: "AgentPolicy",
-    metadata: { name: "default", namespace },
+    metadata: { name: "default", namespace, ...slow },
     spec: { mode: "Auto" },
   });
   await put({
@@ -130,6 +132,57 @@ describe("an agent without a hub", () => {
     await r.session.delete({ apiVersion, kind: "Application", namespace, name: "acme.web" });
     await r.clock.advance(30_000);
     await expect(r.session.get(r.configMap)).rejects.toMatchObject({ status: 404 });
+    await r.end();
+  });
+
+  const home = { apiVersion: "v1", kind: "Namespace", name: namespace };
+  const application = { apiVersion, kind: "Application", namespace, name: "acme.web" };
+  const definition = {
+    apiVersion: "apiextensions.k8s.io/v1",
+    kind: "CustomResourceDefinition",
+    name: "applications.moorage.dev",
+  };
+
+  it.each([
+    ["its namespace", home],
+    ["the definition", definition],
+  ])("leaves the workload when %s is deleted, however late the API server says so", async (_, goes) => {
+    const r = await rig();
+    await r.put({ ...definition, metadata: { name: definition.name, finalizers: ["test/slow"] }, spec: {} });
+    await r.put(r.application());
+    await r.until("Ready", "True");
+    let failures = 3;
+    r.cluster.faults = {
+      async before(call) {
+        if (call.verb !== "get" || call.ref.name !== goes.name) return;
+        await new Promise<void>((resolve) => r.clock.setTimer(200, resolve));
+        if (failures-- > 0) throw new KubeError("down", { status: 503, reason: "ServiceUnavailable" });
+      },
+    };
+    r.cluster.forgetCalls();
+    await r.session.delete(goes);
+    // The namespace takes its content along.
+    await r.session.delete(application).catch((error: unknown) => error);
+    await r.clock.advance(60_000);
+    await expect(r.session.get(application)).rejects.toMatchObject({ status: 404 });
+    expect(dig(await r.session.get(r.configMap), "data", "text")).toBe("hello");
+    await r.end();
+  });
+
+  it("says nothing of a deletion until it is known to be an order", async () => {
+    const r = await rig();
+    await r.put(r.application());
+    await r.until("Ready", "True");
+    const answer = Promise.withResolvers<void>();
+    r.cluster.faults = { before: (call) => (call.ref.name === namespace ? answer.promise : undefined) };
+    await r.session.delete(application);
+    await r.clock.advance(60_000);
+    expect((await r.condition("Deleting"))?.status).toBe("False");
+    expect((await r.condition("Ready"))?.status).toBe("True");
+    answer.resolve();
+    await r.clock.advance(60_000);
+    await expect(r.session.get(r.configMap)).rejects.toMatchObject({ status: 404 });
+    await expect(r.session.get(application)).rejects.toMatchObject({ status: 404 });
     await r.end();
   });
 

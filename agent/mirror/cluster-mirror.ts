@@ -16,7 +16,8 @@ import type { KubeObject } from "../kube/object.ts";
 import { compareResourceVersions } from "../kube/object.ts";
 import type { Reflector } from "../kube/reflector.ts";
 import { createReflector } from "../kube/reflector.ts";
-import { homeGoes, refusedConditions } from "./local-origin.ts";
+import { LocalDeletions } from "./local-deletions.ts";
+import { refusedConditions } from "./local-origin.ts";
 import type { MirrorDeps } from "./deps.ts";
 import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
 import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
@@ -54,6 +55,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   readonly #unpatched = new Map<string, number>();
   #tries = 0;
   readonly #positions: Positions;
+  readonly #deletions: LocalDeletions;
   #stop: AbortSignal = new AbortController().signal;
 
   constructor(deps: MirrorDeps) {
@@ -68,6 +70,17 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       mayWrite: deps.mayWrite,
     });
     this.#positions = new Positions({ state: deps.state, writer: this.#writer, gone: this.#gone });
+    this.#deletions = new LocalDeletions({
+      ...deps,
+      session: this.#session,
+      whenSynced: (signal) => this.whenSynced(signal),
+      entry: (uid) => this.#entries.get(uid),
+      ordered: (entry) => this.#put(entry),
+      letGo: async (entry) => {
+        await this.#setFinalizer(entry, false);
+        this.#drop(entry);
+      },
+    });
     this.#reflectors = mirrorKinds.map((kind) =>
       createReflector<true>({
         session: this.#session,
@@ -355,16 +368,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   /** Puts the finalizer on, or finds out whether a deletion is an order. */
   async #local(entry: Entry): Promise<void> {
-    if (entry.rejected !== undefined) return this.#refuseLocal(entry, entry.rejected.message);
+    const { uid, removal } = entry.record;
     const has = entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) === true;
-    if (entry.record.removal === undefined) {
-      if (!has) await this.#setFinalizer(entry, true);
-      return;
-    }
-    if (!has || !(await homeGoes(this.#session, this.#deps.namespace, entry.record.kind))) return;
-    this.#deps.log.warn("agent is being uninstalled, the workload stays", { name: entry.record.name });
-    await this.#setFinalizer(entry, false);
-    this.#drop(entry);
+    if (removal !== undefined && has) return this.#deletions.ask(uid, this.#stop);
+    if (entry.rejected !== undefined) return this.#refuseLocal(entry, entry.rejected.message);
+    if (removal === undefined && !has) await this.#setFinalizer(entry, true);
   }
 
   /** Tells people, on the resource that they wrote, why nothing is done about it. */
@@ -424,6 +432,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   #drop(entry: Entry): void {
     const { uid, kind, objectName, name } = entry.record;
     this.#unpatched.delete(uid);
+    this.#deletions.forget(uid);
     const known = this.#entries.delete(uid);
     this.#byObject.delete(`${kind}/${objectName}`);
     const seen = this.#visible.delete(uid);
@@ -437,6 +446,10 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     if (entry.body === undefined || entry.gone) return undefined;
     if (record.origin === "hub") return record;
     if (entry.metadata.finalizers?.includes(REMOVAL_FINALIZER) !== true) return undefined;
+    if (record.removal !== undefined && !this.#deletions.isOrder(record.uid)) {
+      const before = this.#visible.get(record.uid);
+      return before === undefined ? undefined : { ...before, status: record.status };
+    }
     const bearer = this.byName(record.name).find((r) => r.uid !== record.uid && r.removal === undefined);
     if (bearer !== undefined && record.removal === undefined) return undefined;
     if (

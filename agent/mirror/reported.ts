@@ -23,6 +23,7 @@ export function sameView(a: MirrorRecord | undefined, b: MirrorRecord | undefine
     a.digest === b.digest &&
     a.objectUid === b.objectUid &&
     a.removal?.revision === b.removal?.revision &&
+    a.removal?.orphan === b.removal?.orphan &&
     tenant(a) === tenant(b) &&
     (a.removal === undefined) === (b.removal === undefined)
   );

@@ -7,7 +7,7 @@ import { backoffMs } from "@moorage/shared/service";
 import { API_VERSION } from "@moorage/shared/install/crds";
 import type { AgentSession } from "../kube/client.ts";
 import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
-import type { KubeObject } from "../kube/object.ts";
+import type { KubeObject, ObjectRef } from "../kube/object.ts";
 import { newestRevision } from "./plan.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, toObject } from "./record.ts";
@@ -97,12 +97,7 @@ export class RecordWriter {
       if (!isKubeError(thrown, 409)) throw thrown;
     }
     try {
-      const found = await session.get({
-        apiVersion: API_VERSION,
-        kind: entry.record.kind,
-        namespace,
-        name: entry.record.objectName,
-      });
+      const found = await session.get(recordRef(entry, namespace));
       const same = fromObject(found)?.record.uid === entry.record.uid;
       if (found.metadata.deletionTimestamp !== undefined || !same)
         return { metadata: fresh, retryNow: false };
@@ -150,8 +145,8 @@ export class RecordWriter {
 
   /** Deletes the record, this very object alone. */
   async remove(entry: Entry): Promise<void> {
-    const { kind, objectName, uid } = entry.record;
-    const ref = { apiVersion: API_VERSION, kind, namespace: this.#deps.namespace, name: objectName };
+    const { uid } = entry.record;
+    const ref = recordRef(entry, this.#deps.namespace);
     try {
       const { uid: objectUid } = entry.metadata;
       await this.#locked(uid, () =>
@@ -171,8 +166,8 @@ export class RecordWriter {
 
   /** Puts our finalizer on or takes it off; undefined when the record went. */
   async setFinalizer(entry: Entry, on: boolean): Promise<Entry | undefined> {
-    const { kind, objectName, uid } = entry.record;
-    const ref = { apiVersion: API_VERSION, kind, namespace: this.#deps.namespace, name: objectName };
+    const { uid } = entry.record;
+    const ref = recordRef(entry, this.#deps.namespace);
     return this.#locked(uid, async () => {
       for (let tries = 0; ; tries++) {
         try {
@@ -266,6 +261,11 @@ export class RecordWriter {
       else next();
     }
   }
+}
+
+/** The custom resource of an entry. */
+export function recordRef(entry: Entry, namespace: string): ObjectRef {
+  return { apiVersion: API_VERSION, kind: entry.record.kind, namespace, name: entry.record.objectName };
 }
 
 /** What a new try cannot cure: the record itself breaks the schema or a limit. */
