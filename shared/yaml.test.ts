@@ -69,6 +69,51 @@ test.each([
   expect(reasonOf(() => parseJsonBounded(text, at))).toBe(reason);
 });
 
+const beyond = "9007199254740993";
+
+test.each([
+  [`a: ${beyond}`, `{"a": ${beyond}}`],
+  [`a: [1, -${beyond}]`, `{"a": [1, -${beyond}]}`],
+  ["a: 9007199254740992", '{"a": 9007199254740992}'],
+  [`a: 1${"0".repeat(400)}`, `{"a": 1${"0".repeat(400)}}`],
+  [`a: +${beyond}`],
+  ["a: 0x20000000000001"],
+  ["a: 0o400000000000000001"],
+  [`a: !!int "${beyond}"`],
+  [`${beyond}: a`],
+  [`a: &a ${beyond}\nb: *a`],
+])(
+  "a whole number that a number cannot hold is refused, not changed: case %#",
+  (yaml: string, json?: string) => {
+    const rule = /"t.yaml": .*[0-9] is beyond what a number holds exactly: quote it or use a smaller number$/;
+    expect(reasonOf(() => parseYaml(`# one\n${yaml}`, at))).toBe("NOT_JSON");
+    expect(() => parseYaml(`# one\n${yaml}`, at)).toThrow(rule);
+    expect(() => parseYaml(`# one\n${yaml}`, at)).toThrow(/document 1, line 2: /);
+    if (json === undefined) return;
+    expect(reasonOf(() => parseJsonBounded(json, at))).toBe("NOT_JSON");
+    expect(() => parseJsonBounded(json, at)).toThrow(rule);
+  },
+);
+
+test("the largest safe whole numbers, those in quotes and all floats are read as before", () => {
+  const max = Number.MAX_SAFE_INTEGER;
+  const value = { a: max, b: -max, c: beyond, d: 1e20, e: Number(`${beyond}.5`), f: 0.1 };
+  const text = `{"a": ${max}, "b": -${max}, "c": "${beyond}", "d": 1e20, "e": ${beyond}.5, "f": 0.10000000000000000000}`;
+  expect(parseJsonBounded(text, at)).toEqual(value);
+  expect(parseYaml(text, at)).toEqual(value);
+  expect(parseYaml(`a: 0x1fffffffffffff\nb: !!str ${beyond}\nc: |\n  ${beyond}\nd: x${beyond}`, at)).toEqual({
+    a: max,
+    b: beyond,
+    c: `${beyond}\n`,
+    d: `x${beyond}`,
+  });
+  // What was read as a float is written as one.
+  for (const float of [1e20, -1e20, 2 ** 53, 2 ** 60]) {
+    expect(parseYaml(stringifyYaml({ a: [float] }), at)).toEqual({ a: [float] });
+    expect(parseYaml(stringifyYaml(float), at)).toBe(float);
+  }
+});
+
 test("parsing never pollutes a prototype", () => {
   expect(reasonOf(() => checkJson(JSON.parse('{"a":{"__proto__":{"polluted":1}}}'), "x"))).toBe(
     "FORBIDDEN_KEY",
