@@ -1,11 +1,12 @@
 import type { StatusReport } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { Timer } from "@moorage/shared/clock";
 import { isStoreError } from "../store/errors.ts";
+import { checkReport } from "./check-report.ts";
 import type { SyncCounts } from "./counts.ts";
 import { broken } from "./messages.ts";
 import { hex } from "./open.ts";
 import type { Reporter, StatusDeps } from "./status.ts";
-import { checkReport, writeReport } from "./status.ts";
+import { writeReport } from "./status.ts";
 import type { Surveys } from "./survey.ts";
 
 /** When what found the store full is tried again. */

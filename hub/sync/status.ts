@@ -1,12 +1,11 @@
 import { create, equals, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { ResourceStatus, StatusReport, Verdict } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { ResourceStatus, Verdict } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { StoredStatusSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
-import { limits } from "@moorage/shared/limits";
 import type { Logger } from "@moorage/shared/log";
 import { statusKey, uidKey } from "../core/keys.ts";
 import { key } from "../store/bytes.ts";
@@ -36,32 +35,6 @@ export interface StatusDeps {
 export interface Reporter {
   dataPlaneUid: string;
   agentGeneration: bigint;
-}
-
-/** Refuses a report that breaks a rule of the protocol, naming the rule. */
-export function checkReport(report: StatusReport, expectedSeq: bigint): void {
-  const refuse = (rule: string, code: Code = Code.INVALID_ARGUMENT) => {
-    throw new MoorageError(code, `Cannot accept status report "${report.seq}": ${rule}`, {
-      reason: "INVALID_STATUS",
-    });
-  };
-  if (report.seq !== expectedSeq) refuse(`its seq must be ${expectedSeq}`);
-  const uids = new Set(report.statuses.map((s) => s.uid));
-  if (uids.size !== report.statuses.length) refuse("it names a resource twice");
-  for (const status of report.statuses) {
-    if (status.uid === "" || status.uid.length > 64)
-      refuse(`the uid "${status.uid.slice(0, 64)}" is malformed`);
-    if (status.conditions.length > limits.conditionsPerResource) {
-      refuse(
-        `"${status.name}" has ${status.conditions.length} conditions, at most ${limits.conditionsPerResource} are taken`,
-      );
-    }
-    const long = status.conditions.find((c) => Buffer.byteLength(c.message) > limits.conditionMessageBytes);
-    if (long !== undefined)
-      refuse(
-        `condition "${long.type}" of "${status.name}" has a message over ${limits.conditionMessageBytes} bytes`,
-      );
-  }
 }
 
 /**
