@@ -3,9 +3,7 @@ import { DEFAULT_RULES } from "../health/rules.ts";
 import type { HealthRule } from "../health/health.ts";
 import type { KubeSession } from "../kube/client.ts";
 import type { Discovery } from "../kube/discovery.ts";
-import { isNotFound } from "../kube/errors.ts";
 import {
-  apiVersionOf,
   compareResourceVersions,
   dig,
   groupOf,
@@ -21,6 +19,7 @@ import {
   SUSPEND_ANNOTATION,
 } from "./labels.ts";
 import { ownHashes, withoutPath, type IgnoredPath } from "./projection.ts";
+import { atServedVersion } from "./served.ts";
 import { idKey, type LiveState, type LiveView, type ObjectId } from "./types.ts";
 
 /** Live objects, reduced to what the engine compares: about 1 KB instead of 10 to 20. */
@@ -156,20 +155,12 @@ export class LiveCache implements LiveView {
   }
 
   async fetch(id: ObjectId, version: string): Promise<LiveState | undefined> {
-    try {
-      const ref = {
-        apiVersion: apiVersionOf(id.group, version),
-        kind: id.kind,
-        name: id.name,
-        ...(id.namespace === "" ? {} : { namespace: id.namespace }),
-      };
-      const live = reduceMember(await this.#read.session.get(ref), this.#read.reduce);
-      this.observe(live);
-      return live;
-    } catch (thrown) {
-      if (isNotFound(thrown)) return undefined;
-      throw thrown;
-    }
+    const { session, discovery, reduce } = this.#read;
+    const object = await atServedVersion(discovery, { id, version }, (ref) => session.get(ref));
+    if (object === undefined) return undefined;
+    const live = reduceMember(object, reduce);
+    this.observe(live);
+    return live;
   }
 
   observe(live: LiveState): void {

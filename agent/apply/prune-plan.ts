@@ -82,8 +82,10 @@ export function planPrune(input: PruneInput): PrunePlan {
       continue;
     }
     const verdict = judge(entry, live, input);
-    if (verdict === undefined) deletes.push({ entry, uid: live.uid });
-    else if (verdict.action === "Abandoned") abandons.push({ entry, uid: live.uid, reason: verdict.reason });
+    // The version that it was found at: the listed one may be served no longer.
+    const found = { entry: { ...entry, version: live.version }, uid: live.uid };
+    if (verdict === undefined) deletes.push(found);
+    else if (verdict.action === "Abandoned") abandons.push({ ...found, reason: verdict.reason });
     else settled.push({ id: idOfEntry(entry), ...verdict });
   }
   deletes.sort(

@@ -116,6 +116,76 @@ describe("prune", () => {
     expect(kept.metadata.managedFields?.some((e) => e.manager === "moorage.shop")).toBe(false);
   });
 
+  describe("of a kind whose listed version is no longer served", () => {
+    const definition = (served: readonly string[]): KubeObject => ({
+      apiVersion: "apiextensions.k8s.io/v1",
+      kind: "CustomResourceDefinition",
+      metadata: { name: "widgets.example.com" },
+      spec: {
+        group: "example.com",
+        scope: "Namespaced",
+        names: { kind: "Widget", plural: "widgets" },
+        versions: ["v1alpha1", "v1"].map((name) => ({ name, served: served.includes(name) })),
+      },
+    });
+    const widget: KubeObject = {
+      apiVersion: "example.com/v1alpha1",
+      kind: "Widget",
+      metadata: { name: "w" },
+      spec: {},
+    };
+    /** Applied at v1alpha1; from then on the cluster serves `served`. `seen`: what the watch showed last is still held. */
+    async function rig(served: readonly string[], seen = false) {
+      const cluster = newCluster();
+      const agent = cluster.client().asAgent();
+      await agent.create(definition(["v1alpha1", "v1"]));
+      const app = application(cluster);
+      await app.run([widget]);
+      const old = await agent.get(refOf(definition([])));
+      await agent.update({ ...old, spec: definition(served)["spec"] });
+      app.input.discovery.invalidate();
+      const id = { group: "example.com", kind: "Widget", namespace: "default", name: "w" };
+      if (!seen) app.live.forget(id, "");
+      const live = () => cluster.store.list({ apiVersion: "example.com/v1", kind: "Widget" });
+      return { cluster, app, live };
+    }
+
+    it.each([false, true])("deletes it at the version that is (held in memory: %s)", async (seen) => {
+      const { app, live } = await rig(["v1"], seen);
+      const result = await app.run([], { removal: true });
+      expect(result.pruned).toMatchObject([{ action: "Deleted", reason: "Deleted" }]);
+      expect(live()).toEqual([]);
+      expect(result.inventory).toEqual([]);
+    });
+
+    it("abandons it at the version that is", async () => {
+      const { app, live } = await rig(["v1"]);
+      const result = await app.run([], { removal: true, abandon: true });
+      expect(result.pruned).toMatchObject([{ action: "Abandoned" }]);
+      expect(live().map((o) => o.metadata.labels?.[PART_OF_LABEL])).toEqual([undefined]);
+    });
+
+    it("takes it for gone when no version is served", async () => {
+      const { app } = await rig([]);
+      const result = await app.run([], { removal: true });
+      expect(result.pruned).toMatchObject([{ action: "Deleted", reason: "NotFound" }]);
+    });
+
+    it("keeps its entry while somebody answers every path with a page", async () => {
+      const { cluster, app, live } = await rig(["v1"]);
+      cluster.faults = {
+        before: (call) => {
+          if (call.ref.kind === "Widget")
+            throw new KubeError("Cannot get: 404 page", { status: 404, reason: "KindNotInstalled" });
+        },
+      };
+      const result = await app.run([], { removal: true });
+      expect(result.pruned).toMatchObject([{ action: "Failed", reason: "KindNotInstalled" }]);
+      expect(result.inventory).toHaveLength(1);
+      expect(live()).toHaveLength(1);
+    });
+  });
+
   it("survives an object recreated between the plan and the DELETE", async () => {
     const cluster = newCluster();
     const app = application(cluster);

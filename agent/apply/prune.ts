@@ -1,6 +1,7 @@
 import type { KubeSession } from "../kube/client.ts";
-import { isKubeError, isNotFound, KubeError } from "../kube/errors.ts";
-import { apiVersionOf, type ObjectRef } from "../kube/object.ts";
+import type { Discovery } from "../kube/discovery.ts";
+import { isKubeError, KubeError } from "../kube/errors.ts";
+import type { ObjectRef } from "../kube/object.ts";
 import {
   APPLICATION_LABEL,
   DATA_PLANE_LABEL,
@@ -10,11 +11,13 @@ import {
 } from "./labels.ts";
 import { reduceMember, type ReduceContext } from "./live.ts";
 import type { PrunePlan } from "./prune-plan.ts";
+import { atServedVersion } from "./served.ts";
 import { describeId, type InventoryEntry, type LiveView, type PruneOutcome } from "./types.ts";
 
 /** What carrying out a prune needs. */
 export interface PruneContext {
   session: KubeSession;
+  discovery: Discovery;
   live: LiveView;
   reduce: ReduceContext;
   fieldManager: string;
@@ -62,7 +65,10 @@ export async function prune(plan: PrunePlan, context: PruneContext): Promise<Pru
 async function remove(entry: InventoryEntry, uid: string, context: PruneContext): Promise<PruneOutcome> {
   try {
     context.wrote();
-    const answer = await context.session.delete(refOfEntry(entry), { uid, propagationPolicy: "Background" });
+    const answer = await at(entry, context, (ref) =>
+      context.session.delete(ref, { uid, propagationPolicy: "Background" }),
+    );
+    if (answer === undefined) return goneOutcome(entry, uid, context);
     if (answer.object === undefined) {
       context.live.forget(entry, uid);
       return { id: entry, action: "Deleted", reason: "Deleted", message: "" };
@@ -77,10 +83,6 @@ async function remove(entry: InventoryEntry, uid: string, context: PruneContext)
       message: `${describeId(entry)} is being deleted${waits}`,
     };
   } catch (thrown) {
-    if (isNotFound(thrown)) {
-      context.live.forget(entry, uid);
-      return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
-    }
     if (isKubeError(thrown, 409)) return await conflicted(entry, uid, { context, thrown });
     return failedOutcome(entry, thrown);
   }
@@ -93,7 +95,8 @@ async function conflicted(
   on: { context: PruneContext; thrown: KubeError },
 ): Promise<PruneOutcome> {
   try {
-    const live = await on.context.session.get(refOfEntry(entry), { metadataOnly: true });
+    const live = await at(entry, on.context, (ref) => on.context.session.get(ref, { metadataOnly: true }));
+    if (live === undefined) return goneOutcome(entry, uid, on.context);
     if (live.metadata.uid === uid) return failedOutcome(entry, on.thrown);
     return {
       id: entry,
@@ -102,9 +105,7 @@ async function conflicted(
       message: `${describeId(entry)} was recreated by somebody else`,
     };
   } catch (thrown) {
-    if (!isNotFound(thrown)) return failedOutcome(entry, thrown);
-    on.context.live.forget(entry, uid);
-    return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
+    return failedOutcome(entry, thrown);
   }
 }
 
@@ -113,10 +114,10 @@ async function abandon(
   { entry, uid, reason }: PrunePlan["abandons"][number],
   context: PruneContext,
 ): Promise<PruneOutcome> {
-  const ref = refOfEntry(entry);
   try {
-    const live = await context.session.get(ref);
-    if (live.metadata.uid !== uid) {
+    const answer = await at(entry, context, (ref) => release(ref, uid, context));
+    if (answer === undefined) return goneOutcome(entry, uid, context);
+    if (answer === "recreated") {
       return {
         id: entry,
         action: "Recreated",
@@ -124,29 +125,43 @@ async function abandon(
         message: `${describeId(entry)} was recreated by somebody else`,
       };
     }
-    const labels: Record<string, null> = {};
-    for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL])
-      labels[key] = null;
-    const kept = (live.metadata.managedFields ?? []).filter((e) => e.manager !== context.fieldManager);
-    context.wrote();
-    await context.session.mergePatch(
-      ref,
-      // An empty list would mean "no change": one empty entry resets managedFields.
-      {
-        metadata: {
-          labels,
-          managedFields: kept.length === 0 ? [{}] : kept,
-          resourceVersion: live.metadata.resourceVersion,
-        },
-      },
-      { fieldManager: `${context.fieldManager}.abandon` },
-    );
     context.live.forget(entry, "");
     return { id: entry, action: "Abandoned", reason, message: "" };
   } catch (thrown) {
-    if (isNotFound(thrown)) return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
     return failedOutcome(entry, thrown);
   }
+}
+
+async function release(
+  ref: ObjectRef,
+  uid: string,
+  context: PruneContext,
+): Promise<"released" | "recreated"> {
+  const live = await context.session.get(ref);
+  if (live.metadata.uid !== uid) return "recreated";
+  const labels: Record<string, null> = {};
+  for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL])
+    labels[key] = null;
+  const kept = (live.metadata.managedFields ?? []).filter((e) => e.manager !== context.fieldManager);
+  context.wrote();
+  await context.session.mergePatch(
+    ref,
+    // An empty list would mean "no change": one empty entry resets managedFields.
+    {
+      metadata: {
+        labels,
+        managedFields: kept.length === 0 ? [{}] : kept,
+        resourceVersion: live.metadata.resourceVersion,
+      },
+    },
+    { fieldManager: `${context.fieldManager}.abandon` },
+  );
+  return "released";
+}
+
+function goneOutcome(entry: InventoryEntry, uid: string, context: PruneContext): PruneOutcome {
+  context.live.forget(entry, uid);
+  return { id: entry, action: "Deleted", reason: "NotFound", message: "" };
 }
 
 function failedOutcome(entry: InventoryEntry, thrown: unknown): PruneOutcome {
@@ -154,11 +169,10 @@ function failedOutcome(entry: InventoryEntry, thrown: unknown): PruneOutcome {
   return { id: entry, action: "Failed", reason: thrown.reason, message: thrown.message };
 }
 
-function refOfEntry(entry: InventoryEntry): ObjectRef {
-  return {
-    apiVersion: apiVersionOf(entry.group, entry.version),
-    kind: entry.kind,
-    name: entry.name,
-    ...(entry.namespace === "" ? {} : { namespace: entry.namespace }),
-  };
+function at<T>(
+  entry: InventoryEntry,
+  context: PruneContext,
+  call: (ref: ObjectRef) => Promise<T>,
+): Promise<T | undefined> {
+  return atServedVersion(context.discovery, { id: entry, version: entry.version }, call);
 }

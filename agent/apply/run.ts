@@ -285,6 +285,7 @@ async function pruneStep(
   });
   const pruned = await prune(decision, {
     session: input.applier.session,
+    discovery: input.discovery,
     live: input.live,
     reduce: input.reduce,
     fieldManager: input.identity.fieldManager,

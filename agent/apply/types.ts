@@ -60,7 +60,10 @@ export interface LiveState {
 export interface LiveView {
   /** What the cache holds; undefined: not there, or not labelled as ours. Never a call. */
   get(id: ObjectId): LiveState | undefined;
-  /** A fresh read; undefined: not there. Asked once, before the first contact with a new name. */
+  /**
+   * A fresh read, at the version that is served when `version` is not; undefined: not there. Asked once,
+   * before the first contact with a new name.
+   */
   fetch(id: ObjectId, version: string): Promise<LiveState | undefined>;
   /** Told of each write's answer, so that a cache behind the watch does not mislead the next run. */
   observe(live: LiveState): void;

@@ -10,12 +10,13 @@ import { LiveCache, reduceMember } from "../apply/live.ts";
 import type { ReduceContext } from "../apply/live.ts";
 import { MANAGED_BY, MANAGED_BY_LABEL } from "../apply/labels.ts";
 import { pool } from "../apply/pool.ts";
+import { atServedVersion } from "../apply/served.ts";
 import { idKey } from "../apply/types.ts";
 import type { InventoryEntry, LiveState, LiveView, ObjectId } from "../apply/types.ts";
 import type { AgentSession, KubeClient, KubeSession } from "../kube/client.ts";
 import { isKubeError, isNotFound } from "../kube/errors.ts";
 import type { KindRef, KubeObject } from "../kube/object.ts";
-import { apiVersionOf, groupOf } from "../kube/object.ts";
+import { groupOf } from "../kube/object.ts";
 import { createReflector } from "../kube/reflector.ts";
 import type { Reflector } from "../kube/reflector.ts";
 
@@ -109,22 +110,18 @@ export class LiveObjects {
    */
   async viewAs(session: KubeSession, known: readonly InventoryEntry[]): Promise<LiveView> {
     const { cache, reduce } = this;
+    const { discovery } = this.#deps.kube;
     const read = new Map<string, LiveState>();
     const watched = (id: ObjectId): boolean =>
       this.#watched.get(`${id.group}/${id.kind}`)?.reflector.synced === true;
     const view: LiveView = {
       get: (id) => (watched(id) ? cache.get(id) : read.get(idKey(id))),
       async fetch(id, version) {
-        try {
-          const where = id.namespace === "" ? {} : { namespace: id.namespace };
-          const ref = { apiVersion: apiVersionOf(id.group, version), kind: id.kind, name: id.name, ...where };
-          const live = reduceMember(await session.get(ref), reduce);
-          view.observe(live);
-          return live;
-        } catch (error) {
-          if (isNotFound(error)) return undefined;
-          throw error;
-        }
+        const object = await atServedVersion(discovery, { id, version }, (ref) => session.get(ref));
+        if (object === undefined) return undefined;
+        const live = reduceMember(object, reduce);
+        view.observe(live);
+        return live;
       },
       observe(live) {
         if (watched(live.id)) cache.observe(live);

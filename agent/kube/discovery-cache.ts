@@ -18,6 +18,8 @@ const MISS_TTL_MS = 5_000;
 interface Loaded {
   at: number;
   kinds: Map<string, ResourceType>;
+  /** False when the cluster answered that there is no such group-version. */
+  served: boolean;
 }
 
 /** A Discovery over `source`; parallel look-ups of one group-version share one call. */
@@ -30,7 +32,7 @@ export function createDiscovery(source: DiscoverySource): Discovery {
     if (pending === undefined) {
       pending = fetchKinds(source, apiVersion).then(
         (kinds) => {
-          const entry = { at: source.monotonicMs(), kinds };
+          const entry = { at: source.monotonicMs(), kinds: kinds ?? new Map(), served: kinds !== undefined };
           if (loading.get(apiVersion) === pending) {
             loaded.set(apiVersion, entry);
             loading.delete(apiVersion);
@@ -47,6 +49,12 @@ export function createDiscovery(source: DiscoverySource): Discovery {
     return pending;
   };
 
+  let listing: Promise<unknown> | undefined;
+  const listGroups = (): Promise<unknown> => {
+    listing ??= source.groups().finally(() => (listing = undefined));
+    return listing;
+  };
+
   return {
     cached: (kind) => loaded.get(kind.apiVersion)?.kinds.get(kind.kind),
     async resolve(kind) {
@@ -60,9 +68,13 @@ export function createDiscovery(source: DiscoverySource): Discovery {
       throw notInstalled(kind);
     },
     async preferredVersion(group, kind) {
-      for (const version of group === "" ? ["v1"] : groupVersions(await source.groups(), group)) {
-        const entry = loaded.get(apiVersionOf(group, version)) ?? (await load(apiVersionOf(group, version)));
+      for (const version of group === "" ? ["v1"] : groupVersions(await listGroups(), group)) {
+        const apiVersion = apiVersionOf(group, version);
+        if (loaded.get(apiVersion)?.kinds.has(kind) === true) return version;
+        // What the cache lacks may have come since.
+        const entry = await load(apiVersion);
         if (entry.kinds.has(kind)) return version;
+        if (!entry.served) throw unreadable(`"${apiVersion}" is listed, but cannot be read`);
       }
       return undefined;
     },
@@ -88,18 +100,29 @@ function notInstalled(kind: KindRef): KubeError {
   );
 }
 
-async function fetchKinds(source: DiscoverySource, apiVersion: string): Promise<Map<string, ResourceType>> {
+function unreadable(why: string): KubeError {
+  return new KubeError(`Cannot read the kinds of the cluster: ${why}`, { status: 0, reason: "Unparsable" });
+}
+
+/** The kinds of a group-version; undefined when it is not served. */
+async function fetchKinds(
+  source: DiscoverySource,
+  apiVersion: string,
+): Promise<Map<string, ResourceType> | undefined> {
   const kinds = new Map<string, ResourceType>();
   let body: unknown;
   try {
     body = await source.resources(apiVersion);
   } catch (thrown) {
-    if (isNotFound(thrown)) return kinds;
+    if (isNotFound(thrown)) return undefined;
     throw thrown;
   }
-  const rows = asMap(body)?.["resources"];
+  const list = asMap(body);
+  // Go writes an empty list as null.
+  const rows = list?.["resources"] ?? (list?.["kind"] === "APIResourceList" ? [] : undefined);
+  if (!Array.isArray(rows)) throw unreadable(`the answer for "${apiVersion}" has no list of resources`);
   const withStatus = new Set<string>();
-  for (const row of Array.isArray(rows) ? rows : []) {
+  for (const row of rows as unknown[]) {
     const type = asMap(row);
     const name = type?.["name"];
     if (type === undefined || typeof name !== "string" || typeof type["kind"] !== "string") continue;
@@ -126,7 +149,8 @@ async function fetchKinds(source: DiscoverySource, apiVersion: string): Promise<
 /** Versions of `group`, the preferred one first. */
 function groupVersions(body: unknown, group: string): string[] {
   const groups = asMap(body)?.["groups"];
-  for (const entry of Array.isArray(groups) ? groups : []) {
+  if (!Array.isArray(groups)) throw unreadable("the answer has no list of groups");
+  for (const entry of groups as unknown[]) {
     const map = asMap(entry);
     if (map?.["name"] !== group) continue;
     const preferred = asMap(map["preferredVersion"])?.["version"];

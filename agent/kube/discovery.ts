@@ -19,7 +19,10 @@ export interface Discovery {
   resolve(kind: KindRef): Promise<ResourceType>;
   /** The cached answer, or undefined: never a call. */
   cached(kind: KindRef): ResourceType | undefined;
-  /** The preferred version of a group-kind that is installed, or undefined. */
+  /**
+   * The preferred version of a group-kind that is installed. Undefined only after every version that the
+   * cluster lists was read anew and none has the kind; an answer that cannot be read is a KubeError.
+   */
   preferredVersion(group: string, kind: string): Promise<string | undefined>;
   /** Forgets one group-version, or all: call it on CRD and APIService events. */
   invalidate(apiVersion?: string): void;
