@@ -65,7 +65,7 @@ export const limits = {
   statusDetailBytes: 5 * KiB,
   /** A name that a health or reflection call asks for. */
   probeNameBytes: 256,
-  /** The same of all calls of one caller of the API on a port, answers to single requests among them. */
+  /** The same of all calls of one caller of the API on a port, or of one address without a key, single answers among them. */
   unreadBytesPerCaller: 64 * MiB,
   /** Header block of one HTTP/2 request, and header fields in it. */
   headerListBytes: 16 * KiB,

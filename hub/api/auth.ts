@@ -6,10 +6,11 @@ import { limits } from "@moorage/shared/limits";
 import type { Verb, Within } from "../identity/authorize.ts";
 import { authorize, authorizeCollection } from "../identity/authorize.ts";
 import type { ApiKeys, ApiPrincipal } from "../identity/identity.ts";
+import { peerHost } from "../identity/rate.ts";
 import type { Rev } from "../store/store.ts";
 
 /** Services that answer anybody: health for probes, reflection of the public contract. */
-const open = /^\/grpc\.(health|reflection)\./;
+const open = /^\/grpc\.(health|reflection)\.[^/]+/;
 
 /** Where a call's context carries its principal: a map from one to the other costs as much as the rest. */
 const principalOf = Symbol("principal");
@@ -56,9 +57,14 @@ export class Auth {
     });
   }
 
-  /** For the server's `before`: throws UNAUTHENTICATED. */
+  /** For the server's `before`: throws UNAUTHENTICATED. What anybody may call is charged to its address. */
   readonly before = async (ctx: CallContext): Promise<void> => {
-    if (open.test(ctx.method)) return;
+    const service = open.exec(ctx.method)?.[0];
+    if (service !== undefined) {
+      // By service too: who reads no reflection must not fail the probes of all that share its address.
+      ctx.account = `peers/${peerHost(ctx.peer)}${service}`;
+      return;
+    }
     const principal = await this.#apiKeys.authenticate(
       ctx.metadata.get("authorization"),
       ctx.peerCertificateDer,

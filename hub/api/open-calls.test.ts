@@ -2,6 +2,7 @@
  * Calls that were opened and lie there: what a key may do ends with the key, and what a stalled caller
  * holds is bounded. Over sockets, since that is where a call and its request come apart.
  */
+import type { DescMethod } from "@bufbuild/protobuf";
 import { randomBytes } from "node:crypto";
 import type { ClientHttp2Session } from "node:http2";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -20,6 +21,7 @@ import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import { connect } from "@moorage/shared/grpc/client";
 import { apiLimits } from "@moorage/shared/grpc/options";
+import { createReflection, ReflectionService } from "@moorage/shared/grpc/reflection";
 import type { CallReport } from "@moorage/shared/grpc/server";
 import { startServer } from "@moorage/shared/grpc/server";
 import { rawCall, rawSession } from "@moorage/shared/grpc/testing";
@@ -56,7 +58,7 @@ async function served(clock: Clock = systemClock, more: { backup?: BackupSource 
   const server = await startServer({
     address: { host: "127.0.0.1", port: 0 },
     tls: "insecure",
-    services: api.services,
+    services: [...api.services, createReflection(api.services.map((service) => service.desc))],
     limits: apiLimits,
     clock: systemClock,
     async before(ctx) {
@@ -296,6 +298,42 @@ test("what one caller leaves unread is bounded over all its calls, and nobody el
   const calls = Array.from({ length: 15 }, () => list(again));
   for (const call of calls) call.read();
   for (const call of calls) expect(await call.ended).toBe(undefined);
+});
+
+test("what those without a key leave unread is bounded by address and by service", async () => {
+  const hub = await served();
+  const method = ReflectionService.method["serverReflectionInfo"] as DescMethod;
+  const question = { messageRequest: { case: "fileContainingSymbol", value: HubService.typeName } };
+  const ask = (session: ClientHttp2Session) => {
+    const call = rawCall(session, method);
+    // Until its call may queue no more, each is answered.
+    for (let i = 0; i < 20; i++) call.send(question);
+    return call;
+  };
+  const sessions: ClientHttp2Session[] = [];
+  const refused = () => hub.reports.find((r) => r.error !== undefined)?.error;
+  while (refused() === undefined) {
+    const session = await rawSession(hub.port);
+    sessions.push(session);
+    onTestFinished(() => session.destroy());
+    const calls = Array.from({ length: 250 }, () => ask(session));
+    for (const call of calls) await call.begun;
+    // Each call queues sixteen answers of 4 KiB.
+    expect(sessions.length).toBeLessThan((2 * limits.unreadBytesPerCaller) / (250 * 64 * 1024));
+  }
+  expect(sessions.length).toBeGreaterThan(1);
+  const subject = "peers/127.0.0.1/grpc.reflection.v1.ServerReflection";
+  const tooMuch = { code: Code.RESOURCE_EXHAUSTED, reason: "TOO_MUCH_UNREAD", quota: [{ subject }] };
+  expect(refused()).toMatchObject(tooMuch);
+  for (const session of sessions) session.destroy();
+  await expect
+    .poll(async () => {
+      const again = ask(hub.session);
+      again.read();
+      again.endRequest();
+      return again.ended;
+    })
+    .toBe(undefined);
 });
 
 test("uploads are unpacked one after the other, and one that is refused lets the next in", async () => {
