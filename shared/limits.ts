@@ -108,6 +108,8 @@ export const limits = {
   streamStuckMs: 10 * 60_000,
   /** An agent's digest is judged at most so often on one stream, each kind: all its rows are read for it. */
   digestJudgedMs: 60_000,
+  /** How far an agent's generation may lie above the last one: it rises by one with each process, and never falls. */
+  agentGenerationStep: 1_048_576,
   /** Data planes whose attempts are remembered. */
   streamAttemptBuckets: 20_000,
   /** TLS handshakes begun a second on a port. */

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { ResourceStatusSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { ResourceStatusSchema, Resume } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { LinkState } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { limits } from "@moorage/shared/limits";
 import { describe, expect, test } from "vitest";
@@ -37,6 +37,28 @@ describe("fencing", () => {
     expect(old.state.error?.metadata["agent_generation"]).toBe("7");
     expect(second.state.ended).toBe(false);
     expect(hub.sync.connected()).toHaveLength(1);
+  });
+
+  test("a generation that no agent can have come to is refused, and locks the next one out of nothing", async () => {
+    const hub = await hubWith("a");
+    const step = BigInt(limits.agentGenerationStep);
+    const hello = async (agentGeneration: bigint) => {
+      const agent = hub.connect("a");
+      await agent.hello({ agentGeneration });
+      return agent;
+    };
+    for (const generation of [1n << 60n, step + 1n]) {
+      const { error } = (await hello(generation)).state;
+      expect(error?.reason).toBe("INVALID_HELLO");
+      expect(error?.message).toContain(
+        `agent_generation "${generation}" must be at most ${step}, which is ${step} above the last one`,
+      );
+    }
+    expect((await hello(5n)).serverHello().resume).toBe(Resume.SNAPSHOT);
+    expect((await hello(step + 6n)).state.error?.reason).toBe("INVALID_HELLO");
+    expect((await hello(step + 5n)).state.error).toBeUndefined();
+    expect((await readLink(hub.store, "a")).link.agentGeneration).toBe(step + 5n);
+    expect((await hello(step + 6n)).state.error).toBeUndefined();
   });
 
   test("another cluster under the same identity is refused and shows in the link", async () => {

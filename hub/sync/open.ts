@@ -2,6 +2,7 @@ import type { ClientHello } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import type { StoredDivergence, StoredLink } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { Clock } from "@moorage/shared/clock";
+import { limits } from "@moorage/shared/limits";
 import { heldDigest } from "@moorage/shared/sync-digest";
 import { isStoreError } from "../store/errors.ts";
 import type { Store } from "../store/store.ts";
@@ -62,13 +63,22 @@ export function helloFacts(hello: ClientHello): HelloFacts {
   };
 }
 
-/** Refuses a stream that the stored link rules out: an older agent, or another cluster. */
+/** Refuses a stream that the stored link rules out: an older agent, one of no plausible generation, or another cluster. */
 export function checkLink(link: StoredLink, facts: HelloFacts, dataPlane: string): void {
   if (facts.agentGeneration < link.agentGeneration) {
     throw new MoorageError(
       Code.FAILED_PRECONDITION,
       `Cannot open a stream for "${dataPlane}": agent generation "${facts.agentGeneration}" is older than "${link.agentGeneration}"`,
       { reason: "STALE_GENERATION", metadata: { agent_generation: String(link.agentGeneration) } },
+    );
+  }
+  // Stored, it would be the least that any later agent must have, and no Lease counts so far.
+  const highest = link.agentGeneration + BigInt(limits.agentGenerationStep);
+  if (facts.agentGeneration > highest) {
+    throw new MoorageError(
+      Code.INVALID_ARGUMENT,
+      `Cannot accept the hello of "${dataPlane}": agent_generation "${facts.agentGeneration}" must be at most ${highest}, which is ${limits.agentGenerationStep} above the last one`,
+      { reason: "INVALID_HELLO" },
     );
   }
   if (clusterChanged(link, facts)) {
