@@ -16,6 +16,7 @@ import { restore } from "./restore.ts";
 export async function main(argv: readonly string[]): Promise<number> {
   if (argv[0] === "restore") {
     return restore(argv.slice(1), {
+      clock: systemClock,
       rng: systemRng,
       out: (text) => void process.stdout.write(text),
       err: (text) => void process.stderr.write(text),

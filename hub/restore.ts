@@ -1,6 +1,7 @@
 /** `moorage hub restore FILE --data-dir DIR`: a data directory from a backup, while no hub runs there. */
 import { parseArgs } from "node:util";
 import { MoorageError } from "@moorage/shared/errors";
+import type { Clock } from "@moorage/shared/clock";
 import type { Rng } from "@moorage/shared/rng";
 import { restoreStore } from "./store/sqlite/restore.ts";
 
@@ -9,7 +10,7 @@ const usage = "Usage: moorage hub restore FILE --data-dir DIR [--force]\n";
 /** Exit codes as the hub's: 0 when restored, 1 when refused, 2 for wrong usage. */
 export function restore(
   argv: readonly string[],
-  on: { rng: Rng; out(text: string): void; err(text: string): void },
+  on: { clock: Clock; rng: Rng; out(text: string): void; err(text: string): void },
 ): number {
   let file: string | undefined;
   let dir: string | undefined;
@@ -28,7 +29,7 @@ export function restore(
     return 2;
   }
   try {
-    const { revision, epoch } = restoreStore({ file, dir, rng: on.rng, force });
+    const { revision, epoch } = restoreStore({ file, dir, clock: on.clock, rng: on.rng, force });
     on.out(
       `restored "${file}" at revision ${revision} into "${dir}"\nepoch: ${Buffer.from(epoch).toString("hex")}\n`,
     );

@@ -158,13 +158,9 @@ export interface StoreStatus {
   uncleanStart: boolean;
   /** Head of the history that the present epoch began after; 0 while history is whole. */
   restoredRev: Rev;
+  /** Revisions of the present epoch lie above this one, which was never given; 0 while history is whole. */
+  newFrom: Rev;
 }
-
-/**
- * How far the first revision of a new epoch lies above the last one known: further than any store can
- * have gone on unseen, so that no number is given twice.
- */
-export const EPOCH_JUMP = 1_000_000_000;
 
 /** One resource of a data plane as last changed; `update` lacks the revision field. */
 export interface ResRow {
@@ -208,8 +204,9 @@ export interface Store {
 
   /**
    * Begins a new epoch, because history was lost: `restoredRev` is from now on `ended`, the last revision
-   * that surely is of the history kept (default: the head), and the next revision lies
-   * {@link EPOCH_JUMP} above the head. Durable once settled. Reads of older revisions go on.
+   * that surely is of the history kept (default: the head), and the head moves up to where
+   * {@link import("./epochs.ts").epochStart} says, `newFrom`. Durable once settled. Reads of older revisions
+   * go on.
    */
   newEpoch(ended?: Rev): Promise<void>;
 

@@ -153,6 +153,31 @@ test("R13: an agent whose compare was cut is judged by the cursor that it came w
   expect(await listed(hub.store)).toEqual(Object.fromEntries(deleted));
 });
 
+test("R13: what an agent got after a first restore of a backup is held to be newer after a second one", async () => {
+  const restoredAfter = async (ms: number) => {
+    const hub = await hubWith("a", "b");
+    await want(hub.store, "a", { newer: "old" });
+    await records(hub.store, ["newer"]);
+    await hub.clock.advance(ms);
+    await hub.store.newEpoch();
+    return hub;
+  };
+  const first = await restoredAfter(0);
+  const got = await want(first.store, "a", { newer: "new" });
+  const second = await restoredAfter(60_000);
+  for (let i = 0; i < 3; i++) await want(second.store, "b", { other: `${i}` });
+  const agent = second.connect("a");
+  const cursor = { epoch: randomBytes(16), revision: BigInt(got) };
+  await agent.hello({ cursor, heldDigest: randomBytes(32) });
+  const digest = Buffer.from("new");
+  const held = [{ name: "tenants/newer", uid: "newer", digest, revision: BigInt(got) }];
+  agent.send({ case: "inventory", value: { held, last: true } as never });
+  await settle();
+  expect(agent.updates()).toEqual([]);
+  expect(agent.changes().at(-1)?.initialEnd).toBe(true);
+  expect(await listed(second.store)).toEqual({ newer: "NEWER_AT_AGENT" });
+});
+
 test("R13: once accepted everything held back goes out, above every revision ever given", async () => {
   const { hub, agent, backup } = await restoredWorld();
   const { epoch, rev } = await hub.store.status();

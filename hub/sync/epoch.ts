@@ -9,7 +9,6 @@ import {
 import { divergenceKey, divergencesPrefix, epochKey, statusKey, uidKey } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
 import type { Compare, Op, Store } from "../store/store.ts";
-import { EPOCH_JUMP } from "../store/store.ts";
 import type { Restored } from "./plan-resume.ts";
 
 /**
@@ -28,12 +27,12 @@ const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b
 
 /** The restored state of a store, undefined when its history is whole or was accepted. */
 export async function readRestored(store: Store): Promise<Restored | undefined> {
-  const { epoch, restoredRev } = await store.status();
+  const { epoch, restoredRev, newFrom } = await store.status();
   if (restoredRev === 0) return undefined;
   const { kvs } = await store.range({ start: key(epochKey) });
   const accepted = kvs[0] && fromBinary(StoredEpochSchema, kvs[0].value).acceptedEpoch;
   if (accepted !== undefined && sameBytes(accepted, epoch)) return undefined;
-  return { rev: restoredRev, newFrom: restoredRev + EPOCH_JUMP };
+  return { rev: restoredRev, newFrom };
 }
 
 /** The operation that accepts `epoch`, for the transaction of whoever accepts it. */

@@ -6,7 +6,6 @@ import { limits } from "@moorage/shared/limits";
 import { heldDigest } from "@moorage/shared/sync-digest";
 import { isStoreError } from "../store/errors.ts";
 import type { Store } from "../store/store.ts";
-import { EPOCH_JUMP } from "../store/store.ts";
 import type { HelloFacts } from "./links.ts";
 import { changeLink, connectedLink } from "./links.ts";
 import { readDivergences } from "./epoch.ts";
@@ -151,7 +150,7 @@ export async function decideOpening(
 ): Promise<Opening> {
   const { store } = deps;
   const uid = hello.dataPlaneUid;
-  const { epoch, rev: head, uncleanStart, restoredRev } = await store.status();
+  const { epoch, rev: head, uncleanStart, newFrom } = await store.status();
   const cursor = claimedPosition(hello);
   const found = await survey(deps, {
     dataPlaneUid: uid,
@@ -170,11 +169,7 @@ export async function decideOpening(
   });
   const statusKnown = hello.statusDigest.length > 0 && hex(hello.statusDigest) === hex(found.statusDigest);
   const divergences = on.restored ? await readDivergences(store, on.dataPlane) : new Map<string, never>();
-  const loss = {
-    unclean: uncleanStart && !plan.foreign,
-    newFrom: restoredRev === 0 ? 0 : restoredRev + EPOCH_JUMP,
-    head,
-  };
+  const loss = { unclean: uncleanStart && !plan.foreign, newFrom, head };
   return { plan, epoch, head, statusKnown, deliverable: found.deliverable, loss, divergences };
 }
 

@@ -197,6 +197,7 @@ describe("the command", { shuffle: false }, () => {
     const restored = join(dir, "restored");
     const told = { out: "", err: "" };
     const on = {
+      clock: systemClock,
       rng: systemRng,
       out: (t: string) => void (told.out += t),
       err: (t: string) => void (told.err += t),

@@ -65,6 +65,7 @@ export class NaiveStore implements Omit<Store, "newEpoch"> {
       bytes: 0,
       uncleanStart: false,
       restoredRev: 0,
+      newFrom: 0,
     };
   }
 

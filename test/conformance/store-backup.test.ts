@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { files } from "@moorage/hub/store/sqlite/schema";
 import { openSqliteStore } from "@moorage/hub/store/sqlite/sqlite";
 import { restoreStore } from "@moorage/hub/store/sqlite/restore";
-import { EPOCH_JUMP } from "@moorage/hub/store/store";
+import { EPOCH_JUMP } from "@moorage/hub/store/epochs";
 import type { SqliteStore, SqliteStoreOptions } from "@moorage/hub/store/sqlite/sqlite";
 import { armFailpoint } from "@moorage/shared/failpoint";
 import { seededRng, systemRng } from "@moorage/shared/rng";
@@ -43,16 +43,21 @@ describe("A backup of the SQLite store", () => {
     await store.backup(backup);
     await run(store, putOp("b", "later"));
     const { epoch } = await store.status();
-    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("another hub uses it");
+    expect(() => restoreStore({ file: backup, dir, clock, rng: systemRng })).toThrow("another hub uses it");
     await store.close();
-    expect(() => restoreStore({ file: backup, dir, rng: systemRng })).toThrow("it holds a store");
+    expect(() => restoreStore({ file: backup, dir, clock, rng: systemRng })).toThrow("it holds a store");
     const target = join(away, "new");
-    const made = restoreStore({ file: backup, dir: target, rng: systemRng });
-    expect(made).toMatchObject({ revision: 2, head: 2 + EPOCH_JUMP });
+    const made = restoreStore({ file: backup, dir: target, clock, rng: systemRng });
+    expect(made).toMatchObject({ revision: 2, head: clock.now() * 1_000 });
     const restored = await openSqliteStore({ dir: target, clock, rng: systemRng });
     opened.push(restored);
     expect(await list(restored)).toEqual(["a=kept"]);
-    expect(await restored.status()).toMatchObject({ rev: made.head, restoredRev: 2, uncleanStart: false });
+    expect(await restored.status()).toMatchObject({
+      rev: made.head,
+      restoredRev: 2,
+      newFrom: made.head,
+      uncleanStart: false,
+    });
     expect((await restored.status()).epoch).not.toEqual(epoch);
     const raw = new Database(join(target, files.db), { readonly: true });
     const from = raw.prepare("SELECT v FROM meta WHERE k = 'restored_from_epoch'").pluck().get() as Buffer;
@@ -61,6 +66,57 @@ describe("A backup of the SQLite store", () => {
     expect((await run(restored, putOp("c"))).rev).toBe(made.head + 1);
     await restored.close();
     rmSync(away, { recursive: true });
+  });
+
+  it("gives no revision twice when one backup is restored twice, be it of a whole history or of a restored one", async () => {
+    const store = await open();
+    await run(store, putOp("a"));
+    let backup = join(dir, "backup-0.db");
+    await store.backup(backup);
+    let last = 2;
+    for (let epoch = 1; epoch <= 4; epoch++) {
+      clock.advance(10_000);
+      const target = join(dir, `restored-${epoch}`);
+      const made = restoreStore({ file: backup, dir: target, clock, rng: systemRng });
+      const restored = await openSqliteStore({ dir: target, clock, rng: systemRng });
+      opened.push(restored);
+      expect(made.head).toBeGreaterThan(last);
+      last = (await run(restored, putOp("b", `${epoch}`))).rev;
+      expect(last).toBe(made.head + 1);
+      expect(await restored.status()).toMatchObject({ restoredRev: made.revision, newFrom: made.head });
+      if (epoch === 2) await restored.backup((backup = join(dir, "backup-2.db")));
+    }
+  });
+
+  it("knows where an epoch began whose store does not say so, and does not believe what was not written so", async () => {
+    const first = await open({ clock: { ...clock, now: () => 0 } });
+    await run(first, putOp("a"));
+    await first.newEpoch();
+    await first.close();
+    const raw = (sql: string): void => {
+      const db = new Database(file());
+      db.exec(sql);
+      db.close();
+    };
+    raw("DELETE FROM meta WHERE k = 'new_from'");
+    const second = await open();
+    const before = { restoredRev: 2, newFrom: 2 + EPOCH_JUMP, rev: 2 + EPOCH_JUMP };
+    expect(await second.status()).toMatchObject(before);
+    await run(second, putOp("b"));
+    await second.newEpoch();
+    await run(second, putOp("c"));
+    const { newFrom } = await second.status();
+    expect(newFrom).toBe(clock.now() * 1_000);
+    await second.close();
+    const third = await open();
+    expect(await third.status()).toMatchObject({ restoredRev: 3 + EPOCH_JUMP, newFrom, rev: newFrom + 1 });
+    await third.close();
+    for (const sql of ["UPDATE meta SET v = v + 1", "DELETE FROM meta"]) {
+      copyFileSync(file(), join(dir, "whole.db"));
+      raw(`${sql} WHERE k = 'new_from'`);
+      await expect(open()).rejects.toMatchObject({ reason: "STORE_DAMAGED" });
+      copyFileSync(join(dir, "whole.db"), file());
+    }
   });
 
   it("replaces a store only by force, keeps it beside, and refuses to start in a half restored directory", async () => {
@@ -82,7 +138,7 @@ describe("A backup of the SQLite store", () => {
     copyFileSync(join(away, "db"), file());
 
     armFailpoint("store/mid-move-aside:error");
-    const again = () => restoreStore({ file: backup, dir, rng: systemRng, force: true });
+    const again = () => restoreStore({ file: backup, dir, clock, rng: systemRng, force: true });
     expect(again).toThrow("failpoint");
     armFailpoint(undefined);
     await expect(open()).rejects.toMatchObject({
@@ -111,7 +167,7 @@ describe("A backup of the SQLite store", () => {
     raw.close();
     const target = join(away, "new");
     const restore = (name: string) => () =>
-      restoreStore({ file: join(away, name), dir: target, rng: systemRng });
+      restoreStore({ file: join(away, name), dir: target, clock, rng: systemRng });
     expect(restore("backup.db")).toThrow('revision 2 in "log" does not have its checksum');
     expect(restore("missing.db")).toThrow("there is no such file");
     const other = new Database(join(away, "other.db"));

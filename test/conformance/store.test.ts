@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { key, keyAfter, prefix } from "@moorage/hub/store/bytes";
 import type { Batch, Compare, Store } from "@moorage/hub/store/store";
-import { EPOCH_JUMP } from "@moorage/hub/store/store";
 import { limits } from "@moorage/shared/limits";
 import { bytes, delOp, engines, everything, getOp, list, manualClock, putOp, run, text } from "./support.ts";
 import type { ManualClock } from "./support.ts";
@@ -70,14 +69,14 @@ describe.each(engines)("The $name store", (engine) => {
 
     it("begins a new epoch above every revision ever given, and remembers where history ended", async () => {
       const before = await store.status();
-      expect(before.restoredRev).toBe(0);
+      expect([before.restoredRev, before.newFrom]).toEqual([0, 0]);
       await run(store, putOp("a", "old"));
       const stop = new AbortController();
       const seen: Promise<Batch[]> = collect(store.watch({ ...everything, from: 2, signal: stop.signal }), 2);
       await store.newEpoch();
-      const { epoch, rev, restoredRev, uncleanStart } = await store.status();
+      const { epoch, rev, restoredRev, newFrom, uncleanStart } = await store.status();
       expect(Buffer.compare(epoch, before.epoch)).not.toBe(0);
-      expect([rev, restoredRev, uncleanStart]).toEqual([2 + EPOCH_JUMP, 2, false]);
+      expect([rev, restoredRev, newFrom, uncleanStart]).toEqual([clock.now() * 1_000, 2, rev, false]);
       expect((await run(store, putOp("a", "new"))).rev).toBe(rev + 1);
       expect((await seen).map((b) => (b.kind === "events" ? b.rev : b.kind))).toEqual([2, rev + 1]);
       stop.abort();

@@ -82,7 +82,12 @@ const works: Readonly<Record<string, () => Promise<void>>> = {
     const store = await filled(join(dir, "source"));
     await store.backup(join(dir, "backup.db"));
     await store.close();
-    restoreStore({ file: join(dir, "backup.db"), dir: join(dir, "target"), rng: systemRng });
+    restoreStore({
+      file: join(dir, "backup.db"),
+      dir: join(dir, "target"),
+      clock: systemClock,
+      rng: systemRng,
+    });
   },
 
   /** Restores a backup in the place of a store. */
@@ -90,7 +95,13 @@ const works: Readonly<Record<string, () => Promise<void>>> = {
     const store = await filled(join(dir, "target"));
     await store.backup(join(dir, "backup.db"));
     await store.close();
-    restoreStore({ file: join(dir, "backup.db"), dir: join(dir, "target"), rng: systemRng, force: true });
+    restoreStore({
+      file: join(dir, "backup.db"),
+      dir: join(dir, "target"),
+      clock: systemClock,
+      rng: systemRng,
+      force: true,
+    });
   },
 
   /** Collects a chunk that no version names. */

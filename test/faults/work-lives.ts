@@ -75,7 +75,8 @@ const checks: Readonly<Record<string, (dir: string) => Promise<string[]>>> = {
   async restore(dir) {
     const target = join(dir, "target");
     const whole = existsSync(join(target, "moorage.db"));
-    if (!whole) restoreStore({ file: join(dir, "backup.db"), dir: target, rng: systemRng });
+    if (!whole)
+      restoreStore({ file: join(dir, "backup.db"), dir: target, clock: systemClock, rng: systemRng });
     return withStore(target, missing);
   },
 
@@ -85,7 +86,13 @@ const checks: Readonly<Record<string, (dir: string) => Promise<string[]>>> = {
       () => "OK",
       (thrown: unknown) => MoorageError.from(thrown).reason,
     );
-    restoreStore({ file: join(dir, "backup.db"), dir: target, rng: systemRng, force: true });
+    restoreStore({
+      file: join(dir, "backup.db"),
+      dir: target,
+      clock: systemClock,
+      rng: systemRng,
+      force: true,
+    });
     return [
       ...(opened === "RESTORE_REFUSED" ? [] : [`a half restored folder opens: ${opened}`]),
       ...(existsSync(join(target, "moorage.db.replaced-1")) ? [] : ["the replaced store is lost"]),

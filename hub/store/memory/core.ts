@@ -58,8 +58,8 @@ export class MemoryCore {
   }
 
   /** Moves the head up without a write: the revisions between are never given. */
-  jump(by: number): void {
-    this.#rev += by;
+  jump(to: Rev): void {
+    this.#rev = to;
   }
 
   txn(t: CheckedTxn): TxnResult {

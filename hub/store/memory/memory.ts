@@ -1,10 +1,10 @@
 import type { Clock } from "@moorage/shared/clock";
 import type { Rng } from "@moorage/shared/rng";
+import { epochStart } from "../epochs.ts";
 import { storeError } from "../errors.ts";
 import { leaseClock } from "../leases.ts";
 import { checkKeys, checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, Store } from "../store.ts";
-import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
 import { MemoryCore } from "./core.ts";
 
@@ -26,6 +26,7 @@ export function openMemoryStore(options: MemoryStoreOptions): Store {
   const { clock, rng, progressMs, recentRevisions } = options;
   let epoch = rng.bytes(16);
   let restoredRev = 0;
+  let newFrom = 0;
   const listeners = new Set<CommitListener>();
   let closed: Error | undefined;
 
@@ -62,13 +63,15 @@ export function openMemoryStore(options: MemoryStoreOptions): Store {
         bytes: core.bytes,
         uncleanStart: false,
         restoredRev,
+        newFrom,
       })),
     newEpoch: (ended) =>
       answer(() => {
         restoredRev = ended ?? core.rev;
         epoch = rng.bytes(16);
-        core.jump(EPOCH_JUMP);
-        watching.jumped(core.rev);
+        newFrom = epochStart(core.rev, clock.now());
+        core.jump(newFrom);
+        watching.jumped(newFrom);
       }),
     range: (q) => answer(() => core.range(q)),
     getMany: (keys) => answer(() => checkKeys(keys).map((k) => core.get(k))),

@@ -4,6 +4,7 @@ import { checkRev, deletion, futureRev, planTxn, unknownLease } from "../plan.ts
 import type { CheckedTxn, TxnView } from "../plan.ts";
 import type { KV, LeaseId, Rev, RowOp, StoreEvent, TxnResult } from "../store.ts";
 import type { Meta } from "./meta.ts";
+import type { EpochBegun } from "./schema.ts";
 import { damaged } from "./meta.ts";
 import { headSum, logSum, metaSum, resSum } from "./sums.ts";
 
@@ -28,14 +29,14 @@ export class Applier {
   #counters: Counters;
   #before: Counters;
   #commits: Commit[] = [];
-  #history: { epoch: Uint8Array; restoredRev: Rev };
+  #history: EpochBegun & { epoch: Uint8Array };
   readonly #sql: ReturnType<typeof statements>;
   readonly #view: TxnView;
 
   constructor(db: Database.Database, meta: Meta) {
     this.#counters = { rev: meta.rev, compactRev: meta.compactRev, lastLease: meta.lastLease };
     this.#before = { ...this.#counters };
-    this.#history = { epoch: meta.epoch, restoredRev: meta.restoredRev };
+    this.#history = { epoch: meta.epoch, restoredRev: meta.restoredRev, newFrom: meta.newFrom };
     const sql = statements(db);
     this.#sql = sql;
     const read = (statement: Database.Statement<unknown[]>, key: Uint8Array): KV | undefined => {
@@ -62,9 +63,9 @@ export class Applier {
   }
 
   /** A new epoch began outside of a group. */
-  began(history: { epoch: Uint8Array; rev: Rev; restoredRev: Rev }): void {
-    this.#history = { epoch: history.epoch, restoredRev: history.restoredRev };
-    this.#counters.rev = history.rev;
+  began(history: EpochBegun & { epoch: Uint8Array }): void {
+    this.#history = history;
+    this.#counters.rev = history.newFrom;
   }
 
   /** Starts a group. */

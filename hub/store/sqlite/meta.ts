@@ -1,6 +1,7 @@
 import type Database from "better-sqlite3";
 import type { MoorageError } from "@moorage/shared/errors";
 import { storeError } from "../errors.ts";
+import { unsaidStart } from "../epochs.ts";
 import type { Rev } from "../store.ts";
 import { metaSum } from "./sums.ts";
 
@@ -14,19 +15,26 @@ export interface Meta {
   lastLease: number;
   uncleanStart: boolean;
   restoredRev: Rev;
+  newFrom: Rev;
 }
 
 /** The facts of `meta`, checked. Error: `STORE_DAMAGED`. */
 export function readMeta(db: Database.Database): Omit<Meta, "uncleanStart"> {
-  const meta = {
+  const meta = { ...summed(db), lastLease: getMeta(db, "last_lease") as number };
+  if (getMeta(db, "sum") !== metaSum(meta)) throw damaged(db.name, `the table "meta"`);
+  return meta;
+}
+
+/** The facts under the checksum. */
+function summed(db: Database.Database): Omit<Meta, "uncleanStart" | "lastLease"> {
+  const restoredRev = getMeta(db, "restored_rev") as number;
+  return {
     epoch: new Uint8Array(getMeta(db, "epoch") as Buffer),
     rev: getMeta(db, "rev") as number,
     compactRev: getMeta(db, "compact_rev") as number,
-    restoredRev: getMeta(db, "restored_rev") as number,
-    lastLease: getMeta(db, "last_lease") as number,
+    restoredRev,
+    newFrom: (getMeta(db, "new_from") as number | undefined) ?? unsaidStart(restoredRev),
   };
-  if (getMeta(db, "sum") !== metaSum(meta)) throw damaged(db.name, `the table "meta"`);
-  return meta;
 }
 
 /** The error for what was not written so. */
@@ -40,11 +48,7 @@ export function damaged(file: string, what: string, cause?: unknown): MoorageErr
 
 /** Writes the checksum over `meta` as it is now; the last step of whoever changes it. */
 export function sealMeta(db: Database.Database): void {
-  const epoch = getMeta(db, "epoch") as Buffer;
-  const [rev, compactRev, restoredRev] = ["rev", "compact_rev", "restored_rev"].map(
-    (k) => getMeta(db, k) as number,
-  ) as [number, number, number];
-  putMeta(db, "sum", metaSum({ epoch, rev, compactRev, restoredRev }));
+  putMeta(db, "sum", metaSum(summed(db)));
 }
 
 /** Writes one fact of `meta`. */

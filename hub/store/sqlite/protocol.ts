@@ -2,6 +2,7 @@ import type { CheckedTxn } from "../plan.ts";
 import type { LeaseId, Rev, TxnResult } from "../store.ts";
 import type { Commit } from "../memory/core.ts";
 import type { Meta } from "./meta.ts";
+import type { EpochBegun, EpochRequest } from "./schema.ts";
 
 /** The messages between the store's thread and its writer. Each message to the writer is a list. */
 export type Request =
@@ -10,12 +11,12 @@ export type Request =
   | { id: number; kind: "grant"; ttlMs: number }
   | { id: number; kind: "revoke"; lease: LeaseId }
   | { id: number; kind: "stats" }
-  | { id: number; kind: "newEpoch"; epoch: Uint8Array; ended: Rev | undefined }
+  | ({ id: number; kind: "newEpoch" } & EpochRequest)
   | { id: number; kind: "backup"; file: string }
   | { id: number; kind: "close" };
 
 /** What a request comes to; the value's type is that of the request's kind (a number is a lease or a revision). */
-export type Outcome = TxnResult | number | StoreStats | undefined;
+export type Outcome = TxnResult | number | StoreStats | EpochBegun | undefined;
 
 /** What the writer knows of file and work; counts since the start. */
 export interface StoreStats {

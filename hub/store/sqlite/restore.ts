@@ -3,13 +3,14 @@ import { copyFileSync, existsSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
+import type { Clock } from "@moorage/shared/clock";
 import type { Rng } from "@moorage/shared/rng";
 import { syncPath } from "../durable.ts";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
-import { EPOCH_JUMP } from "../store.ts";
 import { lockDirectory } from "./lock.ts";
 import { beginEpoch, configure, files, markClean, openMeta } from "./schema.ts";
+import type { EpochBegun } from "./schema.ts";
 import { verifyFile } from "./verify.ts";
 
 /** What a restore made. */
@@ -28,15 +29,21 @@ export interface Restore {
  * FAILED_PRECONDITION (`DATA_DIR_IN_USE`; `RESTORE_REFUSED` where a store is already; `SCHEMA_TOO_NEW`),
  * DATA_LOSS `STORE_DAMAGED`.
  */
-export function restoreStore(options: { file: string; dir: string; rng: Rng; force?: boolean }): Restore {
-  const { file, dir, rng, force = false } = options;
+export function restoreStore(options: {
+  file: string;
+  dir: string;
+  clock: Pick<Clock, "now">;
+  rng: Rng;
+  force?: boolean;
+}): Restore {
+  const { file, dir, clock, rng, force = false } = options;
   if (!existsSync(file)) throw refused(`Read the backup "${file}": there is no such file`);
   const unlock = lockDirectory(dir);
   try {
     const target = join(dir, files.db);
     if (existsSync(target) && !force)
       throw refused(`Restore into "${dir}": it holds a store ("${files.db}"); move that away first`);
-    return restoreAside({ file, target, epoch: rng.bytes(16) });
+    return restoreAside({ file, target, epoch: rng.bytes(16), nowMs: clock.now() });
   } finally {
     unlock();
   }
@@ -71,22 +78,28 @@ function moveAside(target: string): void {
   syncPath(dirname(target));
 }
 
-function restoreAside(on: { file: string; target: string; epoch: Uint8Array }): Restore {
+function restoreAside(on: Preparation & { target: string }): Restore {
   const part = partOf(on.target);
   for (const suffix of ["", "-wal", "-shm"]) rmSync(part + suffix, { force: true });
   copyFileSync(on.file, part);
-  const head = prepare(part, on);
+  const begun = prepare(part, on);
   syncPath(part);
   syncPath(dirname(part));
   moveAside(on.target);
   failpoint("store/before-restore-rename");
   renameSync(part, on.target);
   syncPath(dirname(on.target));
-  return { revision: head - EPOCH_JUMP, head, epoch: on.epoch };
+  return { revision: begun.restoredRev, head: begun.newFrom, epoch: on.epoch };
+}
+
+interface Preparation {
+  file: string;
+  epoch: Uint8Array;
+  nowMs: number;
 }
 
 /** Checks the copy and begins the new epoch in it; one file remains. */
-function prepare(part: string, on: { file: string; epoch: Uint8Array }): Rev {
+function prepare(part: string, on: Preparation): EpochBegun {
   let db: Database.Database | undefined;
   try {
     db = new Database(part);
@@ -95,10 +108,10 @@ function prepare(part: string, on: { file: string; epoch: Uint8Array }): Rev {
       throw refused(`Restore "${on.file}": it is no backup of a hub's store`);
     openMeta(db, on.epoch);
     verifyFile(db);
-    const head = beginEpoch(db, on.epoch);
+    const begun = beginEpoch(db, { ...on, ended: undefined });
     markClean(db);
     db.pragma("wal_checkpoint(TRUNCATE)");
-    return head;
+    return begun;
   } catch (thrown) {
     if (thrown instanceof MoorageError) throw thrown;
     throw refused(`Restore "${on.file}": ${String(thrown)}`, thrown);

@@ -1,9 +1,9 @@
 import type Database from "better-sqlite3";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
+import { epochStart } from "../epochs.ts";
 import { storeError } from "../errors.ts";
 import type { Rev } from "../store.ts";
-import { EPOCH_JUMP } from "../store.ts";
 import { migrate } from "./migrations.ts";
 import type { Meta } from "./meta.ts";
 import { getMeta, putMeta, readMeta, sealMeta, setMeta } from "./meta.ts";
@@ -179,21 +179,30 @@ function bringUpToDate(db: Database.Database): void {
   if (schema < SCHEMA) migrate(db, { from: schema, to: SCHEMA });
 }
 
-/**
- * Begins a new epoch in one durable step: the head goes up by {@link EPOCH_JUMP} and stays remembered as
- * where the history before ended. Returns the new head.
- */
-export function beginEpoch(db: Database.Database, epoch: Uint8Array, ended?: Rev): Rev {
-  const run = db.transaction((): Rev => {
+/** What a new epoch is begun with: its name, the time, and where the history before surely ended, if not at the head. */
+export interface EpochRequest {
+  epoch: Uint8Array;
+  nowMs: number;
+  ended: Rev | undefined;
+}
+
+/** Where a new epoch began, and where the history before it ended. */
+export type EpochBegun = Pick<Meta, "newFrom" | "restoredRev">;
+
+/** Begins a new epoch in one durable step: the head moves up to {@link epochStart}, and stays remembered as it was. */
+export function beginEpoch(db: Database.Database, { epoch, nowMs, ended }: EpochRequest): EpochBegun {
+  const run = db.transaction((): EpochBegun => {
     const rev = getMeta(db, "rev") as number;
+    const begun = { newFrom: epochStart(rev, nowMs), restoredRev: ended ?? rev };
     const former = getMeta(db, "epoch") as Buffer;
     putMeta(db, "epoch", Buffer.from(epoch));
-    putMeta(db, "restored_rev", ended ?? rev);
+    putMeta(db, "restored_rev", begun.restoredRev);
     putMeta(db, "restored_from_epoch", former);
-    putMeta(db, "rev", rev + EPOCH_JUMP);
+    putMeta(db, "rev", begun.newFrom);
+    putMeta(db, "new_from", begun.newFrom);
     sealMeta(db);
     failpoint("store/before-epoch");
-    return rev + EPOCH_JUMP;
+    return begun;
   });
   return run.immediate();
 }

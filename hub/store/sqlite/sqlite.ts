@@ -8,7 +8,6 @@ import { leaseClock } from "../leases.ts";
 import type { Leases } from "../leases.ts";
 import { checkKeys, checkTtl, checkTxn, unknownLease } from "../plan.ts";
 import type { CommitListener, LeaseId, Rev, Store, TxnResult } from "../store.ts";
-import { EPOCH_JUMP } from "../store.ts";
 import { watches } from "../watches.ts";
 import type { Watches } from "../watches.ts";
 import { makeBackup } from "./backup.ts";
@@ -21,6 +20,7 @@ import type { Reader } from "./reader.ts";
 import type { StoreStats } from "./protocol.ts";
 import { damaged } from "./meta.ts";
 import { files } from "./schema.ts";
+import type { EpochBegun } from "./schema.ts";
 
 /**
  * Between two steps of the look at all rows: at least so long, and so many times what the step took. A hub that died
@@ -127,6 +127,7 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     epoch: link.meta.epoch,
     uncleanStart: link.meta.uncleanStart,
     restoredRev: link.meta.restoredRev,
+    newFrom: link.meta.newFrom,
   };
   let reader: Reader;
   try {
@@ -196,9 +197,10 @@ async function open(options: SqliteStoreOptions, unlock: () => void): Promise<Sq
     newEpoch: (ended) =>
       answer(async () => {
         const epoch = rng.bytes(16);
-        const rev = (await link.request({ kind: "newEpoch", epoch, ended })) as Rev;
-        history = { epoch, uncleanStart: false, restoredRev: ended ?? rev - EPOCH_JUMP };
-        watched.jumped(rev);
+        const request = { kind: "newEpoch", epoch, nowMs: clock.now(), ended } as const;
+        const begun = (await link.request(request)) as EpochBegun;
+        history = { epoch, uncleanStart: false, ...begun };
+        watched.jumped(begun.newFrom);
       }),
     range: (q) => answer(() => reader.range(q)),
     getMany: (keys) => answer(() => reader.getMany(checkKeys(keys))),

@@ -1,4 +1,5 @@
 import { crc32 } from "node:zlib";
+import { unsaidStart } from "../epochs.ts";
 
 /**
  * Checksums of rows. SQLite notices a page whose structure broke, not one whose content changed: each
@@ -57,10 +58,17 @@ export const resSum = (r: {
   update: Uint8Array;
 }): number => sum([r.uid, r.name, r.update], r.dp, r.rev, r.del);
 
-/** The checksum over the facts of `meta` that decide about revisions. */
+/**
+ * The checksum over the facts of `meta` that decide about revisions. `newFrom` adds to it where it says more
+ * than its absence: a file of before it was written has the sum that it had.
+ */
 export const metaSum = (r: {
   epoch: Uint8Array;
   rev: number;
   compactRev: number;
   restoredRev: number;
-}): number => sum([r.epoch], r.rev, r.compactRev, r.restoredRev);
+  newFrom: number;
+}): number => {
+  const said = r.newFrom === unsaidStart(r.restoredRev) ? [] : [r.newFrom];
+  return sum([r.epoch], r.rev, r.compactRev, r.restoredRev, ...said);
+};

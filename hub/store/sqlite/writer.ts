@@ -8,7 +8,6 @@ import type { Timer } from "@moorage/shared/clock";
 import { MoorageError } from "@moorage/shared/errors";
 import { armFailpoint, failpoint } from "@moorage/shared/failpoint";
 import { isStoreError, storeError } from "../errors.ts";
-import { EPOCH_JUMP } from "../store.ts";
 import { Applier } from "./apply.ts";
 import { Compaction } from "./compaction.ts";
 import type { Ack, ErrorMessage, Outcome, Reply, Request, WriterOptions, StoreStats } from "./protocol.ts";
@@ -260,9 +259,9 @@ function start(): void {
 
   const newEpoch = (request: Extract<Request, { kind: "newEpoch" }>): void => {
     try {
-      const head = beginEpoch(db, request.epoch, request.ended);
-      applier.began({ epoch: request.epoch, rev: head, restoredRev: request.ended ?? head - EPOCH_JUMP });
-      reply(request.id, { value: head });
+      const begun = beginEpoch(db, request);
+      applier.began({ epoch: request.epoch, ...begun });
+      reply(request.id, { value: begun });
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       space.ranOut();
