@@ -273,3 +273,14 @@ test("an API key's name for people has a length", async () => {
   await expect(create(129)).rejects.toMatchObject({ ...bad, fields: [{ field: "api_key.display_name" }] });
   expect((await create(128)).apiKey?.displayName).toHaveLength(128);
 });
+
+test("a key ends within the years that can be shown", async () => {
+  const create = (apiKeyId: string, seconds: bigint) =>
+    api.admin.apiKeys.createApiKey({ apiKeyId, apiKey: { role: Role.VIEWER, expireTime: { seconds } } });
+  await create("last", 253_402_300_799n);
+  for (const seconds of [253_402_300_800n, 2n ** 62n, 1n])
+    await expect(create("beyond", seconds)).rejects.toMatchObject({
+      ...bad,
+      fields: [{ field: "api_key.expire_time" }],
+    });
+});

@@ -14,7 +14,7 @@ import { Affected } from "./affected.ts";
 import { listPage } from "./lists.ts";
 import { Reader } from "./reader.ts";
 import type { TestApi } from "./testing.ts";
-import { publish, take, testApi } from "./testing.ts";
+import { apiOfTest, publish, take, testApi } from "./testing.ts";
 import type { WatchEvent, WatchQuery } from "./watch.ts";
 import { watch } from "./watch.ts";
 
@@ -256,6 +256,27 @@ test("a resource that no longer matches the filter is told as removed, one that 
     { type: ChangeType.UPSERTED, tenant: { name: "tenants/b" } },
   ]);
   await api.stop();
+});
+
+test("a stored time that no JSON can show ends no filtered list or watch", async () => {
+  const api = await apiOfTest();
+  const { dataPlanes, tenants } = api.admin;
+  await dataPlanes.createDataPlane({ dataPlaneId: "eu" });
+  await dataPlanes.createDataPlane({ dataPlaneId: "other" });
+  const bad = await tenants.createTenant({ tenantId: "bad", tenant: { spec } });
+  const query = { filter: 'spec.data_plane = "dataPlanes/other"', view: View.FULL };
+  const stream = tenants.watchTenants(query)[Symbol.asyncIterator]();
+  expect((await take(stream, 1)).map((e) => e.event.case)).toEqual(["synced"]);
+  const lastTransitionTime = { seconds: 10n ** 12n };
+  const condition = { type: "Ready", status: "True", reason: "Ready", observedGeneration: bad.generation };
+  await api.status(bad, [{ ...condition, lastTransitionTime }]);
+  await tenants.createTenant({ tenantId: "good", tenant: { spec: { dataPlane: "dataPlanes/other" } } });
+  expect((await take(stream, 1)).map((e) => e.event.value)).toMatchObject([
+    { tenant: { name: "tenants/good" } },
+  ]);
+  expect((await tenants.listTenants(query)).tenants.map((t) => t.name)).toEqual(["tenants/good"]);
+  const of = await tenants.listTenants({ ...query, filter: "spec.data_plane = dataPlanes/eu" });
+  expect(of.tenants[0]?.status?.conditions).toMatchObject([{ lastTransitionTime }]);
 });
 
 test("an old cursor is answered with COMPACTED, at the start and under way", async () => {

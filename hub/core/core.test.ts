@@ -10,6 +10,7 @@ import { compileFilter } from "./filter.ts";
 import { created, updated } from "./lifecycle.ts";
 import { isId, parseName } from "./names.ts";
 import { pageToken, readPageToken } from "./pages.ts";
+import type { Resource } from "./resources.ts";
 import { refuseCycle, validate } from "./validate.ts";
 
 const tenant = (spec: object, labels: Record<string, string> = {}) =>
@@ -142,6 +143,43 @@ test.each([
   ["spec.plan_id = basic", false],
 ])("the filter %j decides", (text, expected) => {
   expect(compileFilter(text)(tenant({ customerId: "c1" }, { "example.com/tier": "gold" }))).toBe(expected);
+});
+
+const year10000 = 253_402_300_800n;
+
+test.each<[what: string, Resource, path: string]>([
+  [
+    "a time that is too late",
+    create(DataPlaneSchema, { spec: { pause: { until: { seconds: year10000 } } } }),
+    "spec.pause.until",
+  ],
+  [
+    "a time that is too early",
+    create(DataPlaneSchema, { createTime: { seconds: -(2n ** 63n) } }),
+    "create_time",
+  ],
+  ["a time with bad nanos", create(DataPlaneSchema, { createTime: { nanos: -1 } }), "create_time"],
+  [
+    "a duration that is too long",
+    tenant({ retention: { grace: { seconds: 2n ** 62n } } }),
+    "spec.retention.grace",
+  ],
+  [
+    "a duration of two signs",
+    tenant({ retention: { grace: { seconds: 1n, nanos: -1 } } }),
+    "spec.retention.grace",
+  ],
+  [
+    "a duration with too many nanos",
+    tenant({ retention: { grace: { nanos: 2 ** 30 } } }),
+    "spec.retention.grace",
+  ],
+  ["no number", create(ApplicationSchema, { spec: { parameters: { a: Number.NaN } } }), "spec.parameters.a"],
+])("to a filter %s is absent, and the rest as ever", (_, stored, path) => {
+  stored.name = "here";
+  stored.labels = { tier: "gold" };
+  expect(compileFilter(`${path} = "" AND name = here AND labels.tier = gold`)(stored)).toBe(true);
+  expect(compileFilter("name = there")(stored)).toBe(false);
 });
 
 test.each(["a", "a =", "a = b OR c = d", "a = b AND", '"a" = b', "a > b", '"'])(

@@ -11,6 +11,7 @@ import { DataPlaneSchema, DataPlaneSpecSchema } from "@moorage/proto/moorage/hub
 import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { TenantSchema, TenantSpecSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import type { Kind } from "./keys.ts";
+import { brokenTime, canShowDuration } from "./times.ts";
 
 /** Any of the three. */
 export type Resource = DataPlane | Tenant | Application;
@@ -81,9 +82,35 @@ export function setOwn(object: Record<string, unknown>, name: string, value: unk
 /** A deep copy in canonical order. */
 export const clone = <R extends Resource>(resource: R): R => ordered(resource);
 
-/** A resource as proto3 JSON. */
-export const asJson = (resource: Resource): Record<string, JsonValue> =>
-  toJson(schemas[kindOf(resource)] as DescMessage, resource) as Record<string, JsonValue>;
+/**
+ * A copy of a message that can be written as JSON: without the times that cannot be shown, and with null
+ * for numbers that JSON has not. Such are refused, but older hubs have stored them.
+ */
+function showable<T>(value: T): T {
+  if (typeof value === "number" && !Number.isFinite(value)) return null as T;
+  if (value === null || typeof value !== "object" || value instanceof Uint8Array) return value;
+  if (Array.isArray(value)) return value.map((v) => showable<unknown>(v)) as T;
+  const source = value as Record<string, unknown>;
+  if (source["$typeName"] === "google.protobuf.Timestamp" && brokenTime(value as never) !== undefined)
+    return undefined as T;
+  if (source["$typeName"] === "google.protobuf.Duration" && !canShowDuration(value as never))
+    return undefined as T;
+  const out: Record<string, unknown> = {};
+  for (const k of Object.keys(source)) setOwn(out, k, showable(source[k]));
+  return out as T;
+}
+
+/** A resource as proto3 JSON; what of it JSON cannot show is absent ({@link showable}). */
+export function asJson(resource: Resource): Record<string, JsonValue> {
+  const schema = schemas[kindOf(resource)] as DescMessage;
+  const json = (of: Resource) => toJson(schema, of) as Record<string, JsonValue>;
+  try {
+    return json(resource);
+  } catch {
+    // Seldom: looking at all of each resource before would cost as much as writing it.
+    return json(showable(resource));
+  }
+}
 
 /** A resource from proto3 JSON. */
 export const ofJson = (kind: Kind, json: JsonValue): Resource =>

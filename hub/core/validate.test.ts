@@ -106,6 +106,42 @@ test.each<[rule: string, atLimit: Resource, beyond: Resource, field: string]>([
     "tenant.spec.retention.on_delete",
   ],
   [
+    "the last second of a pause",
+    dataPlane({ pause: { until: { seconds: 253_402_300_799n, nanos: 999_999_999 } } }),
+    dataPlane({ pause: { until: { seconds: 253_402_300_800n } } }),
+    "data_plane.spec.pause.until",
+  ],
+  [
+    "the first second of a pause",
+    dataPlane({ pause: { until: { seconds: -62_135_596_800n } } }),
+    dataPlane({ pause: { until: { seconds: -62_135_596_801n } } }),
+    "data_plane.spec.pause.until",
+  ],
+  [
+    "the least nanos of a pause",
+    dataPlane({ pause: { until: { nanos: 0 } } }),
+    dataPlane({ pause: { until: { nanos: -1 } } }),
+    "data_plane.spec.pause.until",
+  ],
+  [
+    "the most nanos of a pause",
+    dataPlane({ pause: { until: { nanos: 999_999_999 } } }),
+    dataPlane({ pause: { until: { nanos: 1_000_000_000 } } }),
+    "data_plane.spec.pause.until",
+  ],
+  [
+    "the grace of a retention",
+    tenant({ retention: { grace: {} } }),
+    tenant({ retention: { grace: { nanos: 1_000_000_000 } } }),
+    "tenant.spec.retention.grace",
+  ],
+  [
+    "a number of parameters",
+    application({ parameters: { a: [{ b: Number.MAX_VALUE }] } }),
+    application({ parameters: { a: [{ b: Number.NaN }] } }),
+    "application.spec.parameters",
+  ],
+  [
     "a quantity",
     tenant({ quota: { cpu: "1500m" } }),
     tenant({ quota: { cpu: "1500mm" } }),

@@ -14,6 +14,7 @@ import { limits } from "@moorage/shared/limits";
 import { isId, parseName } from "./names.ts";
 import type { Resource } from "./resources.ts";
 import { fieldNames, kindOf } from "./resources.ts";
+import { brokenTime } from "./times.ts";
 
 /** Collects violations below a field path. */
 type Report = (field: string, description: string) => void;
@@ -123,6 +124,8 @@ function checkDataPlane(spec: DataPlaneSpec, report: Report): void {
       );
     if (count < 0) report(`spec.capacity["${size.slice(0, 64)}"]`, "must not be negative");
   }
+  const until = spec.pause?.until === undefined ? undefined : brokenTime(spec.pause.until);
+  if (until !== undefined) report("spec.pause.until", `is a time ${until}`);
   if (spec.maxRemovalsPerSync < 0) report("spec.max_removals_per_sync", "must not be negative");
 }
 
@@ -160,7 +163,8 @@ function checkTenant(spec: TenantSpec, report: Report): void {
     report("spec.suspension.billing_stopped", "is not supported by this release");
   if (spec.retention?.onDelete === DataPolicy.RETAIN)
     report("spec.retention.on_delete", "only DESTROY is supported by this release");
-  if (spec.retention?.grace !== undefined && spec.retention.grace.seconds !== 0n)
+  const grace = spec.retention?.grace;
+  if (grace !== undefined && (grace.seconds !== 0n || grace.nanos !== 0))
     report("spec.retention.grace", "is not supported by this release");
   if (spec.sizeClass !== "" && !isId(spec.sizeClass))
     report("spec.size_class", "is no size class: lower-case letters, digits and hyphens");
@@ -215,6 +219,8 @@ function checkApplication(name: string, spec: ApplicationSpec, report: Report): 
         "spec.parameters",
         `is nested ${depth(spec.parameters)} levels deep or more, the limit jsonDepth is ${limits.jsonDepth}`,
       );
+    else if (!hasJsonNumbers(spec.parameters))
+      report("spec.parameters", "holds a number that JSON has not: NaN or an infinity");
   }
   if (spec.dependsOn.length > limits.dependsOn)
     report(
@@ -245,6 +251,12 @@ function checkApplication(name: string, spec: ApplicationSpec, report: Report): 
     if (r.paths.length === 0 || r.paths.some((p) => !p.startsWith("/")))
       report(`spec.ignore_rules[${i}].paths`, "must be JSON pointers that begin with a slash");
   });
+}
+
+/** True when all numbers of a value, which may be nested no deeper than the limit, are numbers of JSON. */
+function hasJsonNumbers(value: JsonValue): boolean {
+  if (value === null || typeof value !== "object") return typeof value !== "number" || Number.isFinite(value);
+  return Object.values(value).every((v) => hasJsonNumbers(v as JsonValue));
 }
 
 /** Levels of objects and arrays, as shared/yaml.ts counts them; stops counting beyond the limit. */

@@ -7,6 +7,7 @@ import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
 import { uuid } from "@moorage/shared/rng";
 import { prefixes } from "../core/keys.ts";
 import { PageRoom } from "../core/pages.ts";
+import { lastMs } from "../core/times.ts";
 import { key, keyAfter, keyText, prefix } from "../store/bytes.ts";
 import type { KV, Rev } from "../store/store.ts";
 import type { Plan } from "./act.ts";
@@ -265,4 +266,6 @@ function check(
   if (request.expireMs !== undefined && request.expireMs <= nowMs) {
     throw invalidField("api_key.expire_time", "must be in the future");
   }
+  if (request.expireMs !== undefined && request.expireMs > lastMs)
+    throw invalidField("api_key.expire_time", "must be within the years 1 to 9999");
 }

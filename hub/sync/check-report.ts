@@ -2,16 +2,12 @@ import type { ResourceStatus, StatusReport } from "@moorage/proto/moorage/agent/
 import type { Condition } from "@moorage/proto/moorage/common/v1/condition_pb";
 import { MoorageError, Code } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
+import { brokenTime } from "../core/times.ts";
 
 /**
  * The rules of a status report: what is stored is shown to whoever lists and watches, so that nothing may
  * get in that cannot be shown. Pure.
  */
-
-/** The seconds that a protobuf timestamp can show as text: 0001-01-01 to 9999-12-31. */
-const FIRST_SECOND = -62_135_596_800n;
-const LAST_SECOND = 253_402_300_799n;
-const LAST_NANO = 999_999_999;
 
 /** Refuses a report that breaks a rule of the protocol, naming the rule. */
 export function checkReport(report: StatusReport, expectedSeq: bigint): void {
@@ -48,11 +44,8 @@ function ruleOfCondition(c: Condition): string | undefined {
   const time = c.lastTransitionTime;
   if (time === undefined) return undefined;
   // It could be stored, but not be written as JSON: each list and watch that filters by it would fail.
-  if (time.seconds < FIRST_SECOND || time.seconds > LAST_SECOND)
-    return `a last_transition_time of ${time.seconds} seconds, outside of the years 1 to 9999`;
-  if (time.nanos < 0 || time.nanos > LAST_NANO)
-    return `a last_transition_time with ${time.nanos} nanos, which must be from 0 to ${LAST_NANO}`;
-  return undefined;
+  const rule = brokenTime(time);
+  return rule === undefined ? undefined : `a last_transition_time ${rule}`;
 }
 
 function firstOf<T>(items: readonly T[], rule: (item: T) => string | undefined): string | undefined {
