@@ -94,7 +94,7 @@ export interface Hub {
   stop(): Promise<void>;
 }
 
-/** How often expired request ids are deleted. */
+/** How often expired request ids and join tokens are deleted. */
 const SWEEP_MS = 3_600_000;
 /** Time for API calls under way when the hub stops. */
 const API_DRAIN_MS = 2_000;
@@ -292,6 +292,15 @@ function run(
     },
     kept,
   );
+  const tokenSweeper = createChore(
+    {
+      name: "join token sweeper",
+      intervalMs: SWEEP_MS,
+      missed: "expired join tokens could not be deleted",
+      once: (signal) => parts.identity.joinTokens.sweep(signal),
+    },
+    kept,
+  );
   const compactor = createCompactor({
     ...kept,
     store: parts.store,
@@ -308,7 +317,8 @@ function run(
     },
     kept,
   );
-  const services = [parts.identity, parts.shedder, streams, sweeper, compactor, collector, ...on.services];
+  const chores = [sweeper, tokenSweeper, compactor, collector];
+  const services = [parts.identity, parts.shedder, streams, ...chores, ...on.services];
   const running = runServices(services, { signal: end.signal, log });
   let stopping: Promise<void> | undefined;
   const stop = async (): Promise<void> => {

@@ -75,7 +75,7 @@ export async function confirmAgentKey(ctx: AuthorityContext, principal: AgentPri
       outcome: "KEY_CONFIRMED",
     });
     failpoint("identity/before-confirm-txn");
-    const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
+    const { ok } = await ctx.store.txn({ if: write.if, then: [write.then, audit] });
     if (ok) return;
   }
 }

@@ -29,15 +29,23 @@ export async function readCredentials(store: Store, dataPlaneUid: string): Promi
   return { credentials: fromBinary(StoredCredentialsSchema, kv.value), modRev: kv.modRev };
 }
 
-/** The compare and the put that replace the credentials read as `at`. */
+/** Holds as long as the data plane of a uid is in the store: nothing is to be kept for one that is gone. */
+export const dataPlaneStands = (uid: string): Compare => ({
+  key: key(uidKey(uid)),
+  target: "version",
+  op: ">",
+  to: 0,
+});
+
+/** The compares and the put that replace the credentials read as `at`. */
 export function credentialsWrite(
   dataPlaneUid: string,
   at: CredentialsAt,
   credentials: StoredCredentials,
-): { if: Compare; then: Op } {
+): { if: Compare[]; then: Op } {
   const k = key(credentialsKey(dataPlaneUid));
   return {
-    if: { key: k, target: "modRev", op: "=", to: at.modRev },
+    if: [{ key: k, target: "modRev", op: "=", to: at.modRev }, dataPlaneStands(dataPlaneUid)],
     then: { put: { key: k, value: toBinary(StoredCredentialsSchema, credentials) } },
   };
 }

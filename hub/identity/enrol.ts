@@ -184,7 +184,7 @@ async function joinTxn(
   const write = credentialsWrite(uid, at, withKey(base, added));
   const outcome = first ? "OK" : "REPEATED";
   const audit = auditOp(ctx, { actor: token.dataPlane, method: METHOD, resource: token.dataPlane, outcome });
-  if (!first) return { if: [write.if], then: [write.then, audit] };
+  if (!first) return { if: write.if, then: [write.then, audit] };
   const consumed = {
     ...token,
     consumeTime: timestampFromMs(nowMs),
@@ -192,7 +192,7 @@ async function joinTxn(
   };
   const move = await allowMove(ctx.store, uid);
   return {
-    if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }, write.if, ...move.if],
+    if: [{ key: kv.key, target: "modRev", op: "=", to: kv.modRev }, ...write.if, ...move.if],
     then: [
       { put: { key: kv.key, value: toBinary(StoredJoinTokenSchema, consumed) } },
       write.then,
@@ -244,7 +244,7 @@ async function rejoin(ctx: AuthorityContext, request: EnrolRequest, host: string
       outcome: "REJOINED",
     });
     failpoint("identity/before-rejoin-txn");
-    const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
+    const { ok } = await ctx.store.txn({ if: write.if, then: [write.then, audit] });
     if (ok) return agent;
   }
   throw refusal(Code.ABORTED, "its credentials kept changing; try again", "CONFLICT");

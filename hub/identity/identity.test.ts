@@ -17,7 +17,7 @@ import { memoryLogger } from "@moorage/shared/log";
 import { systemRng } from "@moorage/shared/rng";
 import { createCsr, generateKeyPem, issueClientCertificate } from "@moorage/shared/x509";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { prefixes, resourceKey, uidKey } from "../core/keys.ts";
+import { credentialsKey, prefixes, resourceKey, uidKey } from "../core/keys.ts";
 import { key, prefix } from "../store/bytes.ts";
 import { openMemoryStore } from "../store/memory/memory.ts";
 import { allows } from "./authorize.ts";
@@ -217,6 +217,74 @@ describe("joining", () => {
     const back = await enrol(w, { csrDer, dataPlaneUid: UID });
     expect((await w.identity.authenticateAgent(back)).dataPlane).toBe("dataPlanes/eu-1");
     expect(await reasonOf(enrol(w, { dataPlaneUid: UID }))).toBe("KEY_NOT_REGISTERED");
+  });
+});
+
+/** Ends a data plane as the API does, and makes another one of its id. */
+async function replace(w: World, uid: string): Promise<void> {
+  const name = "dataPlanes/eu-1";
+  const k = key(resourceKey("DataPlane", name));
+  await w.store.txn({ then: [{ delete: { key: k } }, { delete: { key: key(uidKey(UID)) } }] });
+  const value = toBinary(DataPlaneSchema, create(DataPlaneSchema, { name, uid }));
+  await w.store.txn({ then: [{ put: { key: k, value } }, { put: { key: key(uidKey(uid)), value: k } }] });
+}
+
+/** Runs `fn` before the next transaction, as another caller may. */
+function before(w: World, fn: () => Promise<void>): void {
+  const { txn } = w.store;
+  w.store.txn = async (t) => {
+    w.store.txn = txn;
+    await fn();
+    return txn(t);
+  };
+}
+
+describe("a data plane that is gone", () => {
+  const later = "0190aaaa-0000-4000-8000-000000000002";
+  const tokens = (w: World) => w.identity.joinTokens;
+
+  test("has no tokens that one of its id would show, and none is made for it", async () => {
+    const w = await world();
+    const request = { dataPlane: "dataPlanes/eu-1" };
+    const former = await newToken(w);
+    before(w, () => replace(w, later));
+    const made = await tokens(w).create(request, by);
+    expect(made.dataPlaneUid).toBe(later);
+    expect(await tokens(w).list(request.dataPlane)).toEqual([made.joinToken]);
+    expect(await reasonOf(enrol(w, { joinToken: former }))).toBe("DATA_PLANE_UNKNOWN");
+  });
+
+  test("keeps no credentials of a join or a revocation that came with its end", async () => {
+    const w = await world();
+    const joinToken = await newToken(w);
+    before(w, () => replace(w, later));
+    expect(await reasonOf(enrol(w, { joinToken }))).toBe("DATA_PLANE_UNKNOWN");
+    const v = await world();
+    before(v, () => replace(v, later));
+    expect(await tokens(v).revoke({ dataPlane: "dataPlanes/eu-1", reason: "lost" }, by)).toBe(0);
+    for (const { store } of [w, v])
+      expect((await store.range({ start: key(credentialsKey(UID)) })).kvs).toEqual([]);
+  });
+
+  test("leaves its tokens to the sweep, which forgets each a day after its end, in bounded steps", async () => {
+    const w = await world();
+    const day = 24 * 3_600_000;
+    const stored = async () => {
+      const families = [prefixes.joinTokens, prefixes.joinTokenHashes];
+      const found = await Promise.all(families.map((family) => w.store.range(prefix(family))));
+      return found.map((r) => r.kvs.length);
+    };
+    for (let i = 0; i < 120; i++) await newToken(w);
+    await tokens(w).create({ dataPlane: "dataPlanes/eu-1", lifetimeMs: 2 * limits.joinTokenMs }, by);
+    await replace(w, later);
+    w.advance(limits.joinTokenMs + day - 60_000);
+    expect(await tokens(w).sweep()).toBe(0);
+    w.advance(120_000);
+    expect(await tokens(w).sweep()).toBe(120);
+    expect(await stored()).toEqual([1, 1]);
+    w.advance(limits.joinTokenMs);
+    expect(await tokens(w).sweep()).toBe(1);
+    expect(await stored()).toEqual([0, 0]);
   });
 });
 

@@ -70,6 +70,8 @@ export interface JoinTokens {
   /** Ends all keys of the data plane's agent and its unused tokens; answers the number of keys ended. */
   revoke(request: { dataPlane: string; reason: string }, by: Actor): Promise<number>;
   revoking(request: { dataPlane: string; reason: string }): Plan<number>;
+  /** Forgets tokens a day after they expired, also those of data planes that are gone; answers how many. */
+  sweep(signal?: AbortSignal): Promise<number>;
 }
 
 /** An API key to make. `expireMs`: wall time; absent means never. */

@@ -40,7 +40,7 @@ export function createRenewal(ctx: AuthorityContext): Handlers<typeof IdentitySe
         const write = credentialsWrite(principal.dataPlaneUid, at, withKey(at.credentials, added));
         const { dataPlane } = principal;
         const audit = auditOp(ctx, { actor: dataPlane, method: METHOD, resource: dataPlane, outcome: "OK" });
-        const { ok } = await ctx.store.txn({ if: [write.if], then: [write.then, audit] });
+        const { ok } = await ctx.store.txn({ if: write.if, then: [write.then, audit] });
         if (!ok) continue;
         failpoint("identity/after-renew-txn");
         return {

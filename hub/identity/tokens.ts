@@ -8,22 +8,26 @@ import { DataPlaneSchema } from "@moorage/proto/moorage/hub/v1/data_plane_pb";
 import { Code, invalidField, MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
 import { limits } from "@moorage/shared/limits";
+import { othersTurn } from "@moorage/shared/pace";
 import { prefixes, resourceKey } from "../core/keys.ts";
-import { key, prefix } from "../store/bytes.ts";
+import { key, keyAfter, prefix } from "../store/bytes.ts";
 import type { KV, Op } from "../store/store.ts";
 import type { Plan } from "./act.ts";
 import { carryOut } from "./act.ts";
 import type { IdentityContext } from "./context.ts";
 import { newSecret, secretHash } from "./context.ts";
-import { credentialsWrite, readCredentials } from "./credentials.ts";
+import { credentialsWrite, dataPlaneStands, readCredentials } from "./credentials.ts";
 import type { Actor, JoinTokens, NewToken } from "./identity.ts";
 
-/** Join tokens as the public API manages them; enrol.ts consumes them. */
+/**
+ * Join tokens as the public API manages them; enrol.ts consumes them. A token is one of a data plane's uid: those
+ * of a data plane that is gone open nothing, are shown nowhere, and go with the sweep.
+ */
 
 const SERVICE = "moorage.hub.v1.JoinTokenService";
-/** Expired tokens are shown for this long. */
+/** Expired tokens are kept and shown for this long, at least. */
 const KEPT_MS = 24 * 3_600_000;
-/** Tokens ended or forgotten in one transaction, two operations each. */
+/** Tokens ended or forgotten in one transaction: two operations each, and a compare each where they are swept. */
 const MOST_PER_TXN = 50;
 
 /** A token as stored, with its key. */
@@ -47,10 +51,12 @@ function view(token: StoredJoinToken): JoinToken {
   });
 }
 
-/** The tokens of a data plane. */
+const tokenAt = (kv: KV): TokenAt => ({ kv, token: fromBinary(StoredJoinTokenSchema, kv.value) });
+
+/** The tokens of a data plane, and of former ones of its id. */
 async function tokensOf(ctx: IdentityContext, dataPlane: string): Promise<TokenAt[]> {
   const { kvs } = await ctx.store.range(prefix(`${prefixes.joinTokens}${idOf(dataPlane)}/`));
-  return kvs.map((kv) => ({ kv, token: fromBinary(StoredJoinTokenSchema, kv.value) }));
+  return kvs.map(tokenAt);
 }
 
 async function dataPlaneUid(ctx: IdentityContext, dataPlane: string, field: string): Promise<string> {
@@ -78,13 +84,40 @@ export function createJoinTokens(ctx: IdentityContext): JoinTokens {
     create: (request, actor) => carryOut(ctx, by(actor, "CreateJoinToken"), creating(ctx, request)),
     creating: (request) => creating(ctx, request),
     list: async (dataPlane) => {
-      await dataPlaneUid(ctx, dataPlane, "parent");
-      return (await tokensOf(ctx, dataPlane)).map((t) => view(t.token));
+      const uid = await dataPlaneUid(ctx, dataPlane, "parent");
+      const tokens = await tokensOf(ctx, dataPlane);
+      return tokens.filter((t) => t.token.dataPlaneUid === uid).map((t) => view(t.token));
     },
     deleting: (name) => deleting(ctx, name),
     revoke: (request, actor) => carryOut(ctx, by(actor, "RevokeAgentCredentials"), revoking(ctx, request)),
     revoking: (request) => revoking(ctx, request),
+    sweep: (signal) => sweep(ctx, signal),
   };
+}
+
+/** Forgets tokens, of whatever data plane, that expired long ago. */
+async function sweep(ctx: IdentityContext, signal?: AbortSignal): Promise<number> {
+  const { start, end } = prefix(prefixes.joinTokens);
+  let swept = 0;
+  for (let from = start; ;) {
+    const { kvs, more } = await ctx.store.range({ start: from, end, limit: MOST_PER_TXN });
+    const nowMs = ctx.clock.now();
+    const old = kvs
+      .map(tokenAt)
+      .filter(({ token: { expireTime: at } }) => at !== undefined && timestampMs(at) + KEPT_MS < nowMs);
+    if (old.length > 0) {
+      const { ok } = await ctx.store.txn({
+        if: old.map(({ kv }) => ({ key: kv.key, target: "modRev", op: "=", to: kv.modRev })),
+        then: old.flatMap(deletes),
+      });
+      if (ok) swept += old.length;
+    }
+    const last = kvs.at(-1);
+    if (!more || last === undefined) return swept;
+    from = keyAfter(last.key);
+    await othersTurn();
+    signal?.throwIfAborted();
+  }
 }
 
 function creating(ctx: IdentityContext, request: { dataPlane: string; lifetimeMs?: number }): Plan<NewToken> {
@@ -109,15 +142,11 @@ function creating(ctx: IdentityContext, request: { dataPlane: string; lifetimeMs
       id,
     });
     const k = key(`${prefixes.joinTokens}${idOf(request.dataPlane)}/${id}`);
-    const old = (await tokensOf(ctx, request.dataPlane)).filter(
-      (t) => t.token.expireTime !== undefined && timestampMs(t.token.expireTime) + KEPT_MS < nowMs,
-    );
     return {
-      if: [],
+      if: [dataPlaneStands(uid)],
       then: [
         { put: { key: k, value: toBinary(StoredJoinTokenSchema, token) } },
         { put: { key: tokenHashKey(token.hash), value: k } },
-        ...old.slice(0, MOST_PER_TXN).flatMap(deletes),
       ],
       resource: `${request.dataPlane}/joinTokens/${id}`,
       answer: { joinToken: view(token), token: secret, dataPlaneUid: uid },
@@ -159,7 +188,7 @@ function revoking(ctx: IdentityContext, request: { dataPlane: string; reason: st
     const more = tokens.length > MOST_PER_TXN;
     failpoint("identity/before-revoke-txn");
     return {
-      if: [write.if],
+      if: write.if,
       then: [write.then, ...tokens.slice(0, MOST_PER_TXN).flatMap(deletes)],
       resource: request.dataPlane,
       answer: before + ended,
