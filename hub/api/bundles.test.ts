@@ -51,17 +51,18 @@ function hub() {
   };
 }
 
-/** An upload in pieces of at most 64 KiB. */
+/** An upload in pieces of at most 64 KiB, or as many bytes as told. */
 async function* upload(
   bytes: Uint8Array,
   metadata: { digest: string; sizeBytes?: bigint },
+  pieceBytes = 65_536,
 ): AsyncGenerator<CreateBundleVersionRequest> {
   yield create(CreateBundleVersionRequestSchema, {
     part: { case: "metadata", value: { sizeBytes: BigInt(bytes.length), ...metadata } },
   });
-  for (let i = 0; i < bytes.length; i += 65_536)
+  for (let i = 0; i < bytes.length; i += pieceBytes)
     yield create(CreateBundleVersionRequestSchema, {
-      part: { case: "content", value: bytes.subarray(i, i + 65_536) },
+      part: { case: "content", value: bytes.subarray(i, i + pieceBytes) },
     });
 }
 
@@ -122,6 +123,35 @@ test("an upload with another digest, or of another size, is refused", async () =
   await expect(
     hub().publish(upload(bytes, { digest, sizeBytes: BigInt(bytes.length - 1) })),
   ).rejects.toMatchObject({ fields: [{ field: "content" }] });
+});
+
+test.each([1, 7, 1_000])(
+  "a bundle that comes in pieces of %i bytes is published whole",
+  async (pieceBytes) => {
+    const h = hub();
+    const { bytes, digest } = packed();
+    await h.publish(upload(bytes, { digest }, pieceBytes));
+    const parts: Uint8Array[] = [];
+    for await (const part of h.bundles.download(name)) parts.push(part);
+    expect(Buffer.concat(parts).equals(bytes)).toBe(true);
+  },
+);
+
+test("a piece without a byte is refused: there could be any number of them", async () => {
+  const { bytes, digest } = packed();
+  let after = 0;
+  async function* empty() {
+    yield* upload(bytes.subarray(0, 1), { digest, sizeBytes: BigInt(bytes.length) });
+    for (; after < 3; after++)
+      yield create(CreateBundleVersionRequestSchema, {
+        part: { case: "content", value: new Uint8Array(0) },
+      });
+  }
+  await expect(hub().publish(empty())).rejects.toMatchObject({
+    code: Code.INVALID_ARGUMENT,
+    fields: [{ field: "content", description: "must not be empty" }],
+  });
+  expect(after).toBe(0);
 });
 
 test("parameters are judged by the bundle's schema, by field; a version in use stays", async () => {

@@ -312,13 +312,44 @@ function split(bytes: Uint8Array, chunkBytes: number): Uint8Array[] {
   return out;
 }
 
+/**
+ * What has come of an upload, in one buffer that doubles as it fills up. A list would hold an object for each
+ * part, of which a caller sends as many as it has bytes; a buffer for all that is announced would be held before
+ * any of it comes.
+ */
+class Received {
+  readonly #most: number;
+  #buffer = Buffer.alloc(0);
+  #size = 0;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get bytes(): Uint8Array {
+    return this.#buffer.subarray(0, this.#size);
+  }
+
+  add(part: Uint8Array): void {
+    const size = this.#size + part.length;
+    if (size > this.#most)
+      throw invalidField("content", `has more bytes than metadata.size_bytes of ${this.#most}`);
+    if (size > this.#buffer.length) {
+      const larger = Buffer.alloc(Math.min(Math.max(size, 2 * this.#buffer.length), this.#most));
+      larger.set(this.bytes);
+      this.#buffer = larger;
+    }
+    this.#buffer.set(part, this.#size);
+    this.#size = size;
+  }
+}
+
 /** Reads an upload; refused at the byte that is too much. */
 async function receive(
   requests: AsyncIterable<CreateBundleVersionRequest>,
 ): Promise<{ upload: BundleUpload; bytes: Uint8Array }> {
   let upload: BundleUpload | undefined;
-  const parts: Uint8Array[] = [];
-  let size = 0;
+  let received = new Received(0);
   for await (const request of requests) {
     if (request.part.case === "metadata") {
       if (upload !== undefined) throw invalidField("metadata", "may come only once, first");
@@ -328,19 +359,20 @@ async function receive(
       if (upload.sizeBytes <= 0n) throw invalidField("metadata.size_bytes", "is required");
       if (upload.sizeBytes > BigInt(limits.bundlePackedBytes)) throw tooLarge(Number(upload.sizeBytes));
       validateMaps("metadata", upload);
+      received = new Received(Number(upload.sizeBytes));
       continue;
     }
     if (upload === undefined) throw invalidField("metadata", "must come before any content");
     if (request.part.case !== "content") throw invalidField("part", "names neither metadata nor content");
-    size += request.part.value.length;
-    if (size > Number(upload.sizeBytes))
-      throw invalidField("content", `has more bytes than metadata.size_bytes of ${upload.sizeBytes}`);
-    parts.push(Buffer.from(request.part.value));
+    // Of these an upload could have any number.
+    if (request.part.value.length === 0) throw invalidField("content", "must not be empty");
+    received.add(request.part.value);
   }
   if (upload === undefined) throw invalidField("metadata", "is required");
-  if (size !== Number(upload.sizeBytes))
-    throw invalidField("content", `has ${size} bytes, metadata.size_bytes is ${upload.sizeBytes}`);
-  return { upload, bytes: Buffer.concat(parts) };
+  const { bytes } = received;
+  if (bytes.length !== Number(upload.sizeBytes))
+    throw invalidField("content", `has ${bytes.length} bytes, metadata.size_bytes is ${upload.sizeBytes}`);
+  return { upload, bytes };
 }
 
 function tooLarge(size: number): MoorageError {
