@@ -1,6 +1,14 @@
 import Database from "better-sqlite3";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { files } from "@moorage/hub/store/sqlite/schema";
@@ -153,6 +161,42 @@ describe("A backup of the SQLite store", () => {
     const former = new Database(`${file()}.replaced-1`);
     expect(former.prepare("SELECT count(*) FROM head").pluck().get()).toBe(2);
     former.close();
+    rmSync(away, { recursive: true });
+  });
+
+  it("restores a store that a restore replaced, with the writes that are in its log alone", async () => {
+    const first = await open();
+    await run(first, putOp("a", "old"));
+    await first.close();
+    const store = await open();
+    const away = tempDir();
+    const backup = join(away, "backup.db");
+    await store.backup(backup);
+    await run(store, putOp("a", "last"));
+    const restore = (from: string, into: string) =>
+      restoreStore({ file: from, dir: into, clock, rng: systemRng, force: true });
+    const reads = async (from: string): Promise<string[]> => {
+      const found = await openSqliteStore({ dir: from, clock, rng: systemRng });
+      opened.push(found);
+      const content = await list(found);
+      await found.close();
+      return content;
+    };
+    for (const cut of [false, true]) {
+      const target = join(away, `killed-${cut}`);
+      mkdirSync(target);
+      // As a kill leaves them.
+      const db = join(target, files.db);
+      for (const suffix of ["", "-wal"]) copyFileSync(file() + suffix, db + suffix);
+      armFailpoint(cut ? "store/mid-move-aside:error" : undefined);
+      if (cut) expect(() => restore(backup, target)).toThrow("failpoint");
+      else restore(backup, target);
+      armFailpoint(undefined);
+      if (!cut) expect(await reads(target)).toEqual(["a=old"]);
+      restore(`${db}.replaced-1`, target);
+      expect(await reads(target)).toEqual(["a=last"]);
+      expect(readdirSync(target).filter((name) => name.includes(".restore"))).toEqual([]);
+    }
     rmSync(away, { recursive: true });
   });
 

@@ -1,5 +1,5 @@
 import Database from "better-sqlite3";
-import { copyFileSync, existsSync, renameSync, rmSync } from "node:fs";
+import { copyFileSync, existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
@@ -24,7 +24,8 @@ export interface Restore {
 
 /**
  * Makes the store of a data directory from a backup, while no hub runs there: checked page by page and
- * row by row, brought up to date, and with a new epoch. The directory holds the whole store afterwards,
+ * row by row, brought up to date, and with a new epoch. A store's file that was not closed in order, as one
+ * that a restore replaced, is taken with the log beside it. The directory holds the whole store afterwards,
  * or none. With `force` a store that is there is kept beside it, as `moorage.db.replaced-N`. Errors:
  * FAILED_PRECONDITION (`DATA_DIR_IN_USE`; `RESTORE_REFUSED` where a store is already; `SCHEMA_TOO_NEW`),
  * DATA_LOSS `STORE_DAMAGED`.
@@ -80,11 +81,9 @@ function moveAside(target: string): void {
 
 function restoreAside(on: Preparation & { target: string }): Restore {
   const part = partOf(on.target);
-  for (const suffix of ["", "-wal", "-shm"]) rmSync(part + suffix, { force: true });
-  copyFileSync(on.file, part);
-  const begun = prepare(part, on);
-  syncPath(part);
-  syncPath(dirname(part));
+  // A move that was cut short is ended first: `file` may be what it moved, and misses its log as yet.
+  if (!existsSync(on.target)) moveAside(on.target);
+  const begun = makePart(part, on);
   moveAside(on.target);
   failpoint("store/before-restore-rename");
   renameSync(part, on.target);
@@ -96,6 +95,25 @@ interface Preparation {
   file: string;
   epoch: Uint8Array;
   nowMs: number;
+}
+
+/**
+ * The part: a copy of the file and of its log, which holds the last writes of a store that was not closed, made
+ * into one file.
+ */
+function makePart(part: string, on: Preparation): EpochBegun {
+  removePart(part);
+  copyFileSync(on.file, part);
+  const log = `${on.file}-wal`;
+  if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copyFileSync(log, `${part}-wal`);
+  const begun = prepare(part, on);
+  syncPath(part);
+  syncPath(dirname(part));
+  return begun;
+}
+
+function removePart(part: string): void {
+  for (const suffix of ["", "-wal", "-shm"]) rmSync(part + suffix, { force: true });
 }
 
 /** Checks the copy and begins the new epoch in it; one file remains. */
