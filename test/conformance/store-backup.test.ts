@@ -200,6 +200,35 @@ describe("A backup of the SQLite store", () => {
     rmSync(away, { recursive: true });
   });
 
+  it("leaves no part of a restore that it refuses, but the mark of one that was cut short", async () => {
+    const target = join(dir, "new");
+    const text = join(dir, "text.db");
+    writeFileSync(text, "no database at all, whatever its name says".repeat(30));
+    // A log that cannot be copied, once its file was.
+    const half = join(dir, "half.db");
+    writeFileSync(half, "");
+    mkdirSync(`${half}-wal`);
+    writeFileSync(join(`${half}-wal`, "x".repeat(99)), "");
+    const refuse = (from: string): void =>
+      expect(() => restoreStore({ file: from, dir: target, clock, rng: systemRng })).toThrow(
+        expect.objectContaining({ reason: "RESTORE_REFUSED", message: expect.stringContaining(from) }),
+      );
+    const parts = (): string[] => readdirSync(target).filter((name) => name.startsWith(files.db));
+    for (const from of [text, half]) {
+      refuse(from);
+      expect(parts()).toEqual([]);
+    }
+    writeFileSync(join(target, `${files.db}.restore`), "as a kill leaves it");
+    refuse(text);
+    expect(parts()).toEqual([`${files.db}.restore`]);
+    await expect(open({ dir: target })).rejects.toMatchObject({
+      reason: "RESTORE_REFUSED",
+      message: expect.stringContaining("cut short"),
+    });
+    rmSync(join(target, `${files.db}.restore`));
+    await open({ dir: target });
+  });
+
   it("restores nothing from a file that is damaged, foreign or not there", async () => {
     const store = await open();
     await run(store, putOp("a", "right"));

@@ -1,5 +1,5 @@
 import Database from "better-sqlite3";
-import { copyFileSync, existsSync, renameSync, rmSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { MoorageError } from "@moorage/shared/errors";
 import { failpoint } from "@moorage/shared/failpoint";
@@ -99,17 +99,25 @@ interface Preparation {
 
 /**
  * The part: a copy of the file and of its log, which holds the last writes of a store that was not closed, made
- * into one file.
+ * into one file. A refusal leaves none, but for the mark of a restore that was cut short before it.
  */
 function makePart(part: string, on: Preparation): EpochBegun {
+  const cutShort = existsSync(part);
   removePart(part);
-  copyFileSync(on.file, part);
-  const log = `${on.file}-wal`;
-  if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copyFileSync(log, `${part}-wal`);
-  const begun = prepare(part, on);
-  syncPath(part);
-  syncPath(dirname(part));
-  return begun;
+  try {
+    copyFileSync(on.file, part);
+    const log = `${on.file}-wal`;
+    if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copyFileSync(log, `${part}-wal`);
+    const begun = prepare(part, on);
+    syncPath(part);
+    syncPath(dirname(part));
+    return begun;
+  } catch (thrown) {
+    removePart(part);
+    if (cutShort) writeFileSync(part, "");
+    if (thrown instanceof MoorageError) throw thrown;
+    throw refused(`Restore "${on.file}": ${String(thrown)}`, thrown);
+  }
 }
 
 function removePart(part: string): void {
@@ -118,9 +126,8 @@ function removePart(part: string): void {
 
 /** Checks the copy and begins the new epoch in it; one file remains. */
 function prepare(part: string, on: Preparation): EpochBegun {
-  let db: Database.Database | undefined;
+  const db = new Database(part);
   try {
-    db = new Database(part);
     configure(db);
     if (db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get() === undefined)
       throw refused(`Restore "${on.file}": it is no backup of a hub's store`);
@@ -130,11 +137,8 @@ function prepare(part: string, on: Preparation): EpochBegun {
     markClean(db);
     db.pragma("wal_checkpoint(TRUNCATE)");
     return begun;
-  } catch (thrown) {
-    if (thrown instanceof MoorageError) throw thrown;
-    throw refused(`Restore "${on.file}": ${String(thrown)}`, thrown);
   } finally {
-    db?.close();
+    db.close();
   }
 }
 
