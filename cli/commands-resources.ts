@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import type { Api } from "./api.ts";
 import { readDocuments } from "./documents.ts";
-import { parseDuration, toDuration } from "./duration.ts";
+import { parseTimeout, toDuration } from "./duration.ts";
 import { UsageError } from "./exit.ts";
 import type { Output, Printable } from "./format.ts";
 import { cells, describe, formatList, heads, outputs, table } from "./format.ts";
@@ -79,7 +79,7 @@ export function addResourceCommands(program: Command, io: Io): void {
         command: Command,
       ) => {
         const { name } = parseKindName(text, options);
-        const timeoutMs = parseDuration("--timeout", options.timeout);
+        const timeoutMs = parseTimeout(options.timeout);
         const goal = parseGoal(options.for);
         const generation = options.generation === undefined ? 0n : parseGeneration(options.generation);
         await withApi(io, command.optsWithGlobals(), async (api) => {
@@ -141,7 +141,7 @@ export function addApply(program: Command, io: Io): void {
       ) => {
         const text = options.file === "-" ? await io.stdin() : readFileSync(options.file, "utf8");
         const resources = readDocuments(text, options.file === "-" ? "standard input" : options.file);
-        const timeoutMs = parseDuration("--timeout", options.timeout);
+        const timeoutMs = parseTimeout(options.timeout);
         await withApi(io, command.optsWithGlobals(), async (api) => {
           const applied: { name: string; generation: bigint }[] = [];
           for (const resource of resources) {
@@ -304,7 +304,7 @@ function addDelete(program: Command, io: Io): void {
           throw new UsageError(
             "Cannot read --authorization: write hexadecimal digits, as the condition shows them",
           );
-        const timeoutMs = parseDuration("--timeout", options.timeout);
+        const timeoutMs = parseTimeout(options.timeout);
         await withApi(io, command.optsWithGlobals(), async (api) => {
           await api.delete(kind, name, {
             orphan: options.orphan === true,

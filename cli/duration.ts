@@ -1,4 +1,5 @@
 /** Durations as people write them. Pure. */
+import { limits } from "@moorage/shared/limits";
 import { UsageError } from "./exit.ts";
 
 const unitMs: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -10,6 +11,16 @@ export function parseDuration(option: string, text: string): number {
   if (m === null || unit === undefined)
     throw new UsageError(`Cannot read "${text}" for ${option}: write a duration such as 30s, 15m or 24h`);
   return Number(m[1]) * unit;
+}
+
+/** Milliseconds of --timeout, as the hub would accept it: a command that acts and then waits must not be refused halfway. */
+export function parseTimeout(text: string): number {
+  const ms = parseDuration("--timeout", text);
+  if (ms <= 0 || ms > limits.waitMaxMs)
+    throw new UsageError(
+      `Cannot take "${text}" for --timeout: must be above 0 and at most ${limits.waitMaxMs / 3_600_000}h`,
+    );
+  return ms;
 }
 
 /** An age in at most two units: "5s", "3m12s", "4h", "12d". Negative ages, of skewed clocks, are "0s". */

@@ -165,6 +165,9 @@ export const limits = {
   filterBytes: 1 * KiB,
   requestIdBytes: 128,
   resourcesPerDataPlane: 20_000,
+  /** How long WaitFor waits unless asked otherwise, and at most. */
+  waitMs: 5 * 60_000,
+  waitMaxMs: 3_600_000,
   joinTokenMs: 15 * 60_000,
   joinTokenMaxMs: 7 * 24 * 3_600_000,
   /** A certificate request; one of ours has 200. */

@@ -3,6 +3,7 @@ import type { WaitForRequest } from "@moorage/proto/moorage/hub/v1/wait_service_
 import { View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import type { Clock } from "@moorage/shared/clock";
 import { Code, MoorageError, invalidField } from "@moorage/shared/errors";
+import { limits } from "@moorage/shared/limits";
 import { credentialsKey, linkKey, resourceKey, statusKey } from "../core/keys.ts";
 import { parseName } from "../core/names.ts";
 import type { Resource } from "../core/resources.ts";
@@ -14,9 +15,6 @@ import { cursorAt } from "./lists.ts";
 import type { Reader } from "./reader.ts";
 import { notFound } from "./reader.ts";
 import { compacted, viewAt } from "./watch.ts";
-
-const defaultTimeoutMs = 5 * 60_000;
-const maxTimeoutMs = 3_600_000;
 
 /** Settles as the request asks; DEADLINE_EXCEEDED names the condition as it was last. */
 export async function waitFor(
@@ -31,10 +29,10 @@ export async function waitFor(
     );
   const timeoutMs =
     request.timeout === undefined
-      ? defaultTimeoutMs
+      ? limits.waitMs
       : Number(request.timeout.seconds) * 1_000 + request.timeout.nanos / 1e6;
-  if (timeoutMs <= 0 || timeoutMs > maxTimeoutMs)
-    throw invalidField("timeout", "must be above 0 and at most 1 h");
+  if (timeoutMs <= 0 || timeoutMs > limits.waitMaxMs)
+    throw invalidField("timeout", `must be above 0 and at most ${limits.waitMaxMs / 3_600_000} h`);
   const status = request.status === "" ? "True" : request.status;
   if (!["True", "False", "Unknown"].includes(status))
     throw invalidField("status", 'must be "True", "False" or "Unknown"');

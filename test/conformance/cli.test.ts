@@ -177,6 +177,26 @@ describe("the command", { shuffle: false }, () => {
     expect(await moorage(["config", "use-context", "default"])).toMatchObject({ code: 0 });
   });
 
+  test("a time to wait that the hub would not accept is refused before anything is done", async () => {
+    const report = "tenants/acme/applications/report";
+    writeFileSync(join(dir, "late.yaml"), "kind: Tenant\nname: late\nspec:\n  dataPlane: dataPlanes/local\n");
+    for (const timeout of ["2h", "3600001ms", "0s"])
+      for (const act of [
+        ["delete", "app", report],
+        ["apply", "-f", join(dir, "late.yaml")],
+        ["wait", `app/${report}`],
+      ])
+        expect(
+          await moorage([...act, ...(act[0] === "wait" ? [] : ["--wait"]), "--timeout", timeout]),
+        ).toMatchObject({
+          code: 2,
+          out: "",
+          err: expect.stringMatching(/--timeout.* above 0 and at most 1h/),
+        });
+    expect(await moorage(["get", "tn", "late"])).toMatchObject({ code: 3 });
+    expect((await moorage(["describe", "app", report])).out).not.toContain("deleteTime");
+  });
+
   test("deleting with --wait ends when the resource is gone", async () => {
     expect(
       await moorage(["delete", "app", "tenants/acme/applications/report", "--wait", "--timeout", "20s"]),
