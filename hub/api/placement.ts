@@ -1,5 +1,6 @@
 /** Where a tenant or an application is to live, and what it refers to: checked before it is written. */
 import type { BundleVersion } from "@moorage/proto/moorage/hub/v1/bundle_pb";
+import type { Tenant } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { checkParameters } from "@moorage/shared/bundle/schema";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { JsonObject } from "@moorage/shared/yaml";
@@ -41,7 +42,9 @@ export class Placement {
     if (record.$typeName === "moorage.hub.v1.Tenant") {
       const field = "tenant.spec.data_plane";
       if (dataPlane === undefined) throw missingReference(field, record.spec?.dataPlane ?? "");
-      if (old === undefined) await this.#admit(dataPlane.value, record.spec?.sizeClass ?? "");
+      if (old === undefined) this.#admit(dataPlane.value);
+      const held = old?.$typeName === "moorage.hub.v1.Tenant" ? old.spec?.sizeClass : undefined;
+      if (held !== record.spec?.sizeClass) await this.#refuseFull(dataPlane.value, record);
       return { dataPlane: dataPlane.value, context: {} };
     }
     const parent = parseName(record.name)?.parent ?? "";
@@ -61,33 +64,35 @@ export class Placement {
     };
   }
 
-  /** The placement rules of a new tenant. */
-  async #admit(dataPlane: Resource, sizeClass: string): Promise<void> {
+  /** The placement rules of a new tenant, beside those of its size class. */
+  #admit(dataPlane: Resource): void {
     if (dataPlane.$typeName !== "moorage.hub.v1.DataPlane") return;
-    const refuse = (reason: string, description: string) =>
-      new MoorageError(
-        Code.FAILED_PRECONDITION,
-        `Cannot place a tenant in "${dataPlane.name}": ${description}`,
-        {
-          reason,
-          preconditions: [{ type: reason, subject: dataPlane.name, description }],
-        },
-      );
-    if (dataPlane.deleteTime !== undefined) throw refuse("DECOMMISSIONING", "it is being deleted");
-    if (dataPlane.spec?.scheduling?.cordoned === true)
-      throw refuse(
+    if (dataPlane.deleteTime !== undefined)
+      throw unplaceable(dataPlane, "DECOMMISSIONING", "it is being deleted");
+    const { scheduling } = dataPlane.spec ?? {};
+    if (scheduling?.cordoned === true)
+      throw unplaceable(
+        dataPlane,
         "CORDONED",
-        `it is cordoned: ${dataPlane.spec.scheduling.cordonReason || "no reason given"}`,
+        `it is cordoned: ${scheduling.cordonReason || "no reason given"}`,
       );
-    const room = sizeClass === "" ? undefined : dataPlane.spec?.capacity[sizeClass];
+  }
+
+  /** Refuses a tenant whose size class, new to it, the data plane has as many of as it takes. */
+  async #refuseFull(dataPlane: Resource, tenant: Tenant): Promise<void> {
+    const sizeClass = tenant.spec?.sizeClass ?? "";
+    if (dataPlane.$typeName !== "moorage.hub.v1.DataPlane" || sizeClass === "") return;
+    const room = dataPlane.spec?.capacity[sizeClass];
     if (room === undefined) return;
     let used = 0;
     for (const name of await this.#reader.tenantsOf(dataPlane.name)) {
+      if (name === tenant.name) continue;
       const other = (await this.#reader.resource(name))?.value;
       if (other?.$typeName === "moorage.hub.v1.Tenant" && other.spec?.sizeClass === sizeClass) used += 1;
     }
     if (used >= room)
-      throw refuse(
+      throw unplaceable(
+        dataPlane,
         "CAPACITY",
         `it has room for ${room} tenants of size class "${sizeClass}" and holds ${used}`,
       );
@@ -137,6 +142,14 @@ export class Placement {
     }
     refuseCycle(record.name, record.spec?.dependsOn ?? [], others);
   }
+}
+
+function unplaceable(dataPlane: Resource, reason: string, description: string): MoorageError {
+  return new MoorageError(
+    Code.FAILED_PRECONDITION,
+    `Cannot place a tenant in "${dataPlane.name}": ${description}`,
+    { reason, preconditions: [{ type: reason, subject: dataPlane.name, description }] },
+  );
 }
 
 /** The parsed parameters of bundle versions, as long as these are in memory. */

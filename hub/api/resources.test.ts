@@ -7,6 +7,7 @@ import { TenantSchema } from "@moorage/proto/moorage/hub/v1/tenant_pb";
 import { ChangeType, View } from "@moorage/proto/moorage/hub/v1/view_pb";
 import { LinkState, StoredLinkSchema } from "@moorage/proto/moorage/internal/v1/record_pb";
 import { toBinary } from "@bufbuild/protobuf";
+import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
 import { systemClock } from "@moorage/shared/clock";
 import { Code } from "@moorage/shared/errors";
 import { seededRng } from "@moorage/shared/rng";
@@ -176,6 +177,42 @@ test("tenants created at the same time do not exceed the capacity of their size 
     code: Code.FAILED_PRECONDITION,
     reason: "CAPACITY",
   });
+});
+
+test("a tenant that takes another size class is counted, also beside others; a cordon does not keep it back", async () => {
+  const h = hub();
+  await h.dataPlane("eu", { capacity: { small: 2 } });
+  await h.tenant("first", { dataPlane: "dataPlanes/eu", sizeClass: "small" });
+  for (const id of ["a", "b", "c"]) await h.tenant(id, { dataPlane: "dataPlanes/eu" });
+  const update = (name: string, spec: object, ...paths: string[]) =>
+    h.resources.update(call(), "Tenant", {
+      input: create(TenantSchema, { name, spec: { dataPlane: "dataPlanes/eu", ...spec } }),
+      mask: paths.length === 0 ? undefined : create(FieldMaskSchema, { paths }),
+      allowMissing: false,
+    });
+  await h.resources.update(call(), "DataPlane", {
+    input: create(DataPlaneSchema, {
+      name: "dataPlanes/eu",
+      spec: { capacity: { small: 2 }, scheduling: { cordoned: true } },
+    }),
+    mask: undefined,
+    allowMissing: false,
+  });
+  const small = { sizeClass: "small" };
+  const done = await Promise.allSettled([
+    update("tenants/a", small),
+    update("tenants/b", small, "spec.size_class"),
+    update("tenants/c", small, "spec"),
+  ]);
+  expect(done.filter((d) => d.status === "fulfilled")).toHaveLength(1);
+  for (const d of done)
+    if (d.status === "rejected")
+      expect(d.reason).toMatchObject({ code: Code.FAILED_PRECONDITION, reason: "CAPACITY" });
+  // Who has the class keeps it, whatever else changes.
+  await update("tenants/first", { ...small, planId: "gold" });
+  await update("tenants/first", { sizeClass: "" });
+  const lost = ["tenants/a", "tenants/b", "tenants/c"][done.findIndex((d) => d.status === "rejected")];
+  await update(lost as string, small);
 });
 
 test("a cordoned data plane takes no tenant", async () => {

@@ -102,26 +102,22 @@ export class Resources {
   ): Promise<Resource> {
     const { input } = what;
     requireName(kind, `${fieldNames[kind]}.name`, input.name);
-    return this.#write(
-      { ...call, alone: (what.allowMissing && counts(input)) || depends(input) },
-      kind,
-      async (reads) => {
-        const found = await reads.resource(input.name);
-        if (found === undefined) {
-          if (!what.allowMissing) throw notFound(input.name);
-          return this.#planCreate(kind, { name: input.name, input, by: call.principal }, reads);
-        }
-        if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
-        const record = updated(found.value, input, {
-          paths: what.mask?.paths ?? [],
-          nowMs: this.#clock.now(),
-        });
-        if (record === found.value)
-          return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
-        validate(record, found.value);
-        return this.#planPut(record, { found, reads });
-      },
-    );
+    return this.#write({ ...call, alone: counts(input) || depends(input) }, kind, async (reads) => {
+      const found = await reads.resource(input.name);
+      if (found === undefined) {
+        if (!what.allowMissing) throw notFound(input.name);
+        return this.#planCreate(kind, { name: input.name, input, by: call.principal }, reads);
+      }
+      if (found.value.deleteTime !== undefined) throw terminating(found.value, Code.FAILED_PRECONDITION);
+      const record = updated(found.value, input, {
+        paths: what.mask?.paths ?? [],
+        nowMs: this.#clock.now(),
+      });
+      if (record === found.value)
+        return { unchanged: view(await this.#reader.stored(found, undefined), View.FULL) };
+      validate(record, found.value);
+      return this.#planPut(record, { found, reads });
+    });
   }
 
   delete(
@@ -395,7 +391,7 @@ export class Resources {
   }
 }
 
-/** True when placing the resource counts those of its size class. */
+/** True when placing the resource, or giving it its size class, may count those of that class. */
 const counts = (input: Resource): boolean =>
   input.$typeName === "moorage.hub.v1.Tenant" && (input.spec?.sizeClass ?? "") !== "";
 
