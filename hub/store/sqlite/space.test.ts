@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { limits } from "@moorage/shared/limits";
@@ -64,6 +64,20 @@ test("no ballast is made where it would take the room itself", () => {
   one.prepare();
   expect(existsSync(ballast())).toBe(false);
   expect(limits.storeBallastBytes).toBe(64 * MiB);
+});
+
+test("a ballast that is too small is made again: a hub died while it wrote it, or it is to be larger", () => {
+  const disk = { free: 3 * MiB };
+  writeFileSync(ballast(), Buffer.alloc(1 * MiB));
+  const { one } = space(disk);
+  one.prepare();
+  expect(statSync(ballast()).size).toBe(1 * MiB);
+  disk.free = 100 * MiB;
+  one.prepare();
+  expect(statSync(ballast()).size).toBe(2 * MiB);
+  const { ino, mtimeMs } = statSync(ballast());
+  one.prepare();
+  expect(statSync(ballast())).toMatchObject({ ino, mtimeMs });
 });
 
 test("what only deletes passes on a full disk", () => {

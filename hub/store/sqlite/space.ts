@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fsyncSync, openSync, rmSync, statfsSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, rmSync, statSync, statfsSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import type { Clock } from "@moorage/shared/clock";
 import { failpoint } from "@moorage/shared/failpoint";
@@ -70,10 +70,15 @@ export class Space {
     this.prepare();
   }
 
-  /** Makes the ballast when there is none and room for it. Called when nothing else is to be done. */
+  /**
+   * Makes the ballast when there is none, or too small a one, and room for it. Called when nothing else is to be
+   * done.
+   */
   prepare(): void {
     const { ballastBytes } = this.#o;
-    if (ballastBytes === 0 || this.#full || existsSync(this.#ballast)) return;
+    if (ballastBytes === 0 || this.#full) return;
+    // A hub that died while it wrote one leaves a part of it.
+    if ((statSync(this.#ballast, { throwIfNoEntry: false })?.size ?? 0) >= ballastBytes) return;
     if (this.#free < 2 * ballastBytes) return;
     const fd = openSync(this.#ballast, "w", 0o600);
     try {
