@@ -159,12 +159,15 @@ describe("fencing", () => {
   test("a status of an older agent than the one that reported is refused", async () => {
     const hub = await hubWith("a");
     await want(hub.store, "a", { t1: "one" });
+    const over = () => false;
     const newer = { dataPlaneUid: "a", agentGeneration: 9n };
     const status = create(ResourceStatusSchema, { uid: "t1", name: "tenants/t1" });
     const deps = { store: hub.store, clock: hub.clock, log: hub.log, finalise: async () => undefined };
-    await writeReport(deps, newer, [status]);
+    await writeReport(deps, newer, { statuses: [status], over });
     const late = { ...status, observedGeneration: 3n };
-    await expect(writeReport(deps, { ...newer, agentGeneration: 8n }, [late])).rejects.toMatchObject({
+    await expect(
+      writeReport(deps, { ...newer, agentGeneration: 8n }, { statuses: [late], over }),
+    ).rejects.toMatchObject({
       reason: "STALE_GENERATION",
       metadata: { agent_generation: "9" },
     });

@@ -79,6 +79,38 @@ test("so many reports are stored at a time; one that waits goes with its stream"
   expect(written.filter((k) => k === statusKey(`t-dp-${last}`))).toHaveLength(1);
 });
 
+test("a report of two transactions whose stream ends between them changes nothing that a newer one stored", async () => {
+  const { store, clock } = await hubWith("a");
+  const uids = Array.from({ length: 61 }, (_, i) => `u${i}`);
+  const rev = await want(store, "a", Object.fromEntries(uids.map((uid) => [uid, "one"])));
+  const disk = Promise.withResolvers<void>();
+  const sizes: number[] = [];
+  const txn: Store["txn"] = async (t) => {
+    const keys = t.then.flatMap((op) => ("put" in op ? [keyText(op.put.key)] : []));
+    const statuses = keys.filter((k) => k.startsWith(prefixes.status));
+    if (statuses.length > 0) sizes.push(statuses.length);
+    if (statuses.length === 60) await disk.promise;
+    return store.txn(t);
+  };
+  const hub = await testHub({ store: Object.assign(Object.create(store) as Store, { txn }), clock });
+  const first = hub.connect("a");
+  await first.hello();
+  const old = uids.map((uid) => statusOf(uid, rev));
+  first.send({ case: "status", value: { seq: 1n, statuses: old } as never });
+  await settle();
+  first.stream.cancel();
+  const second = hub.connect("a");
+  await second.hello();
+  second.send({ case: "status", value: { seq: 1n, statuses: [statusOf("u60", rev + 1)] } as never });
+  await settle();
+  expect(second.got.at(-1)?.case).toBe("statusAck");
+  disk.resolve();
+  await settle();
+  expect((await readStatus(store, "u59")).stored?.status).toEqual(statusOf("u59", rev));
+  expect((await readStatus(store, "u60")).stored?.status).toEqual(statusOf("u60", rev + 1));
+  expect(sizes).toEqual([60, 1]);
+});
+
 describe("on a full disk", () => {
   test("a report waits for room, and its stream stays up", async () => {
     const { hub, disk } = await hubOnDisk();

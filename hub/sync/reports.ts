@@ -79,8 +79,8 @@ export class Reports {
   }
 
   /**
-   * Undefined when the stream ended before its turn came: its agent reports anew, and what a newer stream has
-   * stored by now must stand. On a full disk the report waits for room, and its ack with it: the agent keeps
+   * Undefined when the stream ended before its turn came, and no more is written once it ends: its agent reports
+   * anew, and what a newer stream has stored by now must stand. On a full disk the report waits for room, and its ack with it: the agent keeps
    * what is newer meanwhile.
    */
   async #write(report: StatusReport): Promise<number | undefined> {
@@ -88,7 +88,9 @@ export class Reports {
     for (let refused = false; ; refused = true) {
       const release = await this.#of.turn();
       try {
-        return this.#over ? undefined : await writeReport(this.#deps, by, report.statuses);
+        if (this.#over) return undefined;
+        const { statuses } = report;
+        return await writeReport(this.#deps, by, { statuses, over: () => this.#over });
       } catch (thrown) {
         if (!isStoreError(thrown, "STORE_FULL") || this.#over) throw thrown;
       } finally {

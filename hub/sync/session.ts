@@ -161,7 +161,6 @@ export class Session {
       this.#send().catch((error: unknown) => void this.#sendFailed(error));
       await over;
     }
-    this.#reports.close();
     this.#retry?.cancel();
     this.#bookmarkTimer?.cancel();
     this.#deps.onInitialEnd();
@@ -233,6 +232,7 @@ export class Session {
   #end(outcome: Outcome): void {
     if (this.#outcome !== undefined) return;
     this.#outcome = outcome;
+    this.#reports.close();
     this.#wake.notify();
     this.#settle();
   }

@@ -37,18 +37,22 @@ export interface Reporter {
   agentGeneration: bigint;
 }
 
+/** What is written of a report. */
+export interface Reported {
+  statuses: readonly ResourceStatus[];
+  /** The report's stream is over: a newer one may have stored what must stand. */
+  over(): boolean;
+}
+
 /**
  * Writes a report; settles once all of it is durable. Resources that the hub does not know are left
  * out; one of another data plane is PERMISSION_DENIED `NOT_YOUR_RESOURCE`, and nothing of the report is
  * written. `gone` ends a resource only while its tombstone stands. A report of an older agent than the
  * stored status has is FAILED_PRECONDITION `STALE_GENERATION`. Resolves with the number of resources
- * written.
+ * written; once the stream is over no more of them are.
  */
-export async function writeReport(
-  deps: StatusDeps,
-  by: Reporter,
-  statuses: readonly ResourceStatus[],
-): Promise<number> {
+export async function writeReport(deps: StatusDeps, by: Reporter, report: Reported): Promise<number> {
+  const { statuses, over } = report;
   const gone: ResRow[] = [];
   const kept: ResourceStatus[] = [];
   for (const status of statuses) {
@@ -62,7 +66,8 @@ export async function writeReport(
       else deps.log.warn("Gone without an order", { dataPlaneUid: by.dataPlaneUid, uid: status.uid });
     } else kept.push(status);
   }
-  const written = await writeStatuses(deps, by, kept);
+  const written = await writeStatuses(deps, by, { statuses: kept, over });
+  if (over()) return written;
   await Promise.all(gone.map((row) => finaliseRow(deps, by.dataPlaneUid, row)));
   failpoint("sync/before-status-ack");
   return written + gone.length;
@@ -86,11 +91,8 @@ interface Put {
   bytes: number;
 }
 
-async function writeStatuses(
-  deps: StatusDeps,
-  by: Reporter,
-  statuses: readonly ResourceStatus[],
-): Promise<number> {
+async function writeStatuses(deps: StatusDeps, by: Reporter, report: Reported): Promise<number> {
+  const { statuses, over } = report;
   let written = 0;
   let rest = statuses;
   for (let i = 0; rest.length > 0; i++) {
@@ -102,6 +104,8 @@ async function writeStatuses(
     for (const batch of batches(
       await Promise.all(rest.map(async (s) => ({ status: s, put: await putOf(deps, by, s) }))),
     )) {
+      // What was read before may be a newer stream's, and the compare would hold.
+      if (over()) return written;
       failpoint("sync/before-status-txn");
       const { ok } = await deps.store.txn({
         if: batch.map((b) => b.put.if),
