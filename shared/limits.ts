@@ -154,6 +154,16 @@ export const limits = {
   jsonDepth: 64,
   conditionsPerResource: 32,
   conditionMessageBytes: 1 * KiB,
+  /** Type and reason of a condition, and the reason of a verdict: single words. */
+  conditionWordBytes: 128,
+  /** A resource's name, as an agent tells it: two ids of 40 characters, and what stands between them. */
+  resourceNameBytes: 128,
+  /** Namespaces that a tenant's status lists, and each of their names, as Kubernetes bounds it. */
+  namespacesPerTenant: 32,
+  namespaceBytes: 63,
+  /** A bundle's version, and its digest in words: "sha256:" and 64 digits. */
+  bundleVersionBytes: 64,
+  bundleDigestBytes: 71,
   pageSizeDefault: 100,
   pageSizeMax: 1_000,
   /** Entries of one page in all, as they are stored: the rest of the answer has the rest of apiMessageBytes. */

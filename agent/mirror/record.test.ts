@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { limits } from "@moorage/shared/limits";
 import { rawNumber } from "../kube/json.ts";
 import { planUpdate } from "./plan.ts";
+import { reported } from "./reported.ts";
 import { fromObject, toObject } from "./record.ts";
 import { upsert } from "./testing.ts";
 
@@ -28,4 +30,14 @@ describe("fromObject", () => {
     const update = upsert("tenants/acme", { uid: "u-1", revision: 7 });
     expect(planUpdate(entry, update, false).kind).toBe("write");
   });
+});
+
+it("a verdict that repeats a long answer of the API server is reported no longer than the hub takes", () => {
+  const entry = fromObject(
+    edited({ rejected: { revision: 8, reason: "RecordRefused", message: "x".repeat(5_000) } }),
+  );
+  if (entry === undefined) throw new Error("no entry");
+  const { verdict } = reported(entry);
+  expect(verdict?.message).toMatch(/^x+… \(truncated\)$/);
+  expect(Buffer.byteLength(verdict?.message ?? "")).toBe(limits.conditionMessageBytes);
 });

@@ -4,6 +4,7 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
+import { truncateMessage } from "@moorage/shared/conditions/conditions";
 import type { MirrorRecord } from "./mirror.ts";
 import { newestRevision } from "./plan.ts";
 import type { Entry } from "./record.ts";
@@ -65,7 +66,8 @@ export function reported(entry: Entry): ResourceStatus {
             state: Verdict_State.REJECTED,
             revision: BigInt(rejected.revision),
             reason: rejected.reason,
-            message: rejected.message,
+            // It may repeat what an API server said.
+            message: truncateMessage(rejected.message),
           },
     ),
     conditions: (status?.conditions ?? []).map((c) =>

@@ -1,5 +1,6 @@
 /** Resource names: parsing, formatting and their rules. Pure. */
 import { invalidField } from "@moorage/shared/errors";
+import { limits } from "@moorage/shared/limits";
 import type { Kind } from "./keys.ts";
 
 /** An id: 1 to 40 lower-case letters, digits and hyphens, a letter first, no hyphen last. */
@@ -86,7 +87,7 @@ export function requireBundle(field: string, name: string): string {
 
 /** A bundle version's text, checked. */
 export function requireVersion(field: string, text: string): string {
-  if (!version.test(text) || text.length > 64)
+  if (!version.test(text) || text.length > limits.bundleVersionBytes)
     throw invalidField(field, `"${text.slice(0, 64)}" is no semantic version, e.g. 1.4.0`);
   return text;
 }

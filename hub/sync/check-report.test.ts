@@ -1,5 +1,6 @@
 import { create, toJson } from "@bufbuild/protobuf";
 import { StatusReportSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import { limits } from "@moorage/shared/limits";
 import { describe, expect, test } from "vitest";
 import { checkReport } from "./check-report.ts";
 import { readStatus } from "./rows.ts";
@@ -54,5 +55,39 @@ describe("the time of a condition", () => {
     await settle();
     expect(agent.state.error?.reason).toBe("INVALID_STATUS");
     expect((await readStatus(hub.store, "t1")).stored).toBeUndefined();
+  });
+});
+
+describe("a status is taken with each of its texts at the limit, and refused by name above it", () => {
+  const x = (bytes: number) => "x".repeat(bytes);
+  const { conditionWordBytes, conditionMessageBytes, namespacesPerTenant, namespaceBytes } = limits;
+  const cases: [string, number, (n: number) => ReturnType<typeof reportOf>][] = [
+    ["a name over", limits.resourceNameBytes, (n) => reportOf({}, { name: x(n) })],
+    ["a condition with a type over", conditionWordBytes, (n) => reportOf({ type: x(n) })],
+    [
+      'condition "Ready" of "tenants/t1" has a reason over',
+      conditionWordBytes,
+      (n) => reportOf({ reason: x(n) }),
+    ],
+    ["a message over", conditionMessageBytes, (n) => reportOf({ message: x(n) })],
+    ["a verdict's reason over", conditionWordBytes, (n) => reportOf({}, { verdict: { reason: x(n) } })],
+    ["a verdict's message over", conditionMessageBytes, (n) => reportOf({}, { verdict: { message: x(n) } })],
+    ["an applied_version over", limits.bundleVersionBytes, (n) => reportOf({}, { appliedVersion: x(n) })],
+    ["an applied_digest over", limits.bundleDigestBytes, (n) => reportOf({}, { appliedDigest: x(n) })],
+    ["a namespace over", namespaceBytes, (n) => reportOf({}, { namespaces: [x(n)] })],
+    ["namespaces, at most", namespacesPerTenant, (n) => reportOf({}, { namespaces: Array(n).fill("a") })],
+  ];
+
+  test.each(cases)("%s %i", (rule, limit, report) => {
+    expect(check(report(limit))).not.toThrow();
+    expect(check(report(limit + 1))).toThrow(`${rule} ${limit}`);
+  });
+
+  test("and its conditions say True, False or Unknown", () => {
+    for (const status of ["True", "False", "Unknown"]) expect(check(reportOf({ status }))).not.toThrow();
+    for (const status of ["", "Maybe"])
+      expect(check(reportOf({ status }))).toThrow(
+        `the status "${status}", which must be True, False or Unknown`,
+      );
   });
 });

@@ -6,9 +6,8 @@ import type { HeldResource } from "./plan-resume.ts";
 
 /** Most resources an agent may list: what a data plane may have, and as many again of older uids. */
 const MOST_HELD = 2 * limits.resourcesPerDataPlane;
-/** Characters of a uid, and of the longest name of a resource with room to spare. */
+/** Characters of a uid. */
 const MOST_UID = 64;
-const MOST_NAME = 256;
 
 /** The inventory of one compare: filled page by page, kept until the first part of the stream ends. */
 export class Inventory {
@@ -37,7 +36,7 @@ export class Inventory {
       if (
         item.uid === "" ||
         item.uid.length > MOST_UID ||
-        item.name.length > MOST_NAME ||
+        Buffer.byteLength(item.name) > limits.resourceNameBytes ||
         item.digest.length > 64
       ) {
         throw broken(
