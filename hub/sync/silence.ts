@@ -110,7 +110,8 @@ export class Silence {
       stored,
       timer: undefined,
       streamEnded: false,
-      deadlines: this.#o.deadlines,
+      // The newcomer may not be admitted: then the stream that stands goes by what it was told.
+      deadlines: before?.deadlines ?? this.#o.deadlines,
       busy: undefined,
     });
     await before?.busy?.catch(() => undefined);
