@@ -137,6 +137,7 @@ export function createAgent(options: AgentOptions): Agent {
     if (position.term < term) await state.write({ ...position, term });
     const cluster = await clusterFacts();
     const leaseHeld = () => lease.isHeld() && lease.term === term;
+    const inventory = new InventoryStore({ session, namespace, term: () => term });
     const mirror = new ClusterMirror({
       kube,
       namespace,
@@ -146,8 +147,8 @@ export function createAgent(options: AgentOptions): Agent {
       state,
       mayWrite: leaseHeld,
       hasHub: options.hub !== undefined,
+      hasInventory: (uid) => inventory.has(uid),
     });
-    const inventory = new InventoryStore({ session, namespace, term: () => term });
     const policy = createPolicyWatch({ kube, namespace, clock, rng, log });
     const link =
       options.hub === undefined ? undefined : hubLink(options.hub, { mirror, term, cluster, restart });
@@ -223,10 +224,11 @@ export function createAgent(options: AgentOptions): Agent {
     });
     const parts: LeadingParts = { kube, namespace, mirror, inventory, link, term, leaseHeld };
     leading = parts;
-    const afterSync = (service: Service): Service => ({
+    const afterSync = (service: Service, also?: (s: AbortSignal) => Promise<void>): Service => ({
       name: service.name,
       async run(s) {
         await mirror.whenSynced(s);
+        await also?.(s);
         await service.run(s);
       },
       ...(service.drain === undefined ? {} : { drain: () => service.drain?.() ?? Promise.resolve() }),
@@ -236,9 +238,10 @@ export function createAgent(options: AgentOptions): Agent {
       policy,
       afterSync(dataPlane),
       afterSync(controllers),
-      ...(link === undefined ? [] : [afterSync(link)]),
+      // Without the inventories the mirror could not tell that nothing is here of what the hub orders to go.
+      ...(link === undefined ? [] : [afterSync(link, (s) => inventory.whenLoaded(s))]),
       ...(options.hub?.services ?? []),
-      ...(options.leading?.(parts) ?? []).map(afterSync),
+      ...(options.leading?.(parts) ?? []).map((s) => afterSync(s)),
     ];
     try {
       await runServices(services, { signal, log });

@@ -29,6 +29,8 @@ export const limits = {
   bundleRatio: 100,
   /** Objects a bundle renders to. */
   bundleObjects: 5_000,
+  /** Inventory objects of one application, 1,500 entries each. */
+  inventoryShards: 1_000,
   /** bundle.yaml: the hub parses it at upload. */
   bundleFileBytes: 256 * KiB,
   /** One manifest file. */

@@ -139,8 +139,8 @@ export function createControllers(
         try {
           return await c.reconcile(uid, turn.signal);
         } catch (error) {
-          // A lost compare-and-set: read the inventories anew before the next try.
-          if (isKubeError(error, 409)) await context.inventory.load();
+          // A lost compare-and-set, or an inventory that was deleted: read them anew before the next try.
+          if (isKubeError(error, 409) || isKubeError(error, 404)) await context.inventory.load();
           throw error;
         }
       },

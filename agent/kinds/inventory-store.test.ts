@@ -83,6 +83,52 @@ describe("a list of all inventories", () => {
     expect(names(store, "kept")).toEqual(["kept"]);
   });
 
+  it("keeps the entries of all shards, whatever index people gave them", async () => {
+    const cluster = createMemoryCluster({ clock: systemClock, rng: seededRng(1) });
+    const session = cluster.client().asAgent();
+    const shards: [name: string, shard: unknown][] = [
+      ["a", 0],
+      ["a.1", 0],
+      ["a.2", 20_000_000],
+      ["a.3", "x"],
+    ];
+    for (const [name, shard] of shards) {
+      await session.create({
+        apiVersion: "moorage.dev/v1alpha1",
+        kind: "Inventory",
+        metadata: { name, namespace: "default" },
+        spec: { applicationUid: "uid-a", shard, entries: [entry("shared"), entry(`of ${name}`)] },
+      });
+    }
+    const store = new InventoryStore({ session, namespace: "default", term: () => 1 });
+    await store.load();
+    expect(names(store, "a")).toEqual(["shared", "of a", "of a.1", "of a.2", "of a.3"]);
+    await store.write(owner("a"), [...store.entries("uid-a"), entry("more")]);
+    await store.load();
+    expect(names(store, "a").sort()).toEqual(["more", "of a", "of a.1", "of a.2", "of a.3", "shared"]);
+    await store.drop("uid-a");
+    expect(cluster.store.list({ apiVersion: "moorage.dev/v1alpha1", kind: "Inventory" })).toEqual([]);
+  });
+
+  it("gives a new shard a name that no shard has", async () => {
+    const cluster = createMemoryCluster({ clock: systemClock, rng: seededRng(1) });
+    const session = cluster.client().asAgent();
+    const store = new InventoryStore({ session, namespace: "default", term: () => 1 });
+    const many = Array.from({ length: SHARD_ENTRIES + 1 }, (_, i) => entry(`n${i}`));
+    await store.write(owner("a"), many);
+    await session.delete({
+      apiVersion: "moorage.dev/v1alpha1",
+      kind: "Inventory",
+      namespace: "default",
+      name: "a",
+    });
+    await store.load();
+    expect(names(store, "a")).toHaveLength(1);
+    await store.write(owner("a"), many);
+    await store.load();
+    expect(names(store, "a")).toHaveLength(SHARD_ENTRIES + 1);
+  });
+
   it("brings what another agent wrote and removed, and keeps what is written meanwhile", async () => {
     const { cluster, store, other } = await rig();
     await other.write(owner("kept"), [entry("kept"), entry("more")]);

@@ -7,6 +7,7 @@
  *   stale agent fails, and with it the apply that would have followed.
  * - No ownerReference: a shard outlives its application until every member is gone or abandoned.
  */
+import { limits } from "@moorage/shared/limits";
 import type { InventoryEntry } from "../apply/types.ts";
 import { idKey } from "../apply/types.ts";
 import type { AgentSession } from "../kube/client.ts";
@@ -44,6 +45,7 @@ export class InventoryStore {
   /** Whose inventories were written or removed since the last list began. */
   readonly #written = new Set<string>();
   #loaded: Promise<void> = Promise.resolve();
+  readonly #first = Promise.withResolvers<void>();
 
   constructor(deps: { session: AgentSession; namespace: string; term: () => number }) {
     this.#session = deps.session;
@@ -71,23 +73,46 @@ export class InventoryStore {
         { apiVersion, kind },
         { namespace: this.#namespace, limit: 100, ...(token === undefined ? {} : { continue: token }) },
       );
-      for (const object of page.items) take(listed, object);
+      for (const object of page.items) {
+        const uid = dig(object, "spec", "applicationUid");
+        if (typeof uid !== "string") continue;
+        const shard = { object, keys: entriesOf(object).map(idKey) };
+        listed.set(uid, [...(listed.get(uid) ?? []), shard]);
+      }
       token = page.continue;
     } while (token !== undefined);
     for (const uid of this.#shards.keys()) if (!listed.has(uid) && !this.#written.has(uid)) this.#forget(uid);
     for (const [uid, shards] of listed) {
       if (this.#written.has(uid)) continue;
+      // By name, whatever `spec.shard` says: people can edit and copy a shard, and none may hide another.
+      shards.sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
       this.#shards.set(uid, shards);
-      this.#entries.set(
-        uid,
-        shards.flatMap((s) => entriesOf(s.object)),
-      );
+      this.#entries.set(uid, entriesOfAll(shards));
+    }
+    this.#first.resolve();
+  }
+
+  /** Resolves when the first list is there. */
+  async whenLoaded(signal: AbortSignal): Promise<void> {
+    const aborted = Promise.withResolvers<never>();
+    const onAbort = () => aborted.reject(signal.reason as Error);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      await Promise.race([this.#first.promise, aborted.promise]);
+    } finally {
+      signal.removeEventListener("abort", onAbort);
     }
   }
 
   /** The inventory of an application; empty when it has none. */
   entries(uid: string): readonly InventoryEntry[] {
     return this.#entries.get(uid) ?? [];
+  }
+
+  /** Whether anything of `uid` is listed, or may be: its shards are there. */
+  has(uid: string): boolean {
+    return this.#shards.has(uid);
   }
 
   /** uids of all applications with an inventory: those without a resource are orphans, to be reported and kept. */
@@ -121,7 +146,7 @@ export class InventoryStore {
       ) {
         continue;
       }
-      shards[i] = await this.#put(owner, { index: i, entries: next, old });
+      shards[i] = await this.#put(owner, { entries: next, old, taken: shards });
       this.#shards.set(owner.uid, shards);
       this.#written.add(owner.uid);
     }
@@ -156,15 +181,19 @@ export class InventoryStore {
 
   async #put(
     owner: InventoryOwner,
-    shard: { index: number; entries: readonly InventoryEntry[]; old: Shard | undefined },
+    shard: { entries: readonly InventoryEntry[]; old: Shard | undefined; taken: readonly Shard[] },
   ): Promise<Shard> {
+    let index = 0;
+    const name = () => (index === 0 ? owner.objectName : `${owner.objectName}.${index}`);
+    if (shard.old === undefined) while (shard.taken.some((s) => nameOf(s) === name())) index++;
+    else index = wholeNumber(dig(shard.old.object, "spec", "shard")) ?? 0;
     const object: KubeObject = {
       apiVersion,
       kind,
       metadata: {
         ...(shard.old === undefined
           ? {
-              name: shard.index === 0 ? owner.objectName : `${owner.objectName}.${shard.index}`,
+              name: name(),
               namespace: this.#namespace,
             }
           : { ...shard.old.object.metadata }),
@@ -172,7 +201,7 @@ export class InventoryStore {
       spec: {
         applicationUid: owner.uid,
         applicationName: owner.name,
-        shard: shard.index,
+        shard: Math.min(index, limits.inventoryShards - 1),
         term: this.#term(),
         entries: shard.entries,
       },
@@ -187,12 +216,16 @@ export class InventoryStore {
 const entriesOf = (shard: KubeObject): InventoryEntry[] =>
   (dig(shard, "spec", "entries") ?? []) as InventoryEntry[];
 
-function take(into: Map<string, Shard[]>, object: KubeObject): void {
-  const uid = dig(object, "spec", "applicationUid");
-  if (typeof uid !== "string") return;
-  const shards = into.get(uid) ?? [];
-  shards[wholeNumber(dig(object, "spec", "shard")) ?? 0] = { object, keys: entriesOf(object).map(idKey) };
-  into.set(uid, shards);
+const nameOf = (shard: Shard): string => shard.object.metadata.name;
+
+/** Each entry once: of two, the one that knows its object. */
+function entriesOfAll(shards: readonly Shard[]): InventoryEntry[] {
+  const out = new Map<string, InventoryEntry>();
+  for (const entry of shards.flatMap((s) => entriesOf(s.object))) {
+    const key = idKey(entry);
+    if ((out.get(key)?.uid ?? "") === "") out.set(key, entry);
+  }
+  return [...out.values()];
 }
 
 /** Entries by shard: each stays where its key is, new ones fill the first shard with room. Pure. */

@@ -52,6 +52,7 @@ const UNWATCHED_RETRY_MS = 10 * 60_000;
 const READS = 8;
 
 interface Watched {
+  kind: KindRef;
   reflector: Reflector<Kept>;
   end: AbortController;
 }
@@ -149,6 +150,11 @@ export class LiveObjects {
     return this.#watched.get(keyOf(kind))?.reflector.synced === true;
   }
 
+  /** The kinds that are watched. */
+  kinds(): KindRef[] {
+    return [...this.#watched.values()].map((w) => w.kind);
+  }
+
   /** Whole objects of a kind that is kept whole, in one namespace (all when undefined). */
   objects(kind: KindRef, namespace: string | undefined): KubeObject[] {
     const out: KubeObject[] = [];
@@ -231,7 +237,7 @@ export class LiveObjects {
       },
       onError: (error) => this.#deps.log.warn("watch failed, it is tried again", { kind: use.key, error }),
     });
-    const watched = { reflector, end };
+    const watched = { kind, reflector, end };
     this.#watched.set(use.key, watched);
     reflector.run(AbortSignal.any([this.#deps.signal, end.signal])).catch((error: unknown) => {
       if (this.#deps.signal.aborted) return;

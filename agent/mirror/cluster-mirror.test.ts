@@ -361,40 +361,6 @@ describe("ClusterMirror", () => {
     expect(mirror.get(uidA)?.removal).toBeUndefined();
   });
 
-  it("tells the hub of a completed removal across a restart and forgets the record once the hub has it", async () => {
-    const { start, session } = await rig();
-    const first = await start();
-    await first.mirror.apply(
-      { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
-      signal(),
-    );
-    await first.mirror.apply(
-      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) },
-      signal(),
-    );
-    await first.mirror.finishRemoval(uidA);
-    first.stop.abort(new DOMException("ended", "AbortError"));
-    const { mirror } = await start();
-    expect(mirror.get(uidA)).toBeUndefined();
-    const status = mirror.status(uidA);
-    expect(status?.gone).toBe(true);
-    mirror.acknowledged(status as NonNullable<typeof status>);
-    await settle();
-    expect((await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items).toEqual([]);
-  });
-
-  it("answers a removal of what it does not hold, and remembers that with the position", async () => {
-    const { start } = await rig();
-    const first = await start();
-    await first.mirror.apply(
-      { updates: [tombstone("tenants/acme", { uid: uidA, revision: 8 })], cursor: cursorAt(8) },
-      signal(),
-    );
-    first.stop.abort(new DOMException("ended", "AbortError"));
-    const { mirror } = await start();
-    expect(mirror.statuses().map((s) => [s.uid, s.gone])).toEqual([[uidA, true]]);
-  });
-
   it("writes status on change alone and tells the link before the write is answered", async () => {
     const { start, cluster, get } = await rig();
     const { mirror } = await start();

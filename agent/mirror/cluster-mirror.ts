@@ -20,11 +20,11 @@ import { LocalDeletions } from "./local-deletions.ts";
 import { refusedConditions } from "./local-origin.ts";
 import type { MirrorDeps } from "./deps.ts";
 import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
-import { newestRevision, planUpdate, sameOrder } from "./plan.ts";
+import { neverAccepted, newestRevision, planUpdate, sameOrder } from "./plan.ts";
 import { Positions } from "./positions.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
-import { goneStatus, neverAccepted, reported, sameView } from "./reported.ts";
+import { goneStatus, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition } from "./sync-state.ts";
 import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
@@ -231,12 +231,14 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     const localName = [...this.#entries.values()].some(
       (e) => e.record.origin === "local" && e.record.name === update.name,
     );
-    const step = planUpdate(old, update, localName);
+    const [tenant] = this.byName(update.name.split("/").slice(0, 2).join("/"));
+    const step = planUpdate(old, update, {
+      localName,
+      inventory: this.#deps.hasInventory?.(update.uid) === true,
+      ...(tenant === undefined ? {} : { tenantUid: tenant.uid }),
+    });
     if (step.kind === "ignore") return;
-    if (
-      step.kind === "gone" ||
-      (old !== undefined && step.entry.record.removal !== undefined && neverAccepted(old))
-    ) {
+    if (step.kind === "gone" || (step.entry.record.removal !== undefined && neverAccepted(step.entry))) {
       if (old === undefined)
         this.#gone.set(
           update.uid,

@@ -17,4 +17,6 @@ export interface MirrorDeps {
   mayWrite(): boolean;
   /** Whether a hub is to be told of completed removals; without one they end at once. */
   hasHub: boolean;
+  /** Whether an inventory of `uid` is here: its objects may live although its record was lost. Absent: none is. */
+  hasInventory?(uid: string): boolean;
 }

@@ -2,7 +2,7 @@
 import type { Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { canonicalJson } from "../kube/json.ts";
 import type { MirrorRecord } from "./mirror.ts";
-import { decodeBody, judge, kindOfName, objectName, toObject } from "./record.ts";
+import { decodeBody, encodeBody, judge, kindOfName, objectName, sha256Hex, toObject } from "./record.ts";
 import type { Entry } from "./record.ts";
 
 /** `write`: make the entry durable. `gone`: nothing is here to remove, tell the hub. */
@@ -14,20 +14,38 @@ export function newestRevision(entry: Entry): number {
   return Math.max(record.revision, record.removal?.revision ?? 0, rejected?.revision ?? 0);
 }
 
-/** The step for `update`. `localName`: a record of origin local bears its name. */
-export function planUpdate(old: Entry | undefined, update: Update, localName: boolean): Step {
+/** No body of the record was ever accepted: the kinds do not see it. */
+export function neverAccepted(entry: Entry): boolean {
+  return entry.body === undefined && !entry.damaged;
+}
+
+/**
+ * The step for `update`. `localName`: a record of origin local bears its name. `inventory`: it has
+ * objects here, whatever the mirror knows of it. `tenantUid`: of the tenant that its name is in.
+ */
+export function planUpdate(
+  old: Entry | undefined,
+  update: Update,
+  here: { localName: boolean; inventory?: boolean; tenantUid?: string },
+): Step {
   const revision = Number(update.revision);
   if (update.change.case === "removed") {
-    if (old === undefined || old.gone) return { kind: "gone" };
-    if (revision <= newestRevision(old)) return { kind: "ignore" };
     const { orphan, removalAuthorization } = update.change.value;
     const removal = { revision, orphan, authorization: removalAuthorization };
+    const lost = old === undefined || (neverAccepted(old) && revision > newestRevision(old));
+    if (lost && here.inventory === true) {
+      const entry = bodyless(old, update, here.tenantUid ?? "");
+      if (entry !== undefined)
+        return { kind: "write", entry: { ...entry, record: { ...entry.record, removal } } };
+    }
+    if (old === undefined || old.gone) return { kind: "gone" };
+    if (revision <= newestRevision(old)) return { kind: "ignore" };
     return { kind: "write", entry: { ...old, record: { ...old.record, removal } } };
   }
   if (update.change.case !== "upsert") return { kind: "ignore" };
   if (old !== undefined && !old.damaged && revision <= newestRevision(old)) return { kind: "ignore" };
   const resource = update.change.value;
-  const judged = localName
+  const judged = here.localName
     ? {
         reason: "OriginMismatch",
         message: `Cannot take "${update.name}": a resource of origin local has that name`,
@@ -68,6 +86,24 @@ export function planUpdate(old: Entry | undefined, update: Update, localName: bo
     damaged: false,
   };
   return { kind: "write", entry };
+}
+
+/** An entry that can be removed without the body that was lost: its name and its inventory say what and where. */
+function bodyless(old: Entry | undefined, update: Update, tenantUid: string): Entry | undefined {
+  const kind = kindOfName(update.name);
+  if (kind === undefined) return undefined;
+  const body = decodeBody(kind, new Uint8Array());
+  if (body.kind === "Application") body.value.tenantUid = tenantUid;
+  const bytes = encodeBody(body);
+  return {
+    rejected: undefined,
+    metadata: { name: objectName(update.name, update.uid) },
+    ...old,
+    record: { ...(old?.record ?? blank(update, { kind, body })), body, digest: sha256Hex(bytes) },
+    body: bytes,
+    gone: false,
+    damaged: false,
+  };
 }
 
 function blank(update: Update, of: Pick<MirrorRecord, "kind" | "body">): MirrorRecord {

@@ -8,7 +8,9 @@ import { upsert } from "./testing.ts";
 
 /** The custom resource of a received tenant at revision 7, with `spec` edited by somebody. */
 function edited(spec: Record<string, unknown>) {
-  const step = planUpdate(undefined, upsert("tenants/acme", { uid: "u-1", revision: 7 }), false);
+  const step = planUpdate(undefined, upsert("tenants/acme", { uid: "u-1", revision: 7 }), {
+    localName: false,
+  });
   if (step.kind !== "write") throw new Error(`planned ${step.kind}`);
   const object = toObject(step.entry, "moorage-system");
   return { ...object, spec: { ...(object["spec"] as object), ...spec } };
@@ -28,7 +30,7 @@ describe("fromObject", () => {
     const entry = fromObject(edited({ revision }));
     expect(entry).toMatchObject({ damaged: true, record: { revision: 0 } });
     const update = upsert("tenants/acme", { uid: "u-1", revision: 7 });
-    expect(planUpdate(entry, update, false).kind).toBe("write");
+    expect(planUpdate(entry, update, { localName: false }).kind).toBe("write");
   });
 });
 

@@ -90,7 +90,8 @@ function fromDesired(kind: MirrorKind, json: JsonValue): Body {
   }
 }
 
-function encodeBody(body: Body): Uint8Array {
+/** The bytes of a body. */
+export function encodeBody(body: Body): Uint8Array {
   switch (body.kind) {
     case "DataPlane":
       return toBinary(DataPlaneBodySchema, body.value);

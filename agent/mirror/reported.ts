@@ -10,11 +10,6 @@ import { newestRevision } from "./plan.ts";
 import type { Entry } from "./record.ts";
 import type { SyncPosition } from "./sync-state.ts";
 
-/** No body of the record was ever accepted: the kinds do not see it. */
-export function neverAccepted(entry: Entry): boolean {
-  return entry.body === undefined && !entry.damaged;
-}
-
 /** What the kinds look at is equal. */
 export function sameView(a: MirrorRecord | undefined, b: MirrorRecord | undefined): boolean {
   if (a === undefined || b === undefined) return a === b;

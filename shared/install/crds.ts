@@ -7,6 +7,8 @@
  * `desired` (the truth for origin `local`, written by people).
  */
 
+import { limits } from "../limits.ts";
+
 /** Group of every custom resource. */
 export const GROUP = "moorage.dev";
 /** The one served version. */
@@ -272,7 +274,7 @@ const kinds: readonly Kind[] = [
       {
         applicationUid: string,
         applicationName: string,
-        shard: int32,
+        shard: { ...int32, minimum: 0, maximum: limits.inventoryShards - 1 },
         term: int64,
         entries: list(open, 5_000),
       },

@@ -16,9 +16,11 @@ import type { Bundle } from "@moorage/shared/bundle/bundle";
 import { renderBundle } from "@moorage/shared/bundle/render";
 import { Code, MoorageError } from "@moorage/shared/errors";
 import type { JsonObject } from "@moorage/shared/yaml";
-import type { ApplyPolicy, ApplyResult } from "../../apply/apply-set.ts";
+import type { ApplyPolicy, ApplyResult, SetIdentity } from "../../apply/apply-set.ts";
+import { applySetId } from "../../apply/labels.ts";
 import { applySet } from "../../apply/run.ts";
-import { describeId } from "../../apply/types.ts";
+import type { InventoryEntry } from "../../apply/types.ts";
+import { describeId, idKey } from "../../apply/types.ts";
 import type { Outcome } from "../../control/outcome.ts";
 import { KubeError } from "../../kube/errors.ts";
 import type { KindRef, KubeObject } from "../../kube/object.ts";
@@ -31,6 +33,7 @@ import { namespaceName, names } from "../tenant/plan.ts";
 import { tenantId } from "../tenant/controller.ts";
 import type { BundleStore } from "./bundle-store.ts";
 import { gates } from "./gates.ts";
+import { findMembers } from "./members.ts";
 import { observe } from "./observed.ts";
 import type { Verdict } from "./plan.ts";
 import { judge, readiness, stageTypes } from "./plan.ts";
@@ -68,7 +71,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     if (record === undefined || record.body.kind !== "Application" || !context.leaseHeld())
       return { kind: "done" };
     const body = record.body.value;
-    if (record.removal !== undefined) return remove(record, body);
+    if (record.removal !== undefined) return remove(record);
     const spec = body.spec ?? create(ApplicationSpecSchema);
     const facts: Fact[] = [];
     const paused = blockedByPolicy();
@@ -95,9 +98,9 @@ export function applicationController(context: KindContext, bundles: BundleStore
         message: gate.closed.message,
       });
 
-    const result = await run(record, body, {
+    const result = await run(record, {
       desired: prepared.objects,
-      policy: policyOf(spec, placeOf(record, body)),
+      policy: policyOf(spec, placeOf(record)),
     });
     const seen = observe(
       result,
@@ -177,7 +180,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     const kept = rendered.get(body);
     if (kept !== undefined && kept.bundle === from.bundle && kept.dataPlane === dataPlane)
       return kept.objects;
-    const place = placeOf(record, body);
+    const place = placeOf(record);
     const secrets: JsonObject = {};
     for (const [name, ref] of Object.entries(from.spec.secretReferences))
       secrets[name] = { name: ref.name, key: ref.key };
@@ -194,10 +197,9 @@ export function applicationController(context: KindContext, bundles: BundleStore
 
   async function run(
     record: MirrorRecord,
-    body: ApplicationBody,
     use: { desired: readonly KubeObject[]; policy: ApplyPolicy },
   ): Promise<ApplyResult> {
-    const place = placeOf(record, body);
+    const place = placeOf(record);
     const inventory = context.inventory.entries(record.uid);
     const kinds = new Map<string, KindRef>();
     for (const o of use.desired)
@@ -214,12 +216,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
       live: await context.live.viewAs(session, inventory),
       reduce: context.live.reduce,
       identity: {
-        parent: {
-          name: record.objectName,
-          namespace: context.agentNamespace,
-          kind: "Application",
-          group: "moorage.dev",
-        },
+        parent: parentOf(record),
         fieldManager: `moorage.${record.uid}`,
         application: record.uid,
         ...(place.tenant === undefined ? {} : { tenant: place.tenant }),
@@ -236,8 +233,9 @@ export function applicationController(context: KindContext, bundles: BundleStore
     return result;
   }
 
-  function placeOf(record: MirrorRecord, body: ApplicationBody): Place {
-    if (body.tenantUid === "") {
+  /** By the name: it is there also where the body was lost. */
+  function placeOf(record: MirrorRecord): Place {
+    if (!record.name.startsWith("tenants/")) {
       const account = { namespace: context.agentNamespace, name: platformApplier };
       return { namespace: context.agentNamespace, tenant: undefined, account };
     }
@@ -257,7 +255,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     return `AgentPolicy mode is ${gate.mode}: the agent writes nothing; the customer changes it in AgentPolicy "default"`;
   }
 
-  async function remove(record: MirrorRecord, body: ApplicationBody): Promise<Outcome> {
+  async function remove(record: MirrorRecord): Promise<Outcome> {
     const decision = context.mayRemove(record.uid);
     if (!decision.allowed) return deleting(record, { reason: "Held", message: decision.message });
     const paused = blockedByPolicy();
@@ -277,16 +275,30 @@ export function applicationController(context: KindContext, bundles: BundleStore
         .join(", ")}`;
       return deleting(record, { reason: "DependentsRemain", message });
     }
-    const place = placeOf(record, body);
+    const place = placeOf(record);
     const policy: ApplyPolicy = {
       removal: true,
       ...(place.tenant === undefined ? {} : { namespaces: [place.namespace] }),
     };
-    const result = await run(record, body, {
+    const order = {
       desired: [],
       policy: record.removal?.orphan === true ? { ...policy, abandon: true } : policy,
-    });
-    const left = result.inventory.filter((e) => e.state !== "Kept");
+    };
+    let result = await run(record, order);
+    if (remaining(result).length === 0) {
+      // What is listed is gone; whether that was all, only the cluster says.
+      const listed = new Set(result.inventory.map(idKey));
+      const found = (await members(record, place)).filter((e) => !listed.has(idKey(e)));
+      if (found.length > 0) {
+        context.log.warn("objects of a removed application were in no inventory, they are removed too", {
+          name: record.name,
+          objects: found.length,
+        });
+        await context.inventory.write(record, [...result.inventory, ...found]);
+        result = await run(record, order);
+      }
+    }
+    const left = remaining(result);
     if (left.length > 0) {
       const failed = result.pruned.find((p) => p.action === "Failed");
       const message =
@@ -298,6 +310,32 @@ export function applicationController(context: KindContext, bundles: BundleStore
     await context.inventory.drop(record.uid);
     await context.mirror.finishRemoval(record.uid);
     return { kind: "done" };
+  }
+
+  /** What lives with this application's label and was applied for it. */
+  function members(record: MirrorRecord, place: Place): Promise<InventoryEntry[]> {
+    const { namespace } = place;
+    const applier = context.kube.asServiceAccount(place.account);
+    return findMembers({
+      readers: [
+        // Those of a data plane may be in any namespace, where the customer bound the applier there.
+        { session: context.kube.asAgent(), ...(place.tenant === undefined ? {} : { namespace }) },
+        { session: applier, namespace },
+      ],
+      discovery: context.kube.discovery,
+      kinds: context.live.kinds(),
+      partOf: applySetId(parentOf(record)),
+      fieldManager: `moorage.${record.uid}`,
+    });
+  }
+
+  function parentOf(record: MirrorRecord): SetIdentity["parent"] {
+    return {
+      name: record.objectName,
+      namespace: context.agentNamespace,
+      kind: "Application",
+      group: "moorage.dev",
+    };
   }
 
   async function deleting(record: MirrorRecord, why: { reason: string; message: string }): Promise<Outcome> {
@@ -361,6 +399,11 @@ export function applicationController(context: KindContext, bundles: BundleStore
   }
 
   return { kind: "Application", reconcile };
+}
+
+/** What is still to go. */
+function remaining(result: ApplyResult): InventoryEntry[] {
+  return result.inventory.filter((e) => e.state !== "Kept");
 }
 
 function policyOf(spec: ApplicationSpec, place: Place): ApplyPolicy {

@@ -1,0 +1,110 @@
+/** Removals that are complete: when that is told, and how it ends. */
+import { memoryLogger } from "@moorage/shared/log";
+import { seededRng } from "@moorage/shared/rng";
+import { afterEach, describe, expect, it } from "vitest";
+import { createMemoryCluster } from "../kube/memory-cluster.ts";
+import { ClusterMirror } from "./cluster-mirror.ts";
+import { SyncState } from "./sync-state.ts";
+import { cursorAt, manualClock, settle, tombstone, upsert } from "./testing.ts";
+
+const apiVersion = "moorage.dev/v1alpha1";
+const namespace = "moorage-system";
+const uidA = "11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
+const uidB = "22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
+const stops: AbortController[] = [];
+afterEach(() => {
+  for (const stop of stops.splice(0)) stop.abort(new DOMException("ended", "AbortError"));
+});
+
+async function rig(inventories: ReadonlySet<string> = new Set()) {
+  const clock = manualClock();
+  const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
+  const kube = cluster.client();
+  const session = kube.asAgent();
+  await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
+  const start = async () => {
+    const stop = new AbortController();
+    stops.push(stop);
+    const state = new SyncState({ session, namespace });
+    await state.load();
+    const mirror = new ClusterMirror({
+      kube,
+      namespace,
+      clock,
+      rng: seededRng(2),
+      log: memoryLogger(),
+      state,
+      mayWrite: () => !stop.signal.aborted,
+      hasHub: true,
+      hasInventory: (uid) => inventories.has(uid),
+    });
+    void mirror.run(stop.signal);
+    await mirror.whenSynced(stop.signal);
+    return { mirror, stop };
+  };
+  const tenants = async () => (await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items;
+  return { clock, cluster, start, tenants };
+}
+
+type Mirror = Awaited<ReturnType<Awaited<ReturnType<typeof rig>>["start"]>>["mirror"];
+const signal = () => new AbortController().signal;
+const take = (
+  mirror: Mirror,
+  revision: number,
+  ...updates: Parameters<Mirror["apply"]>[0]["updates"][number][]
+) => mirror.apply({ updates, cursor: cursorAt(revision) }, signal());
+
+describe("a removal", () => {
+  it("is told of a completed removal across a restart, and the record forgotten once the hub has it", async () => {
+    const { start, tenants } = await rig();
+    const first = await start();
+    await take(first.mirror, 7, upsert("tenants/acme", { uid: uidA, revision: 7 }));
+    await take(first.mirror, 8, tombstone("tenants/acme", { uid: uidA, revision: 8 }));
+    await first.mirror.finishRemoval(uidA);
+    first.stop.abort(new DOMException("ended", "AbortError"));
+    const { mirror } = await start();
+    expect(mirror.get(uidA)).toBeUndefined();
+    const status = mirror.status(uidA);
+    expect(status?.gone).toBe(true);
+    mirror.acknowledged(status as NonNullable<typeof status>);
+    await settle();
+    expect(await tenants()).toEqual([]);
+  });
+
+  it("of what is not held is answered at once, and remembered with the position", async () => {
+    const { start } = await rig();
+    const first = await start();
+    await take(first.mirror, 8, tombstone("tenants/acme", { uid: uidA, revision: 8 }));
+    first.stop.abort(new DOMException("ended", "AbortError"));
+    const { mirror } = await start();
+    expect(mirror.statuses().map((s) => [s.uid, s.gone])).toEqual([[uidA, true]]);
+  });
+
+  it("of what has an inventory here is carried out, although the record was lost", async () => {
+    const { start } = await rig(new Set([uidB]));
+    const { mirror } = await start();
+    await take(mirror, 7, upsert("tenants/acme", { uid: uidA, revision: 7 }));
+    const order = tombstone("tenants/acme/applications/web", { uid: uidB, revision: 8 });
+    await take(mirror, 8, order);
+    expect(mirror.status(uidB)?.gone).toBe(false);
+    const record = mirror.get(uidB);
+    expect(record).toMatchObject({ objectName: "acme.web.22222222", removal: { revision: 8 } });
+    expect(record?.body.kind === "Application" && record.body.value.tenantUid).toBe(uidA);
+    expect(mirror.held().find((h) => h.uid === uidB)).toMatchObject({ revision: 8, removing: true });
+    await mirror.finishRemoval(uidB);
+    expect(mirror.status(uidB)?.gone).toBe(true);
+  });
+
+  it("of what has an inventory here is carried out, although its newest body was never accepted", async () => {
+    const { start } = await rig(new Set([uidA]));
+    const first = await start();
+    const bad = upsert("tenants/acme", { uid: uidA, revision: 7, body: Uint8Array.of(0x0a, 0xff) });
+    await take(first.mirror, 7, bad);
+    expect(first.mirror.get(uidA)).toBeUndefined();
+    await take(first.mirror, 8, tombstone("tenants/acme", { uid: uidA, revision: 8 }));
+    expect(first.mirror.status(uidA)?.gone).toBe(false);
+    first.stop.abort(new DOMException("ended", "AbortError"));
+    const { mirror } = await start();
+    expect(mirror.get(uidA)?.removal?.revision).toBe(8);
+  });
+});
