@@ -8,15 +8,15 @@ import type { Rev } from "./store.ts";
 /** How far an epoch begins above the last revision known, where the clock cannot tell. */
 export const EPOCH_JUMP = 1_000_000_000;
 
-/** Revisions for each millisecond of the clock: more than any store writes, so that they never overtake it. */
-const REVS_PER_MS = 1_000;
+/** Revisions for each millisecond of the clock: more than any store writes for long, so that none overtakes it. */
+const REVS_PER_MS = 100;
 
 /**
- * Revisions that a clock may stand for: one that was never set says less, one set wrong says more. Above the
- * last of them half of all revisions are left.
+ * Revisions that a clock may stand for, those of 15 digits: one that was never set says less, one set wrong says
+ * more. Readers of JSON look closer at a number of 16 digits, and most revisions are left above.
  */
-const FIRST_OF_CLOCK = 1_000_000_000_000_000;
-const LAST_OF_CLOCK = Math.floor(Number.MAX_SAFE_INTEGER / 2);
+const FIRST_OF_CLOCK = 100_000_000_000_000;
+const LAST_OF_CLOCK = 999_999_999_999_999;
 
 /**
  * The revision above which an epoch begins at `nowMs`, in a store whose head is `head`: the clock's, which no

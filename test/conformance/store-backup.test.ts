@@ -56,7 +56,7 @@ describe("A backup of the SQLite store", () => {
     expect(() => restoreStore({ file: backup, dir, clock, rng: systemRng })).toThrow("it holds a store");
     const target = join(away, "new");
     const made = restoreStore({ file: backup, dir: target, clock, rng: systemRng });
-    expect(made).toMatchObject({ revision: 2, head: clock.now() * 1_000 });
+    expect(made).toMatchObject({ revision: 2, head: clock.now() * 100 });
     const restored = await openSqliteStore({ dir: target, clock, rng: systemRng });
     opened.push(restored);
     expect(await list(restored)).toEqual(["a=kept"]);
@@ -114,7 +114,7 @@ describe("A backup of the SQLite store", () => {
     await second.newEpoch();
     await run(second, putOp("c"));
     const { newFrom } = await second.status();
-    expect(newFrom).toBe(clock.now() * 1_000);
+    expect(newFrom).toBe(clock.now() * 100);
     await second.close();
     const third = await open();
     expect(await third.status()).toMatchObject({ restoredRev: 3 + EPOCH_JUMP, newFrom, rev: newFrom + 1 });

@@ -76,7 +76,7 @@ describe.each(engines)("The $name store", (engine) => {
       await store.newEpoch();
       const { epoch, rev, restoredRev, newFrom, uncleanStart } = await store.status();
       expect(Buffer.compare(epoch, before.epoch)).not.toBe(0);
-      expect([rev, restoredRev, newFrom, uncleanStart]).toEqual([clock.now() * 1_000, 2, rev, false]);
+      expect([rev, restoredRev, newFrom, uncleanStart]).toEqual([clock.now() * 100, 2, rev, false]);
       expect((await run(store, putOp("a", "new"))).rev).toBe(rev + 1);
       expect((await seen).map((b) => (b.kind === "events" ? b.rev : b.kind))).toEqual([2, rev + 1]);
       stop.abort();
