@@ -34,8 +34,8 @@ export interface ApplyContext {
   /** An autoscaler of the set owns this object's `spec.replicas` (section 8). */
   autoscaled(o: NormalObject): boolean;
   fights: FightLog | undefined;
-  /** Counts a write. */
-  wrote(): void;
+  /** Right before each write: counts it, or throws {@link Superseded} when the run is stopped. */
+  begin(): void;
 }
 
 /** One object's turn. */
@@ -194,12 +194,12 @@ async function write(
   try {
     const merge = target.object.metadata.annotations?.[APPLY_ANNOTATION] === "Merge";
     if (live !== undefined && ((live.formerManagers.length > 0 && !merge) || formerSelf)) {
-      context.wrote();
-      await migrate(context.session, ref, { manager: context.fieldManager, formerSelf });
+      const begin = () => context.begin();
+      await migrate(context.session, ref, { manager: context.fieldManager, formerSelf, begin });
     }
     const force = live !== undefined && (others.length === 0 || formerSelf);
     const payload = live === undefined ? target.object : await adoptReplicas(turn, context);
-    context.wrote();
+    context.begin();
     const answer = await context.session.apply(payload, { fieldManager: context.fieldManager, force });
     failpoint("agent/object-applied");
     return settle(turn, live, context, answer);
@@ -237,10 +237,9 @@ async function afterVersionBump(
   first: ReturnType<typeof outcomeOf>,
 ): Promise<ObjectOutcome> {
   try {
-    const { fieldManager } = context;
-    if (!(await migrateVersions(context.session, refOf(turn.target.object), fieldManager)))
+    const options = { manager: context.fieldManager, begin: () => context.begin() };
+    if (!(await migrateVersions(context.session, refOf(turn.target.object), options)))
       return failed(turn, first);
-    context.wrote();
   } catch (thrown) {
     return failure(turn, context, thrown);
   }
@@ -254,7 +253,7 @@ async function force(
 ): Promise<ObjectOutcome> {
   try {
     const payload = await adoptReplicas(turn, context);
-    context.wrote();
+    context.begin();
     const answer = await context.session.apply(payload, { fieldManager: context.fieldManager, force: true });
     return settle(turn, live, context, answer);
   } catch (thrown) {
@@ -297,11 +296,11 @@ async function recreate(
       live,
     });
   try {
-    context.wrote();
+    context.begin();
     const answer = await context.session.delete(refOf(target.object), { uid });
     if (answer.object === undefined) {
       context.live.forget(target.id, uid);
-      context.wrote();
+      context.begin();
       return settle(
         turn,
         undefined,

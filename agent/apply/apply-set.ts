@@ -53,8 +53,11 @@ export interface ApplyPolicy {
   approvedPlans?: readonly string[];
   /** Namespaces that the application may write; undefined for data-plane scope. */
   namespaces?: readonly string[];
-  /** Stop between objects when it aborts (a newer generation). */
-  signal?: AbortSignal;
+  /**
+   * Asked right before each write: true ends the run between two writes (the Lease is lost, the order is another,
+   * the gate is closed). What follows then is left as it is, and the inventory as it was written ahead.
+   */
+  stopped?(): boolean;
 }
 
 /** Input of a run. */
@@ -99,6 +102,8 @@ export interface ApplyResult {
   retryAfterMs?: number;
   /** The desired set cannot be planned: nothing was called. */
   invalid?: { reason: string; message: string };
+  /** The run was stopped: what it was decided by is to be read again. */
+  superseded: boolean;
   /** API writes made for members. */
   writes: number;
 }

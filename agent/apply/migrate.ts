@@ -51,7 +51,7 @@ export function migratedFields(
 export async function migrate(
   session: KubeSession,
   ref: ObjectRef,
-  options: { manager: string; formerSelf: boolean },
+  options: { manager: string; formerSelf: boolean; begin: () => void },
 ): Promise<boolean> {
   return rewrite(session, ref, (live) => {
     const fields = migratedFields(live, options);
@@ -66,7 +66,7 @@ export async function migrate(
               path: "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
             },
           ];
-    return { fields, before: drop, manager: options.manager };
+    return { fields, before: drop, ...options };
   });
 }
 
@@ -85,11 +85,11 @@ export function rewrittenVersions(object: KubeObject, apiVersion: string): Manag
 export async function migrateVersions(
   session: KubeSession,
   ref: ObjectRef,
-  manager: string,
+  options: { manager: string; begin: () => void },
 ): Promise<boolean> {
   return rewrite(session, ref, (live) => {
     const fields = rewrittenVersions(live, ref.apiVersion);
-    return fields === undefined ? undefined : { fields, before: [], manager };
+    return fields === undefined ? undefined : { fields, before: [], ...options };
   });
 }
 
@@ -105,12 +105,15 @@ async function rewrite(
   ref: ObjectRef,
   plan: (
     live: KubeObject,
-  ) => { fields: unknown; before: readonly JsonPatchOperation[]; manager: string } | undefined,
+  ) =>
+    | { fields: unknown; before: readonly JsonPatchOperation[]; manager: string; begin: () => void }
+    | undefined,
 ): Promise<boolean> {
   for (let i = 1; ; i++) {
     const live = await session.get(ref);
     const planned = plan(live);
     if (planned === undefined) return false;
+    planned.begin();
     try {
       await session.jsonPatch(
         ref,

@@ -1,6 +1,6 @@
 import { KubeError, type StatusCause } from "../kube/errors.ts";
 import { MANAGER_PREFIX } from "./projection.ts";
-import type { ObjectAction, Wait } from "./types.ts";
+import { type ObjectAction, Superseded, type Wait } from "./types.ts";
 
 /** What a failed apply means: the table of section 5 as a pure function of the answer. */
 export interface FailureOutcome {
@@ -34,8 +34,12 @@ export interface ManagerConflict {
   field: string;
 }
 
-/** The outcome of an apply that threw. Anything but a KubeError is a bug of ours and is thrown on. */
+/** The outcome of an apply that threw. Anything else but a KubeError is a bug of ours and is thrown on. */
 export function outcomeOf(thrown: unknown, context: FailureContext): FailureOutcome {
+  if (thrown instanceof Superseded) {
+    const { name: reason, message } = thrown;
+    return { action: "Skipped", reason, message, fields: [], ambiguous: false };
+  }
   if (!(thrown instanceof KubeError)) throw thrown;
   const { status } = thrown;
   if (thrown.reason === "KindNotInstalled") return noSuchKind(thrown, context);

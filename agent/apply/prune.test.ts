@@ -37,6 +37,20 @@ describe("prune", () => {
     expect(exists(cluster, "b")).toBe(false);
   });
 
+  it("deletes nothing more once the run is stopped, and all is left to the next", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run(many(3));
+    app.input.concurrency = 1;
+    let asked = 0;
+    const stopped = await app.run([], { removal: true, stopped: () => ++asked > 2 });
+    expect(stopped.superseded).toBe(true);
+    expect(["m000", "m001", "m002"].filter((name) => exists(cluster, name))).toEqual(["m001", "m002"]);
+    expect(app.state.inventory).toHaveLength(3);
+    expect((await app.run([], { removal: true })).inventory).toEqual([]);
+    expect(exists(cluster, "m002")).toBe(false);
+  });
+
   it("holds an empty set, and removes everything on a removal order", async () => {
     const cluster = newCluster();
     const app = application(cluster);

@@ -12,7 +12,7 @@ import {
 import { reduceMember, type ReduceContext } from "./live.ts";
 import type { PrunePlan } from "./prune-plan.ts";
 import { atServedVersion } from "./served.ts";
-import { describeId, type InventoryEntry, type LiveView, type PruneOutcome } from "./types.ts";
+import { describeId, type InventoryEntry, type LiveView, type PruneOutcome, Superseded } from "./types.ts";
 
 /** What carrying out a prune needs. */
 export interface PruneContext {
@@ -21,7 +21,8 @@ export interface PruneContext {
   live: LiveView;
   reduce: ReduceContext;
   fieldManager: string;
-  wrote(): void;
+  /** Right before each write: counts it, or throws {@link Superseded} when the run is stopped. */
+  begin(): void;
   /** Runs `work` over `items` in parallel, keeping order in the answer. */
   pool<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]>;
 }
@@ -64,7 +65,7 @@ export async function prune(plan: PrunePlan, context: PruneContext): Promise<Pru
 
 async function remove(entry: InventoryEntry, uid: string, context: PruneContext): Promise<PruneOutcome> {
   try {
-    context.wrote();
+    context.begin();
     const answer = await at(entry, context, (ref) =>
       context.session.delete(ref, { uid, propagationPolicy: "Background" }),
     );
@@ -143,7 +144,7 @@ async function release(
   for (const key of [PART_OF_LABEL, MANAGED_BY_LABEL, APPLICATION_LABEL, TENANT_LABEL, DATA_PLANE_LABEL])
     labels[key] = null;
   const kept = (live.metadata.managedFields ?? []).filter((e) => e.manager !== context.fieldManager);
-  context.wrote();
+  context.begin();
   await context.session.mergePatch(
     ref,
     // An empty list would mean "no change": one empty entry resets managedFields.
@@ -165,6 +166,8 @@ function goneOutcome(entry: InventoryEntry, uid: string, context: PruneContext):
 }
 
 function failedOutcome(entry: InventoryEntry, thrown: unknown): PruneOutcome {
+  if (thrown instanceof Superseded)
+    return { id: entry, action: "Failed", reason: thrown.name, message: thrown.message };
   if (!(thrown instanceof KubeError)) throw thrown;
   return { id: entry, action: "Failed", reason: thrown.reason, message: thrown.message };
 }

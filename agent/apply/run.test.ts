@@ -53,6 +53,42 @@ describe("applySet", () => {
     expect(app.state.writes).toHaveLength(1);
   });
 
+  it("ends between two writes when it is stopped, lists what it touched, and is completed by the next", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    await app.run([configMap("a"), configMap("gone")]);
+    app.state.writes = [];
+    let asked = 0;
+    const stopped = () => ++asked > 2;
+    app.input.concurrency = 1;
+    const desired = ["a", "b", "c"].map((name) => configMap(name, { a: "2" }));
+    const cut = await app.run(desired, { stopped });
+    expect(cut.superseded).toBe(true);
+    expect(actions(cut)).toEqual(["a:Configured", "b:Skipped", "c:Skipped"]);
+    expect(exists(cluster, "gone")).toBe(true);
+    // The one that was written ahead.
+    expect(app.state.writes).toHaveLength(1);
+    expect(app.state.inventory.map((e) => `${e.name}:${e.state}`)).toEqual([
+      "a:Applied",
+      "b:Pending",
+      "c:Pending",
+      "gone:Applied",
+    ]);
+    const whole = await app.run(desired);
+    expect(actions(whole)).toEqual(["a:Confirmed", "b:Created", "c:Created"]);
+    expect(exists(cluster, "gone")).toBe(false);
+    expect(whole.superseded).toBe(false);
+  });
+
+  it("makes no call and no inventory write when it is stopped before it begins", async () => {
+    const cluster = newCluster();
+    const app = application(cluster);
+    const result = await app.run([configMap("a")], { stopped: () => true });
+    expect(result.superseded).toBe(true);
+    expect(cluster.calls).toEqual([]);
+    expect(app.state.writes).toEqual([]);
+  });
+
   it("repairs drift of a changed field and of an added one with the watch's news alone", async () => {
     const cluster = newCluster();
     const app = application(cluster);

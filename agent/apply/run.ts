@@ -24,6 +24,7 @@ import {
   type ObjectOutcome,
   type PruneHold,
   type PruneOutcome,
+  Superseded,
   type Wait,
 } from "./types.ts";
 
@@ -74,19 +75,21 @@ function planAnew(
 
 async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {
   let inventory: readonly InventoryEntry[] = input.inventory;
+  const counter = { writes: 0, superseded: input.policy?.stopped?.() === true };
   const ahead = writeAhead(inventory, planned);
-  if (ahead !== undefined) {
+  if (ahead !== undefined && !counter.superseded) {
     await input.writeInventory(ahead);
     failpoint("agent/inventory-written");
     inventory = ahead;
   }
-  const counter = { writes: 0 };
   const context = contextOf(input, planned, counter);
-  const objects = await applyPhases(input, { planned, inventory, context });
+  const objects = await applyPhases(input, { planned, inventory, context, counter });
   const applied = objects.every((o) => APPLIED.has(o.action) || o.reason === "Present");
   failpoint("agent/before-prune");
-  const removed = await pruneStep(input, { planned, inventory, objects, applied, context });
-  const after = mergeRun(inventory, { objects, pruned: removed.pruned });
+  const removed = await pruneStep(input, { planned, inventory, objects, applied, context, counter });
+  // A stopped run leaves what a crash would: all that it may have touched is listed, the next one finds out.
+  const { superseded } = counter;
+  const after = superseded ? inventory : mergeRun(inventory, { objects, pruned: removed.pruned });
   if (inventoryChanged(inventory, after)) {
     failpoint("agent/before-inventory-result");
     await input.writeInventory(after);
@@ -98,6 +101,7 @@ async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {
     ...(removed.held === undefined ? {} : { pruneHeld: removed.held }),
     inventory: after,
     applied,
+    superseded,
     writes: counter.writes,
   };
 }
@@ -130,7 +134,13 @@ async function resolveTypes(input: ApplySetInput): Promise<Map<string, "Namespac
   return types;
 }
 
-function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: number }): ApplyContext {
+/** What a run came to so far. */
+interface Counter {
+  writes: number;
+  superseded: boolean;
+}
+
+function contextOf(input: ApplySetInput, planned: Plan, counter: Counter): ApplyContext {
   const crds = new Set<string>();
   const scaled = new Set<string>();
   for (const o of planned.phases.flat()) {
@@ -157,7 +167,9 @@ function contextOf(input: ApplySetInput, planned: Plan, counter: { writes: numbe
     firstInstall: input.inventory.length === 0,
     autoscaled: (o) => scaled.has(`${o.id.kind}/${o.id.namespace}/${o.id.name}`),
     crdInSet: (o) => crds.has(`${o.id.group}/${o.id.kind}`),
-    wrote: () => {
+    begin: () => {
+      counter.superseded ||= input.policy?.stopped?.() === true;
+      if (counter.superseded) throw new Superseded();
       counter.writes++;
     },
   };
@@ -167,6 +179,7 @@ interface RunState {
   planned: Plan;
   inventory: readonly InventoryEntry[];
   context: ApplyContext;
+  counter: Counter;
 }
 
 async function applyPhases(input: ApplySetInput, state: RunState): Promise<ObjectOutcome[]> {
@@ -175,12 +188,10 @@ async function applyPhases(input: ApplySetInput, state: RunState): Promise<Objec
   const out: ObjectOutcome[] = [];
   for (const [phase, members] of state.planned.phases.entries()) {
     const outcomes = await pool(members, input.concurrency ?? DEFAULT_CONCURRENCY, async (target) => {
-      if (input.policy?.signal?.aborted === true)
-        return idle(target, {
-          action: "Skipped",
-          reason: "Superseded",
-          message: "A newer generation cancelled the run",
-        });
+      if (state.counter.superseded) {
+        const { name: reason, message } = new Superseded();
+        return idle(target, { action: "Skipped", reason, message });
+      }
       const blocked = blockedBy(target, state, { done, live: input.live });
       if (blocked === undefined && state.context.crdInSet(target)) forgetMiss(input, target);
       return blocked ?? applyObject({ target, entry: entries.get(idKey(target.id)), phase }, state.context);
@@ -247,7 +258,7 @@ async function pruneStep(
 ): Promise<{ pruned: PruneOutcome[]; held?: PruneHold }> {
   const policy = input.policy ?? {};
   const suspended = policy.suspended === true || state.objects.some((o) => o.reason === "Suspended");
-  if (!state.applied || suspended || policy.prune === false || policy.signal?.aborted === true)
+  if (!state.applied || suspended || policy.prune === false || state.counter.superseded)
     return { pruned: [] };
   const desired = new Set(state.objects.map((o) => idKey(o.id)));
   const candidates = undesired(state.inventory, desired);
@@ -289,7 +300,7 @@ async function pruneStep(
     live: input.live,
     reduce: input.reduce,
     fieldManager: input.identity.fieldManager,
-    wrote: state.context.wrote,
+    begin: () => state.context.begin(),
     pool: (items, work) => pool(items, width, work),
   });
   return { pruned: [...pruned, ...failed], ...(decision.held === undefined ? {} : { held: decision.held }) };
@@ -348,6 +359,7 @@ function refused(input: ApplySetInput, reason: string, message: string): ApplyRe
     health,
     drifted: [],
     invalid: { reason, message },
+    superseded: false,
     writes: 0,
   };
 }

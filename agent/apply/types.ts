@@ -127,6 +127,14 @@ export interface PruneHold {
   ids: readonly ObjectId[];
 }
 
+/** What a run was started for no longer holds: thrown in place of a write, and an outcome of its own. */
+export class Superseded extends Error {
+  override readonly name = "Superseded";
+  constructor() {
+    super("The order, the gate or the Lease changed in the middle of the run");
+  }
+}
+
 /** The stable text of an identity: `group/Kind/namespace/name`. */
 export function idKey(id: ObjectId): string {
   return `${id.group}/${id.kind}/${id.namespace}/${id.name}`;

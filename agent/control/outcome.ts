@@ -14,6 +14,9 @@ export type Outcome =
   /** Never better by waiting: only a new generation or the curing event brings it back. */
   | { kind: "terminal"; reason: string; message: string };
 
+/** What was decided by changed while it was carried out: all is read again at once. */
+export const ANEW: Outcome = { kind: "again", afterMs: 0 };
+
 /** Labels for metrics, set to 0 at start. */
 export const OUTCOME_KINDS = ["done", "again", "retry", "terminal"] as const;
 

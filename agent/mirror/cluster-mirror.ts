@@ -27,6 +27,7 @@ import { fromObject, mirrorKinds, statusObject } from "./record.ts";
 import { goneStatus, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition } from "./sync-state.ts";
+import { Visible } from "./visible.ts";
 import { RECORD_REFUSED, RecordWriter } from "./writer.ts";
 
 /** See the module's text. Runs its watches until the signal aborts. */
@@ -39,7 +40,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   /** All records by uid, those the kinds do not see included. */
   readonly #entries = new Map<string, Entry>();
   /** What the kinds see. */
-  readonly #visible = new Map<string, MirrorRecord>();
+  readonly #visible = new Visible();
   /** uid by custom resource, `<kind>/<metadata.name>`. */
   readonly #byObject = new Map<string, string>();
   readonly #listeners = new Set<(uid: string) => void>();
@@ -113,7 +114,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   }
 
   list(kind: MirrorKind): readonly MirrorRecord[] {
-    return [...this.#visible.values()].filter((r) => r.kind === kind);
+    return this.#visible.list(kind);
   }
 
   get(uid: string): MirrorRecord | undefined {
@@ -121,7 +122,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   }
 
   byName(name: string): readonly MirrorRecord[] {
-    return [...this.#visible.values()].filter((r) => r.name === name);
+    return this.#visible.byName(name);
   }
 
   subscribe(fn: (uid: string) => void): () => void {
@@ -419,9 +420,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     const { uid } = entry.record;
     this.#entries.set(uid, entry);
     this.#byObject.set(`${entry.record.kind}/${entry.record.objectName}`, uid);
-    const view = this.#view(entry);
-    if (view === undefined) this.#visible.delete(uid);
-    else this.#visible.set(uid, view);
+    this.#visible.set(uid, this.#view(entry));
   }
 
   /** Drops an entry whose custom resource is about to be removed by us. */
@@ -437,7 +436,8 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     this.#deletions.forget(uid);
     const known = this.#entries.delete(uid);
     this.#byObject.delete(`${kind}/${objectName}`);
-    const seen = this.#visible.delete(uid);
+    const seen = this.#visible.get(uid) !== undefined;
+    this.#visible.set(uid, undefined);
     if (known && seen) this.#tell(uid);
     if (entry.record.origin === "local" && kind === "Tenant") this.#resolveApplications(name);
   }

@@ -21,12 +21,13 @@ import { applySetId } from "../../apply/labels.ts";
 import { applySet } from "../../apply/run.ts";
 import type { InventoryEntry } from "../../apply/types.ts";
 import { describeId, idKey } from "../../apply/types.ts";
-import type { Outcome } from "../../control/outcome.ts";
+import { ANEW, type Outcome } from "../../control/outcome.ts";
 import { KubeError } from "../../kube/errors.ts";
 import type { KindRef, KubeObject } from "../../kube/object.ts";
 import { apiVersionOf } from "../../kube/object.ts";
 import type { MirrorRecord } from "../../mirror/mirror.ts";
 import type { KindContext, KindController } from "../context.ts";
+import { blockedByPolicy, holds } from "../holds.ts";
 import type { Fact } from "../status.ts";
 import { conditionsWith } from "../status.ts";
 import { namespaceName, names } from "../tenant/plan.ts";
@@ -74,7 +75,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
     if (record.removal !== undefined) return remove(record);
     const spec = body.spec ?? create(ApplicationSpecSchema);
     const facts: Fact[] = [];
-    const paused = blockedByPolicy();
+    const paused = blockedByPolicy(context);
     if (paused !== undefined)
       return conclude(record, facts, { kind: "waiting", reason: "Paused", message: paused });
 
@@ -102,6 +103,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
       desired: prepared.objects,
       policy: policyOf(spec, placeOf(record)),
     });
+    if (result.superseded) return ANEW;
     const seen = observe(
       result,
       spec.driftPolicy !== DriftPolicy.WARN && spec.driftPolicy !== DriftPolicy.OFF,
@@ -226,7 +228,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
       defaultNamespace: place.namespace,
       inventory,
       writeInventory: (entries) => context.inventory.write(record, entries),
-      policy: use.policy,
+      policy: { ...use.policy, stopped: () => !holds(context, record) },
       fights: context.fights,
     });
     context.applied(result);
@@ -248,17 +250,10 @@ export function applicationController(context: KindContext, bundles: BundleStore
     return body.tenantUid === "" ? undefined : (context.mirror.get(body.tenantUid) ?? "missing");
   }
 
-  function blockedByPolicy(): string | undefined {
-    const gate = context.gate();
-    if (gate.paused !== undefined) return gate.paused;
-    if (gate.mode === "Auto") return undefined;
-    return `AgentPolicy mode is ${gate.mode}: the agent writes nothing; the customer changes it in AgentPolicy "default"`;
-  }
-
   async function remove(record: MirrorRecord): Promise<Outcome> {
     const decision = context.mayRemove(record.uid);
     if (!decision.allowed) return deleting(record, { reason: "Held", message: decision.message });
-    const paused = blockedByPolicy();
+    const paused = blockedByPolicy(context);
     if (paused !== undefined) return deleting(record, { reason: "Held", message: paused });
     const dependents = context.mirror
       .list("Application")
@@ -285,7 +280,7 @@ export function applicationController(context: KindContext, bundles: BundleStore
       policy: record.removal?.orphan === true ? { ...policy, abandon: true } : policy,
     };
     let result = await run(record, order);
-    if (remaining(result).length === 0) {
+    if (!result.superseded && remaining(result).length === 0) {
       // What is listed is gone; whether that was all, only the cluster says.
       const listed = new Set(result.inventory.map(idKey));
       const found = (await members(record, place)).filter((e) => !listed.has(idKey(e)));
@@ -298,6 +293,8 @@ export function applicationController(context: KindContext, bundles: BundleStore
         result = await run(record, order);
       }
     }
+    // The order may have been withdrawn while the cluster was asked.
+    if (result.superseded || !holds(context, record)) return ANEW;
     const left = remaining(result);
     if (left.length > 0) {
       const failed = result.pruned.find((p) => p.action === "Failed");

@@ -10,12 +10,13 @@ import { create } from "@bufbuild/protobuf";
 import { applySet } from "../../apply/run.ts";
 import type { ApplyResult } from "../../apply/apply-set.ts";
 import { describeId } from "../../apply/types.ts";
-import type { Outcome } from "../../control/outcome.ts";
+import { ANEW, type Outcome } from "../../control/outcome.ts";
 import { isNotFound } from "../../kube/errors.ts";
 import type { KubeObject } from "../../kube/object.ts";
 import { dig } from "../../kube/object.ts";
 import type { MirrorRecord } from "../../mirror/mirror.ts";
 import type { KindContext, KindController } from "../context.ts";
+import { blockedByPolicy, holds } from "../holds.ts";
 import type { Fact } from "../status.ts";
 import { conditionsWith } from "../status.ts";
 import { dnsDiscovery } from "./dns.ts";
@@ -60,10 +61,11 @@ export function tenantController(context: KindContext): KindController {
   const dns = dnsDiscovery({ session: context.kube.asAgent(), clock: context.clock });
 
   async function reconcile(uid: string): Promise<Outcome> {
-    const record = context.mirror.get(uid);
-    if (record === undefined || record.body.kind !== "Tenant" || !context.leaseHeld())
-      return { kind: "done" };
+    if (context.mirror.get(uid)?.body.kind !== "Tenant" || !context.leaseHeld()) return { kind: "done" };
     await context.live.ensure(baselineKinds);
+    // Only now: what is read before a wait may be another order after it.
+    const record = context.mirror.get(uid);
+    if (record === undefined || record.body.kind !== "Tenant") return { kind: "done" };
     if (record.removal !== undefined) return remove(record);
     const spec = record.body.value.spec ?? create(TenantSpecSchema);
     const namespace = namespaceName(tenantId(record.name));
@@ -88,6 +90,7 @@ export function tenantController(context: KindContext): KindController {
       });
     }
     const result = await applyBaseline(record, plan);
+    if (result.superseded) return ANEW;
     return conclude(record, { plan, spec, facts: [], blocked: undefined, result });
   }
 
@@ -117,7 +120,12 @@ export function tenantController(context: KindContext): KindController {
       writeInventory: (entries) => context.inventory.write(record, entries),
       // The cluster itself creates the ServiceAccount "default": the baseline takes over what it finds,
       // in a namespace that was proven to be this tenant's.
-      policy: { adoption: "AdoptAll", drift: "Correct", baseline: true },
+      policy: {
+        adoption: "AdoptAll",
+        drift: "Correct",
+        baseline: true,
+        stopped: () => !holds(context, record),
+      },
       fights: context.fights,
     });
     context.applied(result);
@@ -131,14 +139,8 @@ export function tenantController(context: KindContext): KindController {
   }
 
   function writeBlocked(): Fact | undefined {
-    const gate = context.gate();
-    if (gate.paused !== undefined)
-      return { type: "Ready", status: "False", reason: "Paused", message: gate.paused };
-    if (gate.mode !== "Auto") {
-      const message = `AgentPolicy mode is ${gate.mode}: the agent writes nothing; the customer changes it in AgentPolicy "default"`;
-      return { type: "Ready", status: "False", reason: "Paused", message };
-    }
-    return undefined;
+    const message = blockedByPolicy(context);
+    return message === undefined ? undefined : { type: "Ready", status: "False", reason: "Paused", message };
   }
 
   async function readNamespace(name: string): Promise<KubeObject | undefined> {
@@ -216,14 +218,17 @@ export function tenantController(context: KindContext): KindController {
         .join(", ")}`;
       return deleting(record, { reason: "DependentsRemain", message });
     }
-    const blocked = writeBlocked();
-    if (blocked !== undefined) return deleting(record, { reason: "Held", message: blocked.message });
+    const blocked = blockedByPolicy(context);
+    if (blocked !== undefined) return deleting(record, { reason: "Held", message: blocked });
     const name = namespaceName(tenantId(record.name));
     const namespace = await readNamespace(name);
+    // The order may be withdrawn, and more may be ordered than may go, since it was decided above.
+    if (!holds(context, record) || !context.mayRemove(record.uid).allowed) return ANEW;
     // Only a namespace that carries this tenant's uid is ours to delete.
     if (namespace?.metadata.labels?.[tenantUidLabel] === record.uid) {
-      if (record.removal?.orphan === true) await releaseNamespace(name);
-      else return deleteNamespace(record, namespace);
+      if (record.removal?.orphan !== true) return deleteNamespace(record, namespace);
+      await releaseNamespace(name);
+      if (!holds(context, record)) return ANEW;
     }
     await context.inventory.drop(record.uid);
     await context.mirror.finishRemoval(record.uid);

@@ -1,0 +1,105 @@
+/** What changes while a run waits, through the whole agent: nothing is written on grounds that no longer hold. */
+import { expect, it } from "vitest";
+import { KubeError } from "../kube/errors.ts";
+import type { MemoryCall } from "../kube/memory-cluster.ts";
+import { cursorAt, tombstone, upsert } from "../mirror/testing.ts";
+import { rig } from "./testing.ts";
+
+const writesOf = (calls: readonly MemoryCall[]) =>
+  calls.filter((c) => c.process === "a" && (c.verb === "apply" || c.verb === "delete"));
+
+it.each(["install", "removal"])("begins no write once the Lease is lost: %s", async (what) => {
+  const r = await rig({ more: 39 });
+  const application = r.application();
+  if (what === "removal") {
+    await r.put(application);
+    await r.until("Ready", "True");
+  } else await r.clock.advance(5_000);
+  const tenants = (call: MemoryCall) => call.process === "a" && call.identity.kind === "ServiceAccount";
+  const held: boolean[] = [];
+  r.cluster.faults = {
+    async before(call) {
+      if (call.ref.kind === "Lease" && call.process === "a" && held.length > 0)
+        throw new KubeError("down", { status: 503, reason: "ServiceUnavailable" });
+      if (!tenants(call) || (call.verb !== "apply" && call.verb !== "delete")) return;
+      held.push(r.agent.leading?.leaseHeld() === true);
+      await new Promise<void>((resolve) => r.clock.setTimer(8_000, resolve));
+    },
+  };
+  if (what === "removal") {
+    const { metadata } = application;
+    await r.session.delete({ ...application, name: metadata.name, namespace: metadata.namespace });
+  } else await r.put(application);
+  for (let i = 0; i < 100 && held.length === 0; i++) await r.clock.advance(250);
+  const other = r.start("b");
+  await r.clock.advance(60_000);
+  expect(other.agent.leading?.leaseHeld()).toBe(true);
+  expect(held.length).toBeGreaterThan(0);
+  expect(held.length).toBeLessThan(40);
+  expect(held).not.toContain(false);
+  r.cluster.faults = {};
+  await r.clock.advance(60_000);
+  const left = r.cluster.store.list({ apiVersion: "v1", kind: "ConfigMap" });
+  expect(left.filter((o) => o.metadata.namespace === "tenant-acme")).toHaveLength(
+    what === "removal" ? 0 : 40,
+  );
+  await r.end();
+  await other.end();
+});
+
+it("writes nothing when the policy became Observe while the bundle was fetched", async () => {
+  const r = await rig();
+  await r.clock.advance(5_000);
+  const fetched = Promise.withResolvers<void>();
+  r.cluster.faults = {
+    before: (call) => (call.verb === "get" && call.ref.kind === "BundleChunk" ? fetched.promise : undefined),
+  };
+  await r.put(r.application());
+  await r.clock.advance(3_000);
+  await r.setMode("Observe");
+  await r.clock.advance(5_000);
+  r.cluster.forgetCalls();
+  fetched.resolve();
+  await r.until("Ready", "False");
+  await r.clock.advance(60_000);
+  expect(writesOf(r.cluster.calls)).toEqual([]);
+  expect((await r.condition("Ready"))?.reason).toBe("Paused");
+  await r.setMode("Auto");
+  await r.until("Ready", "True");
+  await r.end();
+});
+
+it("deletes no namespace when the order was withdrawn while the live objects were read", async () => {
+  const r = await rig();
+  await r.clock.advance(5_000);
+  const uid = "11111111-0000-4000-8000-000000000001";
+  const namespace = { apiVersion: "v1", kind: "Namespace", name: "tenant-blue" };
+  const told = (agent: typeof r.agent, revision: number, gone = false) =>
+    agent.leading?.mirror.apply(
+      {
+        updates: [(gone ? tombstone : upsert)("tenants/blue", { uid, revision })],
+        cursor: cursorAt(revision),
+      },
+      new AbortController().signal,
+    );
+  await told(r.agent, 1);
+  await r.clock.advance(10_000);
+  await r.setMode("Observe");
+  await r.clock.advance(1_000);
+  await told(r.agent, 2, true);
+  await r.end();
+  await r.setMode("Auto");
+  const read = Promise.withResolvers<void>();
+  r.cluster.faults = {
+    before: (call) => (call.ref.kind === "NetworkPolicy" && call.verb !== "apply" ? read.promise : undefined),
+  };
+  const { agent, end } = r.start("b");
+  await r.clock.advance(30_000);
+  expect(agent.leading?.mirror.get(uid)?.removal?.revision).toBe(2);
+  await told(agent, 3);
+  read.resolve();
+  await r.clock.advance(30_000);
+  expect((await r.session.get(namespace)).metadata.deletionTimestamp).toBeUndefined();
+  expect(r.cluster.calls.filter((c) => c.verb === "delete" && c.ref.kind === "Namespace")).toEqual([]);
+  await end();
+});
