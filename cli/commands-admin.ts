@@ -24,7 +24,7 @@ interface ManifestOptions {
   tokenLifetime: string;
   image: string;
   namespace: string;
-  mode: "Observe" | "Auto";
+  mode?: "Observe" | "Auto";
 }
 
 const manifestOptions = (command: Command): Command =>
@@ -33,9 +33,10 @@ const manifestOptions = (command: Command): Command =>
     .option("--image <reference>", "image of the agent", agentImage)
     .option("--namespace <name>", "namespace of the agent", "moorage-system")
     .addOption(
-      new Option("--mode <mode>", "what the agent may do at first; the customer can change it")
-        .choices(["Auto", "Observe"])
-        .default("Auto"),
+      new Option(
+        "--mode <mode>",
+        "what the agent may do, stated by the file with each apply; without it Auto at first, and then what the customer sets",
+      ).choices(["Auto", "Observe"]),
     );
 
 /** The labels of KEY=VALUE pairs joined by commas. */
@@ -68,7 +69,7 @@ async function printManifest(
     trustBundlePem: new TextDecoder().decode(made.trustBundlePem),
     trustDomain: made.trustDomain,
     image: options.image,
-    mode: options.mode,
+    ...(options.mode === undefined ? {} : { mode: options.mode }),
   });
   io.out(
     `# Install file of "${name}": apply with kubectl. It holds a token that works once within ${options.tokenLifetime}.\n# A cluster that has never seen these kinds needs the command twice: kubectl looks up kinds before it creates any.\n`,

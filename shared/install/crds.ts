@@ -182,10 +182,13 @@ const names = list({ type: "string", maxLength: 253 }, 1024);
 const until = object({ until: dateTime, reason: { type: "string", maxLength: 1024 } });
 const mode = oneOf("Auto", "Observe", "Approve");
 
-/** AgentPolicy of entities-and-customers.md 7.2: the customer's word, which the agent only reads. */
+/**
+ * AgentPolicy of entities-and-customers.md 7.2: the customer's word, which the agent only reads. The
+ * install file's policy states no mode and has the default; only a missing policy means Observe.
+ */
 const policySpec = object(
   {
-    mode,
+    mode: { ...mode, default: "Auto" },
     rules: list(
       object(
         {

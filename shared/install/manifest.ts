@@ -24,7 +24,7 @@ export interface InstallOptions {
   trustBundlePem: string;
   trustDomain: string;
   image: string;
-  /** What the agent may do at first; the customer may change it. Default `Auto`. */
+  /** What the agent may do, stated again with each apply. Absent: `Auto` at first, and then what the customer says. */
   mode?: "Observe" | "Auto";
 }
 
@@ -74,7 +74,8 @@ export function installManifest(options: InstallOptions): InstallObject[] {
       apiVersion: "moorage.dev/v1alpha1",
       kind: "AgentPolicy",
       metadata: meta(installNames.policy),
-      spec: { mode: options.mode ?? "Auto" },
+      // Without a mode the definition's default counts, and applying the file again leaves the customer's.
+      spec: options.mode === undefined ? {} : { mode: options.mode },
     },
     // Without data, so that applying the file again never wipes the key that the agent keeps in it.
     { apiVersion: "v1", kind: "Secret", metadata: meta(installNames.identitySecret), type: "Opaque" },
@@ -249,8 +250,10 @@ function deployment(namespace: string, options: InstallOptions): InstallObject {
     spec: {
       replicas: 1,
       selector: { matchLabels: { "app.kubernetes.io/name": "moorage-agent" } },
-      // The Lease keeps two from writing; the new one is ready before the old one goes.
-      strategy: { type: "RollingUpdate" },
+      // Only who holds the Lease is ready, so the old one has to go first: a surge would wait for ever. Not
+      // Recreate: the new one starts while the old one gives the Lease back, and an install of before, whose
+      // rollingUpdate the API server filled in, takes this by every kind of apply.
+      strategy: { type: "RollingUpdate", rollingUpdate: { maxSurge: 0, maxUnavailable: 1 } },
       template: {
         metadata: { labels },
         spec: {

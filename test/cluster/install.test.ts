@@ -57,6 +57,15 @@ beforeAll(async () => {
 afterAll(async () => cluster?.stop());
 
 describe("the install file", () => {
+  it("lets the agent write at first, and leaves the mode that the customer set since", async () => {
+    const policy = ["agentpolicy", "default", "-n", namespace];
+    const mode = () => cluster.kubectl(["get", ...policy, "-o", "jsonpath={.spec.mode}"]);
+    expect(await mode()).toBe("Auto");
+    await cluster.kubectl(["patch", ...policy, "--type=merge", "-p", '{"spec":{"mode":"Observe"}}']);
+    await cluster.kubectl(["apply", "-f", "-"], file);
+    expect(await mode()).toBe("Observe");
+  });
+
   it("changes nothing when it is applied again, and keeps the agent's key", async () => {
     await cluster.kubectl([
       "patch",
