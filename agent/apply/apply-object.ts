@@ -34,6 +34,8 @@ export interface ApplyContext {
   /** An autoscaler of the set owns this object's `spec.replicas` (section 8). */
   autoscaled(o: NormalObject): boolean;
   fights: FightLog | undefined;
+  /** Before the first write: the inventory is stored under this term. Rejects as the input's `writeInventory` does. */
+  fence(): Promise<void>;
   /** Right before each write: counts it, or throws {@link Superseded} when the run is stopped. */
   begin(): void;
 }
@@ -191,6 +193,7 @@ async function write(
     others.length > 0 &&
     live?.partOf === context.partOf &&
     live.ownHashes[context.fieldManager] === undefined;
+  await context.fence();
   try {
     const merge = target.object.metadata.annotations?.[APPLY_ANNOTATION] === "Merge";
     if (live !== undefined && ((live.formerManagers.length > 0 && !merge) || formerSelf)) {

@@ -71,7 +71,10 @@ export interface ApplySetInput {
   /** Default namespace of namespaced manifests that name none. */
   defaultNamespace?: string;
   inventory: readonly InventoryEntry[];
-  /** Stores the whole inventory; rejects when it lost its compare-and-set. */
+  /**
+   * Stores the whole inventory under the Lease's term; rejects when it lost its compare-and-set, makes no call when just
+   * that is stored already. Called before the first write of each run: a stale agent fails here and writes no member.
+   */
   writeInventory(entries: readonly InventoryEntry[]): Promise<void>;
   policy?: ApplyPolicy;
   /** The same as the one that fills `live`. */

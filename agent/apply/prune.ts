@@ -21,6 +21,8 @@ export interface PruneContext {
   live: LiveView;
   reduce: ReduceContext;
   fieldManager: string;
+  /** Before the first write: the inventory is stored under this term. */
+  fence(): Promise<void>;
   /** Right before each write: counts it, or throws {@link Superseded} when the run is stopped. */
   begin(): void;
   /** Runs `work` over `items` in parallel, keeping order in the answer. */
@@ -34,6 +36,7 @@ export interface PruneContext {
  */
 export async function prune(plan: PrunePlan, context: PruneContext): Promise<PruneOutcome[]> {
   const out: PruneOutcome[] = [...plan.settled];
+  if (plan.abandons.length + plan.deletes.length > 0) await context.fence();
   out.push(...(await context.pool(plan.abandons, (a) => abandon(a, context))));
   const last = (kind: string) => kind === "Namespace" || kind === "CustomResourceDefinition";
   const groups = [

@@ -36,8 +36,8 @@ export function application(cluster: MemoryCluster, name = "shop") {
     },
     defaultNamespace: "default",
     writeInventory: (entries) => {
+      if (entries !== state.inventory) state.writes.push(entries);
       state.inventory = entries;
-      state.writes.push(entries);
       return Promise.resolve();
     },
   };

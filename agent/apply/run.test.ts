@@ -58,8 +58,8 @@ describe("applySet", () => {
     const app = application(cluster);
     await app.run([configMap("a"), configMap("gone")]);
     app.state.writes = [];
-    let asked = 0;
-    const stopped = () => ++asked > 2;
+    cluster.forgetCalls();
+    const stopped = () => writesOf(cluster).length > 0;
     app.input.concurrency = 1;
     const desired = ["a", "b", "c"].map((name) => configMap(name, { a: "2" }));
     const cut = await app.run(desired, { stopped });

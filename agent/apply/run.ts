@@ -82,7 +82,7 @@ async function run(input: ApplySetInput, planned: Plan): Promise<ApplyResult> {
     failpoint("agent/inventory-written");
     inventory = ahead;
   }
-  const context = contextOf(input, planned, counter);
+  const context = contextOf(input, planned, { counter, inventory });
   const objects = await applyPhases(input, { planned, inventory, context, counter });
   const applied = objects.every((o) => APPLIED.has(o.action) || o.reason === "Present");
   failpoint("agent/before-prune");
@@ -140,7 +140,13 @@ interface Counter {
   superseded: boolean;
 }
 
-function contextOf(input: ApplySetInput, planned: Plan, counter: Counter): ApplyContext {
+function contextOf(
+  input: ApplySetInput,
+  planned: Plan,
+  state: { counter: Counter; inventory: readonly InventoryEntry[] },
+): ApplyContext {
+  const { counter } = state;
+  let fenced: Promise<void> | undefined;
   const crds = new Set<string>();
   const scaled = new Set<string>();
   for (const o of planned.phases.flat()) {
@@ -167,6 +173,11 @@ function contextOf(input: ApplySetInput, planned: Plan, counter: Counter): Apply
     firstInstall: input.inventory.length === 0,
     autoscaled: (o) => scaled.has(`${o.id.kind}/${o.id.namespace}/${o.id.name}`),
     crdInSet: (o) => crds.has(`${o.id.group}/${o.id.kind}`),
+    async fence() {
+      // What is stopped writes nothing, this included: each `begin` says so.
+      if (fenced === undefined) counter.superseded ||= input.policy?.stopped?.() === true;
+      if (!counter.superseded) await (fenced ??= input.writeInventory(state.inventory));
+    },
     begin: () => {
       counter.superseded ||= input.policy?.stopped?.() === true;
       if (counter.superseded) throw new Superseded();
@@ -300,6 +311,7 @@ async function pruneStep(
     live: input.live,
     reduce: input.reduce,
     fieldManager: input.identity.fieldManager,
+    fence: () => state.context.fence(),
     begin: () => state.context.begin(),
     pool: (items, work) => pool(items, width, work),
   });

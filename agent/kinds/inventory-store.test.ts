@@ -69,6 +69,14 @@ describe("a list of all inventories", () => {
     return { cluster, store, other };
   }
 
+  it("makes no call for what is stored under this term, however the server orders members", async () => {
+    const { cluster, store } = await rig();
+    const same = Object.fromEntries(Object.entries(entry("kept")).reverse()) as unknown as InventoryEntry;
+    cluster.forgetCalls();
+    await store.write(owner("kept"), [same]);
+    expect(cluster.calls).toEqual([]);
+  });
+
   it("takes nothing away before it is whole, nor when it fails", async () => {
     const { cluster, store } = await rig();
     const down = new KubeError("down", { status: 503, reason: "ServiceUnavailable" });

@@ -12,6 +12,7 @@ import type { InventoryEntry } from "../apply/types.ts";
 import { idKey } from "../apply/types.ts";
 import type { AgentSession } from "../kube/client.ts";
 import { isNotFound } from "../kube/errors.ts";
+import { equalJson } from "../kube/json.ts";
 import type { KubeObject } from "../kube/object.ts";
 import { dig, wholeNumber } from "../kube/object.ts";
 
@@ -139,11 +140,7 @@ export class InventoryStore {
     for (let i = 0; i < wanted.length; i++) {
       const next = wanted[i] as readonly InventoryEntry[];
       const old = shards[i];
-      if (
-        old !== undefined &&
-        JSON.stringify(dig(old.object, "spec", "entries")) === JSON.stringify(next) &&
-        this.#sameTerm(old)
-      ) {
+      if (old !== undefined && equalJson(dig(old.object, "spec", "entries"), next) && this.#sameTerm(old)) {
         continue;
       }
       shards[i] = await this.#put(owner, { entries: next, old, taken: shards });

@@ -2,8 +2,9 @@
 import { expect, it } from "vitest";
 import { KubeError } from "../kube/errors.ts";
 import type { MemoryCall } from "../kube/memory-cluster.ts";
+import { dig } from "../kube/object.ts";
 import { cursorAt, tombstone, upsert } from "../mirror/testing.ts";
-import { rig } from "./testing.ts";
+import { apiVersion, namespace, rig } from "./testing.ts";
 
 const writesOf = (calls: readonly MemoryCall[]) =>
   calls.filter((c) => c.process === "a" && (c.verb === "apply" || c.verb === "delete"));
@@ -30,7 +31,7 @@ it.each(["install", "removal"])("begins no write once the Lease is lost: %s", as
     const { metadata } = application;
     await r.session.delete({ ...application, name: metadata.name, namespace: metadata.namespace });
   } else await r.put(application);
-  for (let i = 0; i < 100 && held.length === 0; i++) await r.clock.advance(250);
+  for (let i = 0; i < 2_000 && held.length === 0; i++) await r.clock.advance(250);
   const other = r.start("b");
   await r.clock.advance(60_000);
   expect(other.agent.leading?.leaseHeld()).toBe(true);
@@ -47,6 +48,63 @@ it.each(["install", "removal"])("begins no write once the Lease is lost: %s", as
   await other.end();
 });
 
+it("stores the inventory under its own term before a term's first write, and only then", async () => {
+  const r = await rig();
+  await r.put(r.application({ text: "old" }));
+  await r.until("Ready", "True");
+  await r.end();
+  r.cluster.forgetCalls();
+  const second = r.start("a");
+  await r.clock.advance(10 * 60_000);
+  const written = (kind: string) =>
+    r.cluster.calls.filter((c) => c.ref.kind === kind && ["create", "update", "apply"].includes(c.verb));
+  expect(written("Inventory"), "nothing changes").toEqual([]);
+  const order = r.application({ text: "new" });
+  const found = await r.session.get({ ...order, ...order.metadata });
+  await r.session.update({ ...found, spec: order.spec });
+  const terms: unknown[] = [];
+  r.cluster.faults = {
+    before(call) {
+      if (call.verb !== "apply" || call.identity.kind !== "ServiceAccount") return;
+      const shards = r.cluster.store.list({ apiVersion, kind: "Inventory" });
+      terms.push(shards.find((o) => o.metadata.name === "acme.web")?.["spec"]);
+    },
+  };
+  const text = async () => dig(await r.session.get(r.configMap), "data", "text");
+  for (let i = 0; i < 2_000 && (await text()) !== "new"; i++) await r.clock.advance(250);
+  expect(terms).toMatchObject([{ term: second.agent.leading?.term }]);
+  await second.end();
+});
+
+it("writes no object of an application whose inventory another agent wrote meanwhile", async () => {
+  const r = await rig();
+  await r.put(r.application({ text: "old" }));
+  await r.until("Ready", "True");
+  await r.end();
+  const second = r.start("a");
+  await r.clock.advance(60_000);
+  const ref = { apiVersion, kind: "Inventory", namespace, name: "acme.web" };
+  const inventory = await r.session.get(ref);
+  await r.session.update({ ...inventory, metadata: { ...inventory.metadata, labels: { other: "agent" } } });
+  const order = r.application({ text: "new" });
+  const found = await r.session.get({ ...order, ...order.metadata });
+  r.cluster.forgetCalls();
+  await r.session.update({ ...found, spec: order.spec });
+  const text = async () => dig(await r.session.get(r.configMap), "data", "text");
+  for (let i = 0; i < 2_000 && (await text()) !== "new"; i++) await r.clock.advance(250);
+  const calls = r.cluster.calls.filter((c) => c.process === "a" && c.dryRun === false);
+  const of = calls.filter((c) => c.ref.kind === "Inventory" || c.identity.kind === "ServiceAccount");
+  const verbs = of.filter((c) => c.verb !== "get").map((c) => `${c.verb} ${c.ref.kind}`);
+  // Refused, read anew, stored under this term, and only then the object.
+  expect(verbs.slice(0, 4)).toEqual([
+    "update Inventory",
+    "list Inventory",
+    "update Inventory",
+    "apply ConfigMap",
+  ]);
+  await second.end();
+});
+
 it("writes nothing when the policy became Observe while the bundle was fetched", async () => {
   const r = await rig();
   await r.clock.advance(5_000);
@@ -60,10 +118,11 @@ it("writes nothing when the policy became Observe while the bundle was fetched",
   await r.clock.advance(5_000);
   r.cluster.forgetCalls();
   fetched.resolve();
-  await r.until("Ready", "False");
+  const reason = async () => (await r.condition("Ready"))?.reason;
+  for (let i = 0; i < 2_000 && (await reason()) !== "Paused"; i++) await r.clock.advance(250);
   await r.clock.advance(60_000);
   expect(writesOf(r.cluster.calls)).toEqual([]);
-  expect((await r.condition("Ready"))?.reason).toBe("Paused");
+  expect(await reason()).toBe("Paused");
   await r.setMode("Auto");
   await r.until("Ready", "True");
   await r.end();
@@ -73,7 +132,7 @@ it("deletes no namespace when the order was withdrawn while the live objects wer
   const r = await rig();
   await r.clock.advance(5_000);
   const uid = "11111111-0000-4000-8000-000000000001";
-  const namespace = { apiVersion: "v1", kind: "Namespace", name: "tenant-blue" };
+  const blue = { apiVersion: "v1", kind: "Namespace", name: "tenant-blue" };
   const told = (agent: typeof r.agent, revision: number, gone = false) =>
     agent.leading?.mirror.apply(
       {
@@ -99,7 +158,7 @@ it("deletes no namespace when the order was withdrawn while the live objects wer
   await told(agent, 3);
   read.resolve();
   await r.clock.advance(30_000);
-  expect((await r.session.get(namespace)).metadata.deletionTimestamp).toBeUndefined();
+  expect((await r.session.get(blue)).metadata.deletionTimestamp).toBeUndefined();
   expect(r.cluster.calls.filter((c) => c.verb === "delete" && c.ref.kind === "Namespace")).toEqual([]);
   await end();
 });
