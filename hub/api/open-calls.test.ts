@@ -4,6 +4,7 @@
  */
 import type { DescMethod } from "@bufbuild/protobuf";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import type { ClientHttp2Session } from "node:http2";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -334,6 +335,28 @@ test("what those without a key leave unread is bounded by address and by service
       return again.ended;
     })
     .toBe(undefined);
+});
+
+test("a call that is refused does not stay open for a request that goes on", async () => {
+  const hub = await served();
+  const streams = Array.from({ length: 3 }, () =>
+    hub.session.request({
+      ":method": "POST",
+      ":path": "/moorage.hub.v1.BundleService/CreateBundleVersion",
+      "content-type": "application/grpc",
+      te: "trailers",
+    }),
+  );
+  const statuses = streams.map((stream) => once(stream, "response"));
+  const closed = streams.map((stream) =>
+    once(
+      stream.on("error", () => undefined),
+      "close",
+    ),
+  );
+  for (const status of statuses)
+    expect((await status)[0]).toMatchObject({ "grpc-status": String(Code.UNAUTHENTICATED) });
+  await Promise.all(closed);
 });
 
 test("uploads are unpacked one after the other, and one that is refused lets the next in", async () => {

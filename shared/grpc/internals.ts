@@ -54,3 +54,15 @@ export function resetStream(call: Call): void {
   stream.close(constants.NGHTTP2_CANCEL);
   stream.destroy();
 }
+
+/**
+ * Calls `fn` once the status of a refused call has left, if nothing was answered before it and its caller has
+ * not ended the request: such a stream stays open for as long as the caller likes.
+ */
+export function onRefusedHalfOpen(call: Call, fn: () => void): void {
+  const stream = streamOf(call);
+  if (stream === undefined || stream.destroyed || stream.headersSent) return;
+  stream.once("finish", () => {
+    if (stream.sentHeaders?.["grpc-status"] !== undefined && stream.state.remoteClose !== 1) fn();
+  });
+}

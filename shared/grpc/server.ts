@@ -10,7 +10,13 @@ import { encode, Undecodable } from "./codec.ts";
 import type { ServerTls } from "./credentials.ts";
 import { ReloadableCredentials } from "./credentials.ts";
 import { isWatch, methodPath, serveCall } from "./dispatch.ts";
-import { encodingOf, onStreamClosed, peerCertificateOf, resetStream } from "./internals.ts";
+import {
+  encodingOf,
+  onRefusedHalfOpen,
+  onStreamClosed,
+  peerCertificateOf,
+  resetStream,
+} from "./internals.ts";
 import type { Address, Listener, ListenOptions } from "./listener.ts";
 import { listen } from "./listener.ts";
 import type { WireLimits } from "./options.ts";
@@ -207,6 +213,8 @@ async function serve(
       call.end(trailer);
     } else {
       failed = MoorageError.from(thrown.value);
+      // Whoever has no key opens as many: they are not left open for a request that nobody reads.
+      onRefusedHalfOpen(call, () => resetLater(call, options.clock));
       trailer.set(DETAILS_KEY, Buffer.from(encodeStatus(failed, { retryInfo: options.retryInfo ?? false })));
       call.emit("error", { code: failed.code, details: statusText(failed.message), metadata: trailer });
     }
@@ -266,6 +274,12 @@ function tooLate(method: string): MoorageError {
     `No message of "${method}" came within ${limits.handshakeMs} ms`,
     { reason: "FIRST_MESSAGE_LATE" },
   );
+}
+
+/** Gives the peer a moment to read the status and to close the stream itself. */
+function resetLater(call: Call, clock: Clock): void {
+  const timer = clock.setTimer(limits.abortGraceMs, () => resetStream(call));
+  onStreamClosed(call, () => timer.cancel());
 }
 
 /** Unread answers are bounded by caller: there are as many calls and connections as a caller likes. */
@@ -384,8 +398,7 @@ function duplex(
     fail: (thrown) => on.finish({ value: thrown }),
     abort(thrown) {
       on.finish({ value: thrown });
-      const timer = on.clock.setTimer(limits.abortGraceMs, () => resetStream(call));
-      onStreamClosed(call, () => timer.cancel());
+      resetLater(call, on.clock);
     },
   };
 }
