@@ -142,12 +142,17 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     const next: Entry = { ...entry, record: { ...entry.record, status } };
     this.#keep(next);
     this.#tellStatus({ uid, settled: options.settled });
-    await this.#patchStatus(next, status, false);
+    await this.#patchStatus(next, status, next.gone);
   }
 
-  async finishRemoval(uid: string): Promise<void> {
+  /** In turn with what the hub sends: a record that is wanted again meanwhile is not gone. */
+  finishRemoval(uid: string): Promise<void> {
+    return this.#chain(uid, () => this.#finishRemoval(uid));
+  }
+
+  async #finishRemoval(uid: string): Promise<void> {
     const entry = this.#entries.get(uid);
-    if (entry === undefined || !this.#deps.mayWrite()) return;
+    if (entry === undefined || entry.record.removal === undefined || !this.#deps.mayWrite()) return;
     if (entry.record.origin === "local") {
       await this.#setFinalizer(entry, false);
       this.#drop(entry);
@@ -166,7 +171,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     );
     failpoint("agent/removal-told");
     const now = this.#entries.get(uid);
-    if (now === undefined || now.record.removal === undefined) return;
+    if (now === undefined) return;
     this.#put({ ...now, gone: true });
     this.#tellStatus({ uid, settled: true });
   }
@@ -250,16 +255,16 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       return;
     }
     this.#gone.delete(update.uid);
-    await this.#write(step.entry, signal);
+    await this.#write(step.entry, signal, old?.gone === true);
     if (step.entry.rejected !== undefined) this.#tellStatus({ uid: update.uid, settled: true });
   }
 
-  async #write(entry: Entry, signal: AbortSignal): Promise<void> {
+  async #write(entry: Entry, signal: AbortSignal, revive = false): Promise<void> {
     const { uid } = entry.record;
     this.#writing.set(uid, (this.#writing.get(uid) ?? 0) + 1);
     try {
       const metadata = () => this.#entries.get(uid)?.metadata ?? entry.metadata;
-      const written = await this.#writer.write(entry, { metadata, signal });
+      const written = await this.#writer.write(entry, { metadata, signal, revive });
       failpoint("agent/record-written");
       const known = this.#entries.get(uid);
       if (written.rejected?.reason === RECORD_REFUSED && known?.body !== undefined) {

@@ -3,6 +3,7 @@ import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { afterEach, describe, expect, it } from "vitest";
 import { createMemoryCluster } from "../kube/memory-cluster.ts";
+import { dig } from "../kube/object.ts";
 import { ClusterMirror } from "./cluster-mirror.ts";
 import { SyncState } from "./sync-state.ts";
 import { cursorAt, manualClock, settle, tombstone, upsert } from "./testing.ts";
@@ -69,6 +70,88 @@ describe("a removal", () => {
     mirror.acknowledged(status as NonNullable<typeof status>);
     await settle();
     expect(await tenants()).toEqual([]);
+  });
+
+  it("that is taken back after it was told stays taken back, also across a restart", async () => {
+    const { clock, start, tenants } = await rig();
+    const first = await start();
+    await take(first.mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
+    await take(first.mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
+    await first.mirror.finishRemoval(uidA);
+    expect(dig((await tenants())[0], "status", "gone")).toBe(true);
+    await take(first.mirror, 3, upsert("tenants/acme", { uid: uidA, revision: 3, label: "2" }));
+    expect(dig((await tenants())[0], "status", "gone")).toBeUndefined();
+    await clock.advance(1_000);
+    first.stop.abort(new DOMException("ended", "AbortError"));
+    const { mirror } = await start();
+    expect(mirror.status(uidA)?.gone).toBe(false);
+    expect(mirror.get(uidA)?.body.value.labels).toEqual({ release: "2" });
+  });
+
+  it.each(["patch", "update"])(
+    "that is taken back is either there or wanted when the agent dies before its %s is answered",
+    async (verb) => {
+      const { cluster, start, tenants } = await rig();
+      const first = await start();
+      await take(first.mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
+      await take(first.mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
+      await first.mirror.finishRemoval(uidA);
+      const answered = Promise.withResolvers<void>();
+      cluster.faults = {
+        after(call) {
+          if (call.verb !== verb || call.ref.kind !== "Tenant") return;
+          first.stop.abort(new DOMException("ended", "AbortError"));
+          answered.resolve();
+        },
+      };
+      const lost = take(first.mirror, 3, upsert("tenants/acme", { uid: uidA, revision: 3, label: "2" }));
+      lost.catch(() => undefined);
+      await answered.promise;
+      await settle();
+      cluster.faults = {};
+      expect(dig((await tenants())[0], "status", "gone")).toBeUndefined();
+      const { mirror } = await start();
+      expect(mirror.status(uidA)?.gone).toBe(false);
+      expect(mirror.get(uidA)).toBeDefined();
+    },
+  );
+
+  it("that ends while the hub takes it back is not told", async () => {
+    const { cluster, start, tenants } = await rig();
+    const { mirror } = await start();
+    await take(mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
+    await take(mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
+    const go = Promise.withResolvers<void>();
+    cluster.faults = {
+      before: (call) => (call.verb === "update" && call.ref.kind === "Tenant" ? go.promise : undefined),
+    };
+    const taken = take(mirror, 3, upsert("tenants/acme", { uid: uidA, revision: 3, label: "2" }));
+    await settle();
+    const finished = mirror.finishRemoval(uidA);
+    await settle();
+    go.resolve();
+    await Promise.all([taken, finished]);
+    expect(mirror.status(uidA)?.gone).toBe(false);
+    expect(dig((await tenants())[0], "status", "gone")).toBeUndefined();
+    expect(mirror.get(uidA)?.removal).toBeUndefined();
+  });
+
+  it("is not read from the status of a record that is wanted", async () => {
+    const { cluster, start, tenants } = await rig();
+    const { mirror } = await start();
+    await take(mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
+    const [object] = await tenants();
+    await cluster
+      .client()
+      .asAgent()
+      .mergePatch(
+        { apiVersion, kind: "Tenant", namespace, name: object?.metadata.name ?? "" },
+        { status: { gone: true } },
+        { subresource: "status" },
+      );
+    await settle(40);
+    expect(mirror.get(uidA)).toBeDefined();
+    expect(mirror.status(uidA)?.gone).toBe(false);
   });
 
   it("of what is not held is answered at once, and remembered with the position", async () => {

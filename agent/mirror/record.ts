@@ -202,7 +202,7 @@ export function toObject(entry: Entry, namespace: string): KubeObject {
   };
 }
 
-/** The status that is written for `status`. */
+/** The status that is written for `status`, as a merge patch: a `gone` of before is taken away. */
 export function statusObject(status: RecordStatus, gone: boolean): Record<string, unknown> {
   return {
     observedGeneration: status.observedGeneration,
@@ -215,7 +215,7 @@ export function statusObject(status: RecordStatus, gone: boolean): Record<string
           appliedDigest: status.applied.digest,
         }),
     ...(status.namespaces === undefined ? {} : { namespaces: status.namespaces }),
-    ...(gone ? { gone } : {}),
+    gone: gone ? true : null,
   };
 }
 
@@ -299,7 +299,8 @@ function hubEntry(object: KubeObject, spec: Record<string, unknown>, named: Name
     record,
     body: body === undefined ? undefined : bytes,
     rejected,
-    gone: dig(object, "status", "gone") === true,
+    // A record that is wanted is not gone, whatever somebody wrote into its status.
+    gone: dig(object, "status", "gone") === true && asMap(spec["removal"]) !== undefined,
     metadata: slim(object),
     damaged,
   };

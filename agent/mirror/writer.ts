@@ -47,16 +47,20 @@ export class RecordWriter {
   /**
    * Makes `entry` durable and answers it with its metadata; tries until that is done. An object of that
    * name that is being deleted, or is another resource's, is waited out. What the API server refuses
-   * for good becomes a rejection. Rejects when `signal` aborts.
+   * for good becomes a rejection. Rejects when `signal` aborts. `revive`: its status says that it is gone,
+   * which is taken back first, so that no death in between leaves a wanted record that looks gone.
    */
-  async write(entry: Entry, on: { metadata(): KubeObject["metadata"]; signal: AbortSignal }): Promise<Entry> {
+  async write(
+    entry: Entry,
+    on: { metadata(): KubeObject["metadata"]; signal: AbortSignal; revive?: boolean },
+  ): Promise<Entry> {
     // Set when what memory has of the object is known to be out of date.
     let found: KubeObject["metadata"] | undefined;
     for (let attempt = 0; ; attempt++) {
       on.signal.throwIfAborted();
       try {
         const answer = await this.#locked(entry.record.uid, () =>
-          this.#once({ ...entry, metadata: found ?? on.metadata() }),
+          this.#once({ ...entry, metadata: found ?? on.metadata() }, on.revive === true),
         );
         if ("entry" in answer) return answer.entry;
         found = answer.metadata;
@@ -75,25 +79,35 @@ export class RecordWriter {
 
   async #once(
     entry: Entry,
+    revive: boolean,
   ): Promise<{ entry: Entry } | { metadata: KubeObject["metadata"]; retryNow: boolean }> {
     const { session, namespace } = this.#deps;
     const object = toObject(entry, namespace);
     const fresh = { name: entry.record.objectName };
+    const { resourceVersion } = entry.metadata;
     try {
+      if (revive && resourceVersion !== undefined) {
+        const metadata = { name: entry.record.objectName, namespace, resourceVersion };
+        const answer = await session.patchStatus(
+          { apiVersion: API_VERSION, kind: entry.record.kind, metadata, status: { gone: null } },
+          { fieldManager: "moorage-agent", mode: "merge" },
+        );
+        object.metadata = { ...object.metadata, ...without(answer.object.metadata) };
+      }
       const written =
-        entry.metadata.resourceVersion === undefined
-          ? await session.create(strip(object))
-          : await session.update(object);
+        resourceVersion === undefined ? await session.create(strip(object)) : await session.update(object);
       const { metadata } = written.object;
       // An update of an object that is being deleted is answered 200 and goes with it.
       if (metadata.deletionTimestamp !== undefined) return { metadata, retryNow: false };
-      const { managedFields: _, ...kept } = metadata;
       return {
-        entry: { ...entry, metadata: kept, record: { ...entry.record, objectUid: metadata.uid ?? "" } },
+        entry: {
+          ...entry,
+          metadata: without(metadata),
+          record: { ...entry.record, objectUid: metadata.uid ?? "" },
+        },
       };
     } catch (thrown) {
-      if (isNotFound(thrown) && entry.metadata.resourceVersion !== undefined)
-        return { metadata: fresh, retryNow: true };
+      if (isNotFound(thrown) && resourceVersion !== undefined) return { metadata: fresh, retryNow: true };
       if (!isKubeError(thrown, 409)) throw thrown;
     }
     try {
@@ -135,8 +149,7 @@ export class RecordWriter {
       const answer = await this.#locked(uid, () =>
         this.#deps.session.patchStatus(object, { fieldManager: "moorage-agent", mode: "merge" }),
       );
-      const { managedFields: _, ...metadata } = answer.object.metadata;
-      return metadata;
+      return without(answer.object.metadata);
     } catch (thrown) {
       if (isNotFound(thrown)) return undefined;
       throw thrown;
@@ -271,6 +284,11 @@ export function recordRef(entry: Entry, namespace: string): ObjectRef {
 /** What a new try cannot cure: the record itself breaks the schema or a limit. */
 function refusedForGood(error: KubeError): boolean {
   return error.status === 400 || error.status === 413 || error.status === 422;
+}
+
+function without(metadata: KubeObject["metadata"]): KubeObject["metadata"] {
+  const { managedFields: _, ...kept } = metadata;
+  return kept;
 }
 
 function strip(object: KubeObject): KubeObject {
