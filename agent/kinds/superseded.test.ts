@@ -1,5 +1,6 @@
 /** What changes while a run waits, through the whole agent: nothing is written on grounds that no longer hold. */
 import { expect, it } from "vitest";
+import type { Agent } from "../create-agent.ts";
 import { KubeError } from "../kube/errors.ts";
 import type { MemoryCall } from "../kube/memory-cluster.ts";
 import { dig } from "../kube/object.ts";
@@ -128,19 +129,21 @@ it("writes nothing when the policy became Observe while the bundle was fetched",
   await r.end();
 });
 
+/** The hub's word on tenant "blue", as the link hands it on: wanted, or `gone`. */
+const told = (agent: Agent, revision: number, gone = false) =>
+  agent.leading?.mirror.apply(
+    {
+      updates: [(gone ? tombstone : upsert)("tenants/blue", { uid, revision })],
+      cursor: cursorAt(revision),
+    },
+    new AbortController().signal,
+  );
+const uid = "11111111-0000-4000-8000-000000000001";
+const blue = { apiVersion: "v1", kind: "Namespace", name: "tenant-blue" };
+
 it("deletes no namespace when the order was withdrawn while the live objects were read", async () => {
   const r = await rig();
   await r.clock.advance(5_000);
-  const uid = "11111111-0000-4000-8000-000000000001";
-  const blue = { apiVersion: "v1", kind: "Namespace", name: "tenant-blue" };
-  const told = (agent: typeof r.agent, revision: number, gone = false) =>
-    agent.leading?.mirror.apply(
-      {
-        updates: [(gone ? tombstone : upsert)("tenants/blue", { uid, revision })],
-        cursor: cursorAt(revision),
-      },
-      new AbortController().signal,
-    );
   await told(r.agent, 1);
   await r.clock.advance(10_000);
   await r.setMode("Observe");
@@ -161,4 +164,23 @@ it("deletes no namespace when the order was withdrawn while the live objects wer
   expect((await r.session.get(blue)).metadata.deletionTimestamp).toBeUndefined();
   expect(r.cluster.calls.filter((c) => c.verb === "delete" && c.ref.kind === "Namespace")).toEqual([]);
   await end();
+});
+
+it("ends no removal whose order was withdrawn while its inventory was dropped", async () => {
+  const r = await rig();
+  await r.clock.advance(5_000);
+  await told(r.agent, 1);
+  await r.clock.advance(10_000);
+  const dropped = Promise.withResolvers<void>();
+  r.cluster.faults = {
+    before: (call) => (call.verb === "delete" && call.ref.kind === "Inventory" ? dropped.promise : undefined),
+  };
+  await told(r.agent, 2, true);
+  await r.clock.advance(60_000);
+  await told(r.agent, 3);
+  dropped.resolve();
+  await r.clock.advance(60_000);
+  expect(r.agent.leading?.mirror.get(uid)).toMatchObject({ revision: 3, removal: undefined });
+  expect((await r.session.get(blue)).metadata.deletionTimestamp).toBeUndefined();
+  await r.end();
 });
