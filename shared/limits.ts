@@ -110,6 +110,8 @@ export const limits = {
   streamStuckMs: 10 * 60_000,
   /** An agent's digest is judged at most so often on one stream, each kind: all its rows are read for it. */
   digestJudgedMs: 60_000,
+  /** What an agent says of itself and its cluster: its version, the API server's, the cluster's uid; each is stored. */
+  agentFactBytes: 256,
   /** How far an agent's generation may lie above the last one: it rises by one with each process, and never falls. */
   agentGenerationStep: 1_048_576,
   /** Data planes whose attempts are remembered. */

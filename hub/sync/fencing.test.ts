@@ -61,6 +61,23 @@ describe("fencing", () => {
     expect((await hello(step + 6n)).state.error).toBeUndefined();
   });
 
+  test.each(["version", "kubernetesVersion", "clusterUid"])(
+    "a hello's agent.%s is bounded",
+    async (field) => {
+      const hub = await hubWith("a");
+      const hello = async (bytes: number) => {
+        const agent = hub.connect("a");
+        await agent.hello({ agent: { [field]: "x".repeat(bytes) } });
+        return agent.state.error;
+      };
+      expect(await hello(limits.agentFactBytes + 1)).toMatchObject({
+        reason: "INVALID_HELLO",
+        message: expect.stringMatching(/agent\.[a-z_]+ must have at most 256 bytes$/) as string,
+      });
+      expect(await hello(limits.agentFactBytes)).toBeUndefined();
+    },
+  );
+
   test("another cluster under the same identity is refused and shows in the link", async () => {
     const hub = await hubWith("a");
     const first = hub.connect("a");

@@ -44,6 +44,12 @@ export function checkHello(hello: ClientHello, principal: AgentPrincipal): numbe
   if (hello.cursor !== undefined && hello.cursor.epoch.length !== ID_BYTES) {
     refuse(`cursor.epoch must have ${ID_BYTES} bytes`, "INVALID_HELLO");
   }
+  const { version: agentVersion, kubernetesVersion, clusterUid } = hello.agent ?? {};
+  const facts = { version: agentVersion, kubernetes_version: kubernetesVersion, cluster_uid: clusterUid };
+  for (const [field, text = ""] of Object.entries(facts)) {
+    if (Buffer.byteLength(text) > limits.agentFactBytes)
+      refuse(`agent.${field} must have at most ${limits.agentFactBytes} bytes`, "INVALID_HELLO");
+  }
   const version = VERSIONS.find((v) => hello.protocolVersions.includes(v));
   if (version === undefined) {
     const why = `it speaks the protocol versions [${hello.protocolVersions.join(", ")}], this hub [${VERSIONS.join(", ")}]`;
