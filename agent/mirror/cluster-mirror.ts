@@ -17,7 +17,7 @@ import { compareResourceVersions } from "../kube/object.ts";
 import type { Reflector } from "../kube/reflector.ts";
 import { createReflector } from "../kube/reflector.ts";
 import { LocalDeletions } from "./local-deletions.ts";
-import { refusedConditions } from "./local-origin.ts";
+import { localView, refusedConditions } from "./local-origin.ts";
 import type { MirrorDeps } from "./deps.ts";
 import type { Mirror, MirrorKind, MirrorRecord, RecordStatus } from "./mirror.ts";
 import { neverAccepted, newestRevision, planUpdate, sameOrder } from "./plan.ts";
@@ -457,22 +457,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       const before = this.#visible.get(record.uid);
       return before === undefined ? undefined : { ...before, status: record.status };
     }
-    const bearer = this.byName(record.name).find((r) => r.uid !== record.uid && r.removal === undefined);
-    if (bearer !== undefined && record.removal === undefined) return undefined;
-    if (
-      record.body.kind !== "Application" ||
-      record.body.value.tenantUid !== "" ||
-      !record.name.startsWith("tenants/")
-    )
-      return record;
-    // People name the tenant, they do not know its uid.
-    const tenants = this.byName(record.name.split("/").slice(0, 2).join("/"));
-    const tenant = tenants.find((t) => t.removal === undefined) ?? tenants[0];
-    if (tenant === undefined) return undefined;
-    return {
-      ...record,
-      body: { kind: "Application", value: { ...record.body.value, tenantUid: tenant.uid } },
-    };
+    return localView(record, (name) => this.byName(name));
   }
 
   #resolveApplications(tenantName: string): void {
