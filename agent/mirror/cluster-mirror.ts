@@ -16,6 +16,7 @@ import type { KubeObject } from "../kube/object.ts";
 import { compareResourceVersions } from "../kube/object.ts";
 import type { Reflector } from "../kube/reflector.ts";
 import { createReflector } from "../kube/reflector.ts";
+import { Chains } from "./chains.ts";
 import { LocalDeletions } from "./local-deletions.ts";
 import { localView, refusedConditions } from "./local-origin.ts";
 import type { MirrorDeps } from "./deps.ts";
@@ -49,7 +50,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   readonly #gone = new Map<string, ResourceStatus>();
   /** Writes of records under way by uid: events about them say nothing that the answer does not. */
   readonly #writing = new Map<string, number>();
-  readonly #chains = new Map<string, Promise<void>>();
+  readonly #chains = new Chains();
   /** metadata.uid of custom resources that were removed here, by `<kind>/<metadata.name>`, until the watch saw them go. */
   readonly #removed = new Map<string, string>();
   /** Records whose status in the cluster is behind the one in memory, with the number of the newest try. */
@@ -147,7 +148,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
 
   /** In turn with what the hub sends: a record that is wanted again meanwhile is not gone. */
   finishRemoval(uid: string): Promise<void> {
-    return this.#chain(uid, () => this.#finishRemoval(uid));
+    return this.#chains.run(uid, () => this.#finishRemoval(uid));
   }
 
   async #finishRemoval(uid: string): Promise<void> {
@@ -198,7 +199,9 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   }
 
   apply(batch: Batch, signal: AbortSignal): Promise<void> {
-    const writes = Promise.all(batch.updates.map((u) => this.#chain(u.uid, () => this.#update(u, signal))));
+    const writes = Promise.all(
+      batch.updates.map((u) => this.#chains.run(u.uid, () => this.#update(u, signal))),
+    );
     return this.#positions.commit(batch, { writes, signal });
   }
 
@@ -287,16 +290,6 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
     }
   }
 
-  #chain(uid: string, fn: () => Promise<void>): Promise<void> {
-    const next = (this.#chains.get(uid) ?? Promise.resolve()).catch(() => undefined).then(fn);
-    this.#chains.set(uid, next);
-    const clear = () => {
-      if (this.#chains.get(uid) === next) this.#chains.delete(uid);
-    };
-    next.then(clear, clear);
-    return next;
-  }
-
   // Watching.
 
   /** Takes a custom resource in. The reflector keeps no more than that it exists. */
@@ -332,7 +325,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
         };
         this.#put(restored);
         this.#background("cannot write a record anew", () =>
-          this.#chain(restored.record.uid, () => this.#write(restored, this.#stop)),
+          this.#chains.run(restored.record.uid, () => this.#write(restored, this.#stop)),
         );
         return true;
       }
@@ -363,7 +356,7 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
       this.#keep(fresh);
       this.#unpatched.set(uid, ++this.#tries);
       this.#background("cannot write a record anew", () =>
-        this.#chain(uid, async () => {
+        this.#chains.run(uid, async () => {
           await this.#write(fresh, this.#stop);
           const now = this.#entries.get(uid);
           if (now?.record.status !== undefined) await this.#patchStatus(now, now.record.status, false);
