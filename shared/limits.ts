@@ -92,6 +92,8 @@ export const limits = {
   pendingConnectionsPerAddress: 256,
   /** Connections of one source address on the API and enrolment ports, unless configured. */
   connectionsPerAddress: 1_000,
+  /** Calls without a key that one address has open at each service that answers anybody; beyond, the oldest are ended. */
+  openCallsPerAddress: 1_000,
   /** Watch and WaitFor calls an API key at a time. */
   watchesPerApiKey: 128,
   /** Uploads, downloads and backups an API key at a time, and how long one may take. */

@@ -37,6 +37,8 @@ export class Auth {
   readonly #clock: Clock;
   readonly #watches = new Map<string, Set<Open>>();
   readonly #transfers = new Map<string, Set<Open>>();
+  /** Calls without a key, by account, oldest first. */
+  readonly #unknown = new Map<string, Set<CallContext>>();
   /** The newest revision at which each actor's key was written or deleted, oldest change first. */
   readonly #changed = new Map<string, Rev>();
 
@@ -63,6 +65,7 @@ export class Auth {
     if (service !== undefined) {
       // By service too: who reads no reflection must not fail the probes of all that share its address.
       ctx.account = `peers/${peerHost(ctx.peer)}${service}`;
+      this.#open(ctx, ctx.account);
       return;
     }
     const principal = await this.#apiKeys.authenticate(
@@ -112,6 +115,30 @@ export class Auth {
         reason: "CREDENTIAL_EXPIRED",
       });
     return undefined;
+  }
+
+  /**
+   * Counts a call of an address that shows no key. The oldest is ended for the newest: a probe is answered,
+   * whatever else lies there from its address.
+   */
+  #open(ctx: CallContext, account: string): void {
+    const calls = this.#unknown.get(account) ?? new Set<CallContext>();
+    this.#unknown.set(account, calls.add(ctx));
+    ctx.onClosed(() => {
+      calls.delete(ctx);
+      if (calls.size === 0 && this.#unknown.get(account) === calls) this.#unknown.delete(account);
+    });
+    const [oldest] = calls;
+    if (calls.size <= limits.openCallsPerAddress || oldest === undefined) return;
+    calls.delete(oldest);
+    const description = `more than ${limits.openCallsPerAddress} calls are open, the limit openCallsPerAddress`;
+    oldest.end(
+      new MoorageError(Code.RESOURCE_EXHAUSTED, `The call was ended for a newer one: ${description}`, {
+        reason: "TOO_MANY_CALLS",
+        quota: [{ subject: account, description }],
+        retryAfterMs: 1_000,
+      }),
+    );
   }
 
   /** Counts a Watch or WaitFor; RESOURCE_EXHAUSTED at the limit. It ends with its credential. */

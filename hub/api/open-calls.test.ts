@@ -304,7 +304,7 @@ test("what one caller leaves unread is bounded over all its calls, and nobody el
 test("what those without a key leave unread is bounded by address and by service", async () => {
   const hub = await served();
   const method = ReflectionService.method["serverReflectionInfo"] as DescMethod;
-  const question = { messageRequest: { case: "fileContainingSymbol", value: HubService.typeName } };
+  const question = { messageRequest: { case: "fileContainingSymbol", value: TenantService.typeName } };
   const ask = (session: ClientHttp2Session) => {
     const call = rawCall(session, method);
     // Until its call may queue no more, each is answered.
@@ -319,8 +319,8 @@ test("what those without a key leave unread is bounded by address and by service
     onTestFinished(() => session.destroy());
     const calls = Array.from({ length: 250 }, () => ask(session));
     for (const call of calls) await call.begun;
-    // Each call queues sixteen answers of 4 KiB.
-    expect(sessions.length).toBeLessThan((2 * limits.unreadBytesPerCaller) / (250 * 64 * 1024));
+    // Each call queues sixteen answers of more than 7 KiB.
+    expect(sessions.length).toBeLessThan((2 * limits.unreadBytesPerCaller) / (250 * 16 * 7 * 1024));
   }
   expect(sessions.length).toBeGreaterThan(1);
   const subject = "peers/127.0.0.1/grpc.reflection.v1.ServerReflection";
@@ -335,6 +335,39 @@ test("what those without a key leave unread is bounded by address and by service
       return again.ended;
     })
     .toBe(undefined);
+});
+
+test("an address without a key has so many calls open; the oldest is ended for the newest", async () => {
+  const hub = await served();
+  const method = ReflectionService.method["serverReflectionInfo"] as DescMethod;
+  const calls: ReturnType<typeof rawCall>[] = [];
+  const sessions: ClientHttp2Session[] = [];
+  const open = async (count: number) => {
+    const session = await rawSession(hub.port);
+    onTestFinished(() => session.destroy());
+    sessions.push(session);
+    const opened = Array.from({ length: count }, () => rawCall(session, method));
+    // An answer shows that a call is open.
+    for (const call of opened) call.send({ messageRequest: { case: "listServices", value: "" } });
+    for (const call of opened) await call.begun;
+    calls.push(...opened);
+  };
+  for (let i = 0; i < limits.openCallsPerAddress; i += 200)
+    await open(Math.min(200, limits.openCallsPerAddress - i));
+  expect(hub.reports).toEqual([]);
+  await open(1);
+  calls[0]?.read();
+  expect(await calls[0]?.ended).toMatchObject({
+    code: Code.RESOURCE_EXHAUSTED,
+    reason: "TOO_MANY_CALLS",
+    quota: [{ subject: "peers/127.0.0.1/grpc.reflection.v1.ServerReflection" }],
+  });
+  expect(hub.reports).toHaveLength(1);
+  for (const session of sessions) session.destroy();
+  for (const call of calls) await call.ended;
+  await expect.poll(() => hub.reports.length).toBe(calls.length);
+  await open(200);
+  expect(hub.reports.filter((r) => r.error?.reason === "TOO_MANY_CALLS")).toHaveLength(1);
 });
 
 test("a call that is refused does not stay open for a request that goes on", async () => {
