@@ -1,3 +1,5 @@
+import { create, toBinary } from "@bufbuild/protobuf";
+import { DataPlaneBodySchema } from "@moorage/proto/moorage/agent/v1/body_pb";
 import { describe, expect, it } from "vitest";
 import { limits } from "@moorage/shared/limits";
 import { rawNumber } from "../kube/json.ts";
@@ -32,6 +34,19 @@ describe("fromObject", () => {
     const update = upsert("tenants/acme", { uid: "u-1", revision: 7 });
     expect(planUpdate(entry, update, { localName: false }).kind).toBe("write");
   });
+});
+
+it("a body with a time that no custom resource can show is refused alone", () => {
+  const body = toBinary(
+    DataPlaneBodySchema,
+    create(DataPlaneBodySchema, { spec: { pause: { until: { seconds: 1_000_000_000_000n } } } }),
+  );
+  const step = planUpdate(undefined, upsert("dataPlanes/eu", { uid: "u-1", revision: 7, body }), {
+    localName: false,
+  });
+  expect(step).toMatchObject({ kind: "write", entry: { rejected: { revision: 7, reason: "Malformed" } } });
+  if (step.kind !== "write") throw new Error(`planned ${step.kind}`);
+  expect(toObject(step.entry, "moorage-system")["spec"]).toMatchObject({ name: "dataPlanes/eu" });
 });
 
 it("a verdict that repeats a long answer of the API server is reported no longer than the hub takes", () => {

@@ -155,11 +155,20 @@ export function judge(name: string, resource: Resource): Judged {
   if (sha256Hex(bytes) !== Buffer.from(resource.digest).toString("hex")) {
     return refuse("DigestMismatch", `Cannot take "${name}": its body does not have the digest announced`);
   }
+  let body: Body;
   try {
-    return { bytes, body: decodeBody(kind, bytes) };
+    body = decodeBody(kind, bytes);
   } catch {
     return refuse("Malformed", `Cannot take "${name}": its body cannot be decoded`);
   }
+  try {
+    // A time beyond the year 9999, say: the custom resource could not show it, and none after it would be written.
+    readable(body);
+  } catch (thrown) {
+    const { message } = thrown as Error;
+    return refuse("Malformed", `Cannot take "${name}": its body cannot be shown: ${message}`);
+  }
+  return { bytes, body };
 }
 
 /** The custom resource of an entry, without status. */
