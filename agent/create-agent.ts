@@ -215,6 +215,11 @@ export function createAgent(options: AgentOptions): Agent {
       },
       mirror,
       bundles,
+      onFullCompare() {
+        bundles
+          .collect(() => (leaseHeld() ? mirror.bundlesInUse() : undefined))
+          .catch((error: unknown) => log.warn("unused bundle chunks could not be collected", { error }));
+      },
       clock,
       rng,
       log,

@@ -7,6 +7,7 @@ import { installNames, tenantApplierRules } from "@moorage/shared/install/permis
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { createAgent } from "../create-agent.ts";
+import { DEFAULT_FIELD_MANAGER } from "../kube/http-client.ts";
 import { createMemoryCluster } from "../kube/memory-cluster.ts";
 import { dig } from "../kube/object.ts";
 import { manualClock } from "../mirror/testing.ts";
@@ -54,13 +55,16 @@ export async function agentRig() {
     metadata: { name: "acme", namespace },
     spec: { name: "tenants/acme", desired: { spec: { dataPlane: "dataPlanes/here" } } },
   });
-  const store = (bundle: Packed) =>
-    put({
-      apiVersion,
-      kind: "BundleChunk",
-      metadata: { name: chunkName(bundle), namespace },
-      spec: { data: Buffer.from(bundle.bytes).toString("base64"), sizeBytes: bundle.bytes.length },
-    });
+  const store = (bundle: Packed, manager = DEFAULT_FIELD_MANAGER) =>
+    session.create(
+      {
+        apiVersion,
+        kind: "BundleChunk",
+        metadata: { name: chunkName(bundle), namespace },
+        spec: { data: Buffer.from(bundle.bytes).toString("base64"), sizeBytes: bundle.bytes.length },
+      },
+      { fieldManager: manager },
+    );
   const desired = (bundle: Packed) => ({
     spec: { bundle: "bundles/small", version: "1.0.0" },
     bundle: {

@@ -50,6 +50,8 @@ export interface ControllersDeps {
   clock: Clock;
   rng: Rng;
   log: Logger;
+  /** Called with each full compare: what is to be looked at beside the records. */
+  onFullCompare?: () => void;
   metrics?: (kind: "Tenant" | "Application") => LoopMetrics;
 }
 
@@ -161,6 +163,7 @@ export function createControllers(
     function schedule() {
       return deps.clock.setTimer(fullCompareMs + deps.rng.float() * fullCompareJitterMs, () => {
         context.live.relist();
+        deps.onFullCompare?.();
         wakeAll();
         timer = schedule();
       });

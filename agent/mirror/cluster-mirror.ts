@@ -5,7 +5,7 @@
  * delete is written anew; a record's write is a compare-and-set on `resourceVersion`. Answers of writes
  * are taken in at once, so nothing waits for the watch to tell what is known already.
  */
-import type { ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { BlobRef, ResourceStatus, Update } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { failpoint } from "@moorage/shared/failpoint";
 import { API_VERSION, REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
 import type { Service } from "@moorage/shared/service";
@@ -25,7 +25,7 @@ import { neverAccepted, newestRevision, planUpdate, sameOrder } from "./plan.ts"
 import { Positions } from "./positions.ts";
 import type { Entry } from "./record.ts";
 import { fromObject, mirrorKinds, statusObject } from "./record.ts";
-import { goneStatus, reported, sameView } from "./reported.ts";
+import { bundlesOf, goneStatus, reported, sameView } from "./reported.ts";
 import type { Batch, HeldRecord, StatusChange, SyncStore } from "./store.ts";
 import type { SyncPosition } from "./sync-state.ts";
 import { Visible } from "./visible.ts";
@@ -129,6 +129,11 @@ export class ClusterMirror implements Mirror, SyncStore, Service {
   subscribe(fn: (uid: string) => void): () => void {
     this.#listeners.add(fn);
     return () => this.#listeners.delete(fn);
+  }
+
+  /** The bundles that any record names; undefined while that is not known. */
+  bundlesInUse(): readonly BlobRef[] | undefined {
+    return this.synced ? bundlesOf(this.#entries.values()) : undefined;
   }
 
   async setStatus(uid: string, status: RecordStatus, options: { settled: boolean }): Promise<void> {

@@ -1,7 +1,7 @@
 /** Records compared, and put into the protocol's words. Pure. */
 import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import type { ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
+import type { BlobRef, ResourceStatus } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ResourceStatusSchema, Verdict_State, VerdictSchema } from "@moorage/proto/moorage/agent/v1/sync_pb";
 import { ConditionSchema } from "@moorage/proto/moorage/common/v1/condition_pb";
 import { truncateMessage } from "@moorage/shared/conditions/conditions";
@@ -81,4 +81,15 @@ export function reported(entry: Entry): ResourceStatus {
     appliedDigest: status?.applied?.digest ?? "",
     namespaces: [...(status?.namespaces ?? [])],
   });
+}
+
+/** The bundles that records name, of what goes too; undefined while a record cannot be read: it may name any. */
+export function bundlesOf(entries: Iterable<Entry>): BlobRef[] | undefined {
+  const out: BlobRef[] = [];
+  for (const { record, body, damaged } of entries) {
+    if (record.body.kind !== "Application") continue;
+    if (damaged || body === undefined) return undefined;
+    if (record.body.value.bundle !== undefined) out.push(record.body.value.bundle);
+  }
+  return out;
 }

@@ -13,6 +13,8 @@ import { Code, MoorageError } from "@moorage/shared/errors";
 import { limits } from "@moorage/shared/limits";
 import type { AgentSession } from "../../kube/client.ts";
 import { isKubeError, isNotFound } from "../../kube/errors.ts";
+import { DEFAULT_FIELD_MANAGER } from "../../kube/http-client.ts";
+import type { KubeObject } from "../../kube/object.ts";
 import { dig } from "../../kube/object.ts";
 
 const apiVersion = "moorage.dev/v1alpha1";
@@ -20,6 +22,9 @@ const kind = "BundleChunk";
 
 /** Unpacked bundles kept in memory; the largest is 64 MiB, a usual one some KiB. */
 const KEPT_BUNDLES = 8;
+
+/** Chunks a page when they are listed. */
+const PAGE = 100;
 
 /** Fetches one blob's chunks from the hub, in order; rejects when there is no link. */
 export type FetchBlob = (ref: BlobRef, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
@@ -65,23 +70,51 @@ export class BundleStore {
     return pending;
   }
 
-  /** Deletes chunks that none of `inUse` names. Only chunks, never more: they can be fetched again. */
-  async collect(inUse: readonly BlobRef[]): Promise<number> {
-    const keep = new Set(inUse.flatMap((ref) => ref.chunks.map((c) => chunkName(c.digest))));
-    const page = await this.#session.list(
-      { apiVersion, kind },
-      { namespace: this.#namespace, metadataOnly: true },
-    );
+  /**
+   * Deletes the chunks that this agent stored and that no bundle in use names; answers how many. Nothing
+   * goes because something was missing: a list that cannot be read throws before the first deletion, and
+   * `inUse` is asked again before each, with undefined for "not known, or not ours to write".
+   */
+  async collect(inUse: () => readonly BlobRef[] | undefined): Promise<number> {
+    const stored = await this.#stored();
     let gone = 0;
-    for (const item of page.items) {
-      if (keep.has(item.metadata.name)) continue;
-      await this.#session.delete(
-        { apiVersion, kind, namespace: this.#namespace, name: item.metadata.name },
-        item.metadata.uid === undefined ? {} : { uid: item.metadata.uid },
-      );
-      gone++;
+    for (const { name, uid } of stored) {
+      const refs = inUse();
+      if (refs === undefined) return gone;
+      if (refs.some((ref) => ref.chunks.some((c) => chunkName(c.digest) === name))) continue;
+      try {
+        await this.#session.delete(
+          { apiVersion, kind, namespace: this.#namespace, name },
+          uid === undefined ? {} : { uid },
+        );
+        gone++;
+      } catch (error) {
+        if (!isNotFound(error)) throw error;
+      }
     }
     return gone;
+  }
+
+  /** What this agent stored. What people stored may be for an order that they have not given yet, and no hub has it. */
+  async #stored(): Promise<KubeObject["metadata"][]> {
+    const out: KubeObject["metadata"][] = [];
+    let token: string | undefined;
+    do {
+      const page = await this.#session.list(
+        { apiVersion, kind },
+        {
+          namespace: this.#namespace,
+          metadataOnly: true,
+          limit: PAGE,
+          ...(token === undefined ? {} : { continue: token }),
+        },
+      );
+      for (const { metadata } of page.items)
+        if (metadata.managedFields?.some((f) => f.manager === DEFAULT_FIELD_MANAGER) === true)
+          out.push(metadata);
+      token = page.continue;
+    } while (token !== undefined);
+    return out;
   }
 
   async #load(ref: BlobRef, signal: AbortSignal): Promise<Bundle> {
