@@ -24,7 +24,7 @@ import { InventoryStore } from "./kinds/inventory-store.ts";
 import { LiveObjects } from "./kinds/live-objects.ts";
 import { Removals } from "./kinds/removals.ts";
 import type { KubeClient } from "./kube/client.ts";
-import { KubeError } from "./kube/errors.ts";
+import { KubeError, parseAnswer } from "./kube/errors.ts";
 import { dig } from "./kube/object.ts";
 import { Lease } from "./lease/lease.ts";
 import { fetchBlob } from "./link/blobs.ts";
@@ -125,7 +125,12 @@ export function createAgent(options: AgentOptions): Agent {
       { apiVersion: "v1", kind: "Namespace", name: "kube-system" },
       { metadataOnly: true },
     );
-    const version = String(dig(JSON.parse(await kube.rawGet("/version")), "gitVersion") ?? "");
+    const version = String(
+      dig(
+        parseAnswer("Cannot read the version of the cluster", await kube.rawGet("/version")),
+        "gitVersion",
+      ) ?? "",
+    );
     return { clusterUid: kubeSystem.metadata.uid ?? "", kubernetesVersion: version };
   }
 

@@ -1,5 +1,5 @@
 import type { Discovery, ResourceType } from "./discovery.ts";
-import { isNotFound, KubeError } from "./errors.ts";
+import { isNotFound, KubeError, unparsable } from "./errors.ts";
 import { apiVersionOf, asMap, groupOf, type KindRef } from "./object.ts";
 
 /** Where a discovery cache reads from. */
@@ -100,9 +100,7 @@ function notInstalled(kind: KindRef): KubeError {
   );
 }
 
-function unreadable(why: string): KubeError {
-  return new KubeError(`Cannot read the kinds of the cluster: ${why}`, { status: 0, reason: "Unparsable" });
-}
+const unreadable = (why: string) => unparsable("Cannot read the kinds of the cluster", why);
 
 /** The kinds of a group-version; undefined when it is not served. */
 async function fetchKinds(

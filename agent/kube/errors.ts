@@ -1,3 +1,4 @@
+import { parseJson } from "./json.ts";
 import { asMap } from "./object.ts";
 
 /** One entry of `Status.details.causes`. */
@@ -105,6 +106,24 @@ export function errorFromStatus(
     about: text(details?.["kind"]),
     ...(Number.isFinite(seconds) && seconds > 0 ? { retryAfterMs: seconds * 1000 } : {}),
   });
+}
+
+/** An answer that was given, and is not what was asked for (a proxy's page): it says nothing, and is asked for again. */
+export function unparsable(what: string, why: string, cause?: unknown): KubeError {
+  return new KubeError(`${what}: ${why}`, {
+    status: 0,
+    reason: "Unparsable",
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** The JSON of an answer; KubeError, reason `Unparsable`, when it is none. `what` opens the message. */
+export function parseAnswer(what: string, body: string): unknown {
+  try {
+    return parseJson(body);
+  } catch (cause) {
+    throw unparsable(what, `the answer of ${body.length} characters is no JSON`, cause);
+  }
 }
 
 function text(value: unknown): string {

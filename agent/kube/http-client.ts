@@ -6,6 +6,7 @@ import {
   type KubeClient,
   type KubeSession,
   type ListOptions,
+  type ListPage,
   type WatchOptions,
   type WriteAnswer,
   type WriteOptions,
@@ -13,8 +14,8 @@ import {
 import type { Credentials } from "./credentials.ts";
 import { createDiscovery, groupVersionPath } from "./discovery-cache.ts";
 import type { Discovery } from "./discovery.ts";
-import { isKubeError, KubeError } from "./errors.ts";
-import { encodeJson, parseJson } from "./json.ts";
+import { isKubeError, KubeError, parseAnswer, unparsable } from "./errors.ts";
+import { encodeJson } from "./json.ts";
 import { asMap, describeRef, refOf, type KindRef, type KubeObject, type ObjectRef } from "./object.ts";
 import { createTransport, type HttpAnswer, type HttpRequest, type Transport } from "./transport.ts";
 
@@ -27,8 +28,10 @@ const METADATA_ONLY_LIST = "application/json;as=PartialObjectMetadataList;g=meta
 /** A KubeClient for the cluster that `credentials` lead to. Connects on first use. */
 export function createHttpClient(deps: { credentials: Credentials; clock: Clock }): KubeClient {
   const transport = createTransport(deps);
-  const json = async (path: string): Promise<unknown> =>
-    parseJson((await transport.send({ what: `Cannot read "${path}"`, method: "GET", path })).text);
+  const json = async (path: string): Promise<unknown> => {
+    const what = `Cannot read "${path}"`;
+    return parseAnswer(what, (await transport.send({ what, method: "GET", path })).text);
+  };
   const discovery = createDiscovery({
     resources: (apiVersion) => json(groupVersionPath(apiVersion)),
     groups: () => json("/apis"),
@@ -119,7 +122,7 @@ function session<I extends AppliedAs>(
         },
         kind,
       );
-      return pageOf(parseJson(answer.text), kind);
+      return pageOf(answer.text, kind);
     },
     async create(object, options = {}) {
       const kind = { apiVersion: object.apiVersion, kind: object.kind };
@@ -212,10 +215,10 @@ function session<I extends AppliedAs>(
         },
         ref,
       );
-      const object = asMap(parseJson(answer.text));
-      const alive =
-        object?.["kind"] !== "Status" && asMap(object?.["metadata"])?.["deletionTimestamp"] !== undefined;
-      return alive ? { object: stamp(object as KubeObject, ref) } : {};
+      const status =
+        asMap(parseAnswer(`Cannot delete ${describeRef(ref)}`, answer.text))?.["kind"] === "Status";
+      const object = status ? undefined : objectOf(answer.text);
+      return object?.metadata.deletionTimestamp === undefined ? {} : { object: stamp(object, ref) };
     },
     watch: (kind, options) => watchLines(transport, discovery, { kind, options, as }),
   };
@@ -339,14 +342,13 @@ function written(answer: HttpAnswer): WriteAnswer {
 }
 
 function objectOf(text: string): KubeObject {
-  const value = asMap(parseJson(text));
-  if (value === undefined || asMap(value["metadata"]) === undefined) {
-    throw new KubeError("Cannot read the answer: it is no Kubernetes object", {
-      status: 0,
-      reason: "Unparsable",
-    });
-  }
-  return value as KubeObject;
+  const value = parseAnswer("Cannot read the answer", text);
+  if (!isObject(value)) throw unparsable("Cannot read the answer", "it is no Kubernetes object");
+  return value;
+}
+
+function isObject(value: unknown): value is KubeObject {
+  return asMap(asMap(value)?.["metadata"]) !== undefined;
 }
 
 function stamp(object: KubeObject, kind: KindRef): KubeObject {
@@ -355,11 +357,20 @@ function stamp(object: KubeObject, kind: KindRef): KubeObject {
   return object;
 }
 
-function pageOf(body: unknown, kind: KindRef) {
-  const map = asMap(body);
+const isListKind = (kind: unknown): boolean => typeof kind === "string" && kind.endsWith("List");
+
+/** A page; what is no list is no empty one: all that is not on it would be taken for deleted. */
+function pageOf(text: string, kind: KindRef): ListPage {
+  const what = `Cannot list ${kind.apiVersion} ${kind.kind}`;
+  const map = asMap(parseAnswer(what, text));
   const metadata = asMap(map?.["metadata"]) ?? {};
-  const raw: unknown[] = Array.isArray(map?.["items"]) ? map["items"] : [];
-  const items = raw.map((item) => stamp(item as KubeObject, kind));
+  // Go writes an empty list as null.
+  const raw = map?.["items"] === null && isListKind(map["kind"]) ? [] : map?.["items"];
+  if (!Array.isArray(raw)) throw unparsable(what, "the answer has no items");
+  const items = raw.map((item: unknown) => {
+    if (!isObject(item)) throw unparsable(what, "an item is no Kubernetes object");
+    return stamp(item, kind);
+  });
   const next = metadata["continue"];
   const left = metadata["remainingItemCount"];
   return {

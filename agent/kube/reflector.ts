@@ -296,7 +296,10 @@ class KindReflector<T> implements Reflector<T> {
       throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: no object`);
     this.#stats.events++;
     const resourceVersion = dig(object, "metadata", "resourceVersion");
-    switch (frame?.["type"]) {
+    const type = frame?.["type"];
+    if (type !== "ERROR" && type !== "BOOKMARK" && typeof dig(object, "metadata", "name") !== "string")
+      throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: the object has no name`);
+    switch (type) {
       case "ADDED":
       case "MODIFIED":
         this.#set(object, seen);
@@ -321,9 +324,7 @@ class KindReflector<T> implements Reflector<T> {
           body: object,
         });
       default:
-        throw new UnparsableLine(
-          `Cannot read a watch line of ${this.#o.kind.kind}: type "${String(frame?.["type"])}"`,
-        );
+        throw new UnparsableLine(`Cannot read a watch line of ${this.#o.kind.kind}: type "${String(type)}"`);
     }
     // While the initial events come in, no version is a point to resume from.
     if (typeof resourceVersion === "string" && seen === undefined) this.#resourceVersion = resourceVersion;
