@@ -1,61 +1,19 @@
 import { Verdict_State } from "@moorage/proto/moorage/agent/v1/sync_pb";
-import { memoryLogger } from "@moorage/shared/log";
-import { seededRng } from "@moorage/shared/rng";
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { KubeError } from "../kube/errors.ts";
 import { rawNumber } from "../kube/json.ts";
-import { createMemoryCluster } from "../kube/memory-cluster.ts";
-import type { KubeObject } from "../kube/object.ts";
 import { dig } from "../kube/object.ts";
-import { ClusterMirror } from "./cluster-mirror.ts";
+import { apiVersion, mirrorRig, namespace } from "./mirror.fixture.ts";
 import { SyncState } from "./sync-state.ts";
-import { cursorAt, manualClock, settle, tombstone, upsert } from "./testing.ts";
+import { cursorAt, settle, tombstone, upsert } from "./testing.ts";
 
-const apiVersion = "moorage.dev/v1alpha1";
-const namespace = "moorage-system";
 const uidA = "11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 const uidB = "22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
-const stops: AbortController[] = [];
-afterEach(() => {
-  for (const stop of stops.splice(0)) stop.abort(new DOMException("ended", "AbortError"));
-});
-
-async function rig(options: { hasHub?: boolean } = {}) {
-  const clock = manualClock();
-  const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
-  const kube = cluster.client();
-  const session = kube.asAgent();
-  const lease = { held: true };
-  await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
-  const start = async () => {
-    const stop = new AbortController();
-    stops.push(stop);
-    const state = new SyncState({ session, namespace });
-    await state.load();
-    const mirror = new ClusterMirror({
-      kube,
-      namespace,
-      clock,
-      rng: seededRng(2),
-      log: memoryLogger(),
-      state,
-      mayWrite: () => lease.held && !stop.signal.aborted,
-      hasHub: options.hasHub ?? true,
-    });
-    void mirror.run(stop.signal);
-    await mirror.whenSynced(stop.signal);
-    return { mirror, stop, state };
-  };
-  const get = (kind: string, name: string): Promise<KubeObject> =>
-    session.get({ apiVersion, kind, namespace, name });
-  return { clock, cluster, session, start, get, lease };
-}
-
 const signal = () => new AbortController().signal;
 
 describe("ClusterMirror", () => {
   it("writes the records before the position, and both before it acknowledges", async () => {
-    const { cluster, start, get } = await rig();
+    const { cluster, start, get } = await mirrorRig();
     const { mirror } = await start();
     cluster.forgetCalls();
     await mirror.apply(
@@ -76,7 +34,7 @@ describe("ClusterMirror", () => {
   });
 
   it("holds after a restart what it held before", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const first = await start();
     await first.mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -90,7 +48,7 @@ describe("ClusterMirror", () => {
   });
 
   it("ignores an update that is not newer", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7, label: "new" })], cursor: cursorAt(7) },
@@ -104,7 +62,7 @@ describe("ClusterMirror", () => {
   });
 
   it("does not bring back a record that it removed when the watch tells the past once more", async () => {
-    const { start, session, cluster, clock } = await rig();
+    const { start, session, cluster, clock } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -130,7 +88,7 @@ describe("ClusterMirror", () => {
   });
 
   it("tries a delete again that was refused for another reason than its uid", async () => {
-    const { start, session, cluster, clock } = await rig();
+    const { start, session, cluster, clock } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -155,7 +113,7 @@ describe("ClusterMirror", () => {
   });
 
   it("R15: a write that waits for its next try is not made once the Lease is lost", async () => {
-    const { start, session, cluster, clock, lease } = await rig();
+    const { start, session, cluster, clock, lease } = await mirrorRig();
     const { mirror, state } = await start();
     await state.write({ ...state.position, term: 4 });
     cluster.faults.before = (call) => {
@@ -184,7 +142,7 @@ describe("ClusterMirror", () => {
   });
 
   it("writes a status again that the API server refused, though nothing changed since", async () => {
-    const { start, cluster, get } = await rig();
+    const { start, cluster, get } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -206,7 +164,7 @@ describe("ClusterMirror", () => {
   });
 
   it("writes a record anew that was deleted by hand", async () => {
-    const { start, session, get } = await rig();
+    const { start, session, get } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -222,7 +180,7 @@ describe("ClusterMirror", () => {
   });
 
   it("restores a record that was edited by hand", async () => {
-    const { start, session, get } = await rig();
+    const { start, session, get } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -240,7 +198,7 @@ describe("ClusterMirror", () => {
   it.each(["revision", "generation", "rejected"])(
     "reads on past a record whose %s is beyond 2^53, and has it written anew by the hub",
     async (field) => {
-      const { start, session, get } = await rig();
+      const { start, session, get } = await mirrorRig();
       const first = await start();
       await first.mirror.apply(
         { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -277,7 +235,7 @@ describe("ClusterMirror", () => {
   );
 
   it("waits for an object that is being deleted without holding up another resource", async () => {
-    const { start, session, get, clock } = await rig();
+    const { start, session, get, clock } = await mirrorRig();
     const name = "acme.11111111";
     await session.create({
       apiVersion,
@@ -312,7 +270,7 @@ describe("ClusterMirror", () => {
   });
 
   it("keeps the last accepted body when a newer one cannot be decoded, and says so after a restart too", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const first = await start();
     await first.mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -329,7 +287,7 @@ describe("ClusterMirror", () => {
   });
 
   it("never shows the kinds a resource whose first body was refused", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       {
@@ -343,7 +301,7 @@ describe("ClusterMirror", () => {
   });
 
   it("withdraws a removal on a newer update", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -362,7 +320,7 @@ describe("ClusterMirror", () => {
   });
 
   it("writes status on change alone and tells the link before the write is answered", async () => {
-    const { start, cluster, get } = await rig();
+    const { start, cluster, get } = await mirrorRig();
     const { mirror } = await start();
     await mirror.apply(
       { updates: [upsert("tenants/acme", { uid: uidA, revision: 7 })], cursor: cursorAt(7) },
@@ -392,7 +350,7 @@ describe("ClusterMirror", () => {
   });
 
   it("takes the deletion of a local resource as the order to remove it", async () => {
-    const { start, session, clock } = await rig({ hasHub: false });
+    const { start, session, clock } = await mirrorRig({ hasHub: false });
     const { mirror } = await start();
     await session.create({
       apiVersion,
@@ -424,7 +382,7 @@ describe("ClusterMirror", () => {
   });
 
   it("refuses an update for a name that a local resource bears", async () => {
-    const { start, session } = await rig();
+    const { start, session } = await mirrorRig();
     const { mirror } = await start();
     await session.create({
       apiVersion,
@@ -442,7 +400,7 @@ describe("ClusterMirror", () => {
   });
 
   it("says on a local resource why it cannot be read", async () => {
-    const { start, session, get } = await rig();
+    const { start, session, get } = await mirrorRig();
     const { mirror } = await start();
     await session.create({
       apiVersion,

@@ -1,53 +1,12 @@
 /** Removals that are complete: when that is told, and how it ends. */
-import { memoryLogger } from "@moorage/shared/log";
-import { seededRng } from "@moorage/shared/rng";
-import { afterEach, describe, expect, it } from "vitest";
-import { createMemoryCluster } from "../kube/memory-cluster.ts";
+import { describe, expect, it } from "vitest";
 import { dig } from "../kube/object.ts";
-import { ClusterMirror } from "./cluster-mirror.ts";
-import { SyncState } from "./sync-state.ts";
-import { cursorAt, manualClock, settle, tombstone, upsert } from "./testing.ts";
+import { apiVersion, mirrorRig, namespace } from "./mirror.fixture.ts";
+import { cursorAt, settle, tombstone, upsert } from "./testing.ts";
 
-const apiVersion = "moorage.dev/v1alpha1";
-const namespace = "moorage-system";
 const uidA = "11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 const uidB = "22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
-const stops: AbortController[] = [];
-afterEach(() => {
-  for (const stop of stops.splice(0)) stop.abort(new DOMException("ended", "AbortError"));
-});
-
-async function rig(inventories: ReadonlySet<string> = new Set()) {
-  const clock = manualClock();
-  const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
-  const kube = cluster.client();
-  const session = kube.asAgent();
-  await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
-  const start = async () => {
-    const stop = new AbortController();
-    stops.push(stop);
-    const state = new SyncState({ session, namespace });
-    await state.load();
-    const mirror = new ClusterMirror({
-      kube,
-      namespace,
-      clock,
-      rng: seededRng(2),
-      log: memoryLogger(),
-      state,
-      mayWrite: () => !stop.signal.aborted,
-      hasHub: true,
-      hasInventory: (uid) => inventories.has(uid),
-    });
-    void mirror.run(stop.signal);
-    await mirror.whenSynced(stop.signal);
-    return { mirror, stop };
-  };
-  const tenants = async () => (await session.list({ apiVersion, kind: "Tenant" }, { namespace })).items;
-  return { clock, cluster, start, tenants };
-}
-
-type Mirror = Awaited<ReturnType<Awaited<ReturnType<typeof rig>>["start"]>>["mirror"];
+type Mirror = Awaited<ReturnType<Awaited<ReturnType<typeof mirrorRig>>["start"]>>["mirror"];
 const signal = () => new AbortController().signal;
 const take = (
   mirror: Mirror,
@@ -57,7 +16,7 @@ const take = (
 
 describe("a removal", () => {
   it("is told of a completed removal across a restart, and the record forgotten once the hub has it", async () => {
-    const { start, tenants } = await rig();
+    const { start, tenants } = await mirrorRig();
     const first = await start();
     await take(first.mirror, 7, upsert("tenants/acme", { uid: uidA, revision: 7 }));
     await take(first.mirror, 8, tombstone("tenants/acme", { uid: uidA, revision: 8 }));
@@ -73,7 +32,7 @@ describe("a removal", () => {
   });
 
   it("that is taken back after it was told stays taken back, also across a restart", async () => {
-    const { clock, start, tenants } = await rig();
+    const { clock, start, tenants } = await mirrorRig();
     const first = await start();
     await take(first.mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
     await take(first.mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
@@ -91,7 +50,7 @@ describe("a removal", () => {
   it.each(["patch", "update"])(
     "that is taken back is either there or wanted when the agent dies before its %s is answered",
     async (verb) => {
-      const { cluster, start, tenants } = await rig();
+      const { cluster, start, tenants } = await mirrorRig();
       const first = await start();
       await take(first.mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
       await take(first.mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
@@ -117,7 +76,7 @@ describe("a removal", () => {
   );
 
   it("that ends while the hub takes it back is not told", async () => {
-    const { cluster, start, tenants } = await rig();
+    const { cluster, start, tenants } = await mirrorRig();
     const { mirror } = await start();
     await take(mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
     await take(mirror, 2, tombstone("tenants/acme", { uid: uidA, revision: 2 }));
@@ -137,7 +96,7 @@ describe("a removal", () => {
   });
 
   it("is not read from the status of a record that is wanted", async () => {
-    const { cluster, start, tenants } = await rig();
+    const { cluster, start, tenants } = await mirrorRig();
     const { mirror } = await start();
     await take(mirror, 1, upsert("tenants/acme", { uid: uidA, revision: 1 }));
     const [object] = await tenants();
@@ -155,7 +114,7 @@ describe("a removal", () => {
   });
 
   it("of what is not held is answered at once, and remembered with the position", async () => {
-    const { start } = await rig();
+    const { start } = await mirrorRig();
     const first = await start();
     await take(first.mirror, 8, tombstone("tenants/acme", { uid: uidA, revision: 8 }));
     first.stop.abort(new DOMException("ended", "AbortError"));
@@ -164,7 +123,7 @@ describe("a removal", () => {
   });
 
   it("of what has an inventory here is carried out, although the record was lost", async () => {
-    const { start } = await rig(new Set([uidB]));
+    const { start } = await mirrorRig({ inventories: new Set([uidB]) });
     const { mirror } = await start();
     await take(mirror, 7, upsert("tenants/acme", { uid: uidA, revision: 7 }));
     const order = tombstone("tenants/acme/applications/web", { uid: uidB, revision: 8 });
@@ -179,7 +138,7 @@ describe("a removal", () => {
   });
 
   it("of what has an inventory here is carried out, although its newest body was never accepted", async () => {
-    const { start } = await rig(new Set([uidA]));
+    const { start } = await mirrorRig({ inventories: new Set([uidA]) });
     const first = await start();
     const bad = upsert("tenants/acme", { uid: uidA, revision: 7, body: Uint8Array.of(0x0a, 0xff) });
     await take(first.mirror, 7, bad);
