@@ -3,17 +3,14 @@ import { createHash } from "node:crypto";
 import { packBundle } from "@moorage/shared/bundle/pack";
 import { bundleYaml, filesOf } from "@moorage/shared/bundle/testing";
 import type { Condition } from "@moorage/shared/conditions/conditions";
-import { installNames, tenantApplierRules } from "@moorage/shared/install/permissions";
 import { memoryLogger } from "@moorage/shared/log";
 import { seededRng } from "@moorage/shared/rng";
 import { createAgent } from "../create-agent.ts";
 import { DEFAULT_FIELD_MANAGER } from "../kube/http-client.ts";
-import { createMemoryCluster } from "../kube/memory-cluster.ts";
 import { dig } from "../kube/object.ts";
-import { manualClock } from "../mirror/testing.ts";
+import { agentCluster, apiVersion, namespace } from "./testing.ts";
 
-export const namespace = "moorage-system";
-export const apiVersion = "moorage.dev/v1alpha1";
+export { apiVersion, namespace };
 
 /** A bundle of ConfigMaps `<name>0`, `<name>1` and so on. */
 export function configMapBundle(name: string, count: number) {
@@ -32,23 +29,7 @@ export const chunkName = (bundle: Packed): string => `c-${bundle.digest.toString
 
 /** A cluster with the tenant `acme`, and agents on it. */
 export async function agentRig() {
-  const clock = manualClock();
-  const cluster = createMemoryCluster({ clock, rng: seededRng(7) });
-  const session = cluster.client().asAgent();
-  const put = (object: Record<string, unknown>) => session.create(object as never);
-  await put({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
-  await put({
-    apiVersion,
-    kind: "AgentPolicy",
-    metadata: { name: "default", namespace },
-    spec: { mode: "Auto" },
-  });
-  await put({
-    apiVersion: "rbac.authorization.k8s.io/v1",
-    kind: "ClusterRole",
-    metadata: { name: installNames.tenantApplierRole },
-    rules: tenantApplierRules,
-  });
+  const { clock, cluster, session, put } = await agentCluster();
   await put({
     apiVersion,
     kind: "Tenant",

@@ -33,20 +33,17 @@ function bundleWith(more: number) {
   return { packed, digest: createHash("sha256").update(packed.bytes).digest() };
 }
 
-/** A cluster with a tenant and an agent in it; `more` objects in the bundle beside `one`. */
-export async function rig(options: { more?: number } = {}) {
-  const { packed, digest } = bundleWith(options.more ?? 0);
+/** A cluster with what an install brings: the namespace, the policy and the applier's role. */
+export async function agentCluster(meta: { finalizers?: string[] } = {}) {
   const clock = manualClock();
   const cluster = createMemoryCluster({ clock, rng: seededRng(7) });
   const session = cluster.client().asAgent();
   const put = (object: Record<string, unknown>) => session.create(object as never);
-  // Their ends take time, as they do where there is more in the namespace.
-  const slow = { finalizers: ["test/slow"] };
-  await put({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, ...slow } });
+  await put({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, ...meta } });
   await put({
     apiVersion,
     kind: "AgentPolicy",
-    metadata: { name: "default", namespace, ...slow },
+    metadata: { name: "default", namespace, ...meta },
     spec: { mode: "Auto" },
   });
   await put({
@@ -55,6 +52,14 @@ export async function rig(options: { more?: number } = {}) {
     metadata: { name: installNames.tenantApplierRole },
     rules: tenantApplierRules,
   });
+  return { clock, cluster, session, put };
+}
+
+/** A cluster with a tenant and an agent in it; `more` objects in the bundle beside `one`. */
+export async function rig(options: { more?: number } = {}) {
+  const { packed, digest } = bundleWith(options.more ?? 0);
+  // Their ends take time, as they do where there is more in the namespace.
+  const { clock, cluster, session, put } = await agentCluster({ finalizers: ["test/slow"] });
   await put({
     apiVersion,
     kind: "BundleChunk",

@@ -1,23 +1,11 @@
 /** Deletions of local resources that were there before the mirror, on the cluster in memory. */
 import { REMOVAL_FINALIZER } from "@moorage/shared/install/crds";
-import { memoryLogger } from "@moorage/shared/log";
-import { seededRng } from "@moorage/shared/rng";
 import { expect, it } from "vitest";
 import { KubeError } from "../kube/errors.ts";
-import { createMemoryCluster } from "../kube/memory-cluster.ts";
-import { ClusterMirror } from "./cluster-mirror.ts";
-import { SyncState } from "./sync-state.ts";
-import { manualClock, settle } from "./testing.ts";
-
-const namespace = "moorage-system";
-const apiVersion = "moorage.dev/v1alpha1";
+import { apiVersion, mirrorRig, namespace } from "./mirror.fixture.ts";
 
 it("shows no tenant as going before the deletions of its applications are known for orders", async () => {
-  const clock = manualClock();
-  const cluster = createMemoryCluster({ clock, rng: seededRng(1) });
-  const kube = cluster.client();
-  const session = kube.asAgent();
-  await session.create({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
+  const { clock, cluster, session, start } = await mirrorRig({ hasHub: false });
   const finalizers = [REMOVAL_FINALIZER];
   for (const [kind, name] of [
     ["Tenant", "tenants/acme"],
@@ -34,28 +22,11 @@ it("shows no tenant as going before the deletions of its applications are known 
       if (call.verb === "get" && call.ref.name === "web") throw down;
     },
   };
-  const state = new SyncState({ session, namespace });
-  await state.load();
-  const mirror = new ClusterMirror({
-    kube,
-    namespace,
-    clock,
-    rng: seededRng(2),
-    log: memoryLogger(),
-    state,
-    mayWrite: () => true,
-    hasHub: false,
-  });
-  const stop = new AbortController();
-  const ended = mirror.run(stop.signal);
-  await mirror.whenSynced(stop.signal);
+  const { mirror } = await start();
   await clock.advance(30_000);
   expect([...mirror.list("Tenant"), ...mirror.list("Application")]).toEqual([]);
   cluster.faults = {};
   await clock.advance(30_000);
   expect(mirror.list("Tenant").map((r) => r.removal?.revision)).toEqual([0]);
   expect(mirror.list("Application").map((r) => r.removal?.revision)).toEqual([0]);
-  stop.abort(new DOMException("ended", "AbortError"));
-  await settle();
-  await ended.catch(() => undefined);
 });

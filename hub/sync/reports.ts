@@ -79,9 +79,9 @@ export class Reports {
   }
 
   /**
-   * Undefined when the stream ended before its turn came, and no more is written once it ends: its agent reports
-   * anew, and what a newer stream has stored by now must stand. On a full disk the report waits for room, and its ack with it: the agent keeps
-   * what is newer meanwhile.
+   * Undefined when the stream ended before its turn came, and no more is written once it ends: its agent
+   * reports anew, and what a newer stream has stored by now must stand. On a full disk the report waits for
+   * room, and its ack with it: the agent keeps what is newer meanwhile.
    */
   async #write(report: StatusReport): Promise<number | undefined> {
     const { by } = this.#of;
